@@ -1,0 +1,83 @@
+"""Servers behind one algorithm, and the accounting of who serves what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from balancer.algorithms.base import Algorithm
+from balancer.config import model
+from balancer.pool.facts import Counters
+from balancer.pool.orders import Admin, Condition
+from balancer.pool.server import Server
+
+__all__ = ["Backend"]
+
+
+class Backend:
+    """A backend as a worker sees it."""
+
+    __slots__ = ("_touched", "algorithm", "config", "counters", "name", "needs", "servers", "usable")
+
+    def __init__(
+        self,
+        name: str,
+        config: model.Backend,
+        *,
+        servers: Sequence[Server],
+        algorithm: Algorithm[Server],
+        counters: Counters,
+        touched: list[Counters],
+    ) -> None:
+        self.name = name
+        self.config = config
+        self.servers = tuple(servers)
+        self.algorithm = algorithm
+        self.counters = counters
+        self.needs = algorithm.needs
+        self.usable: tuple[Server, ...] = ()
+        self._touched = touched
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look at the servers' states anew; called after any of them changed."""
+        active = [s for s in self.servers if s.is_usable and not s.config.backup]
+        usable = active or self._backups() or self._unchecked()
+        self.usable = tuple(usable)
+        self.algorithm.rebuild(usable)
+
+    def _backups(self) -> list[Server]:
+        backups = [s for s in self.servers if s.is_usable and s.config.backup]
+        return backups if self.config.allbackups else backups[:1]
+
+    def _unchecked(self) -> list[Server]:
+        """Before the first checks are through, better an unchecked server than none."""
+        return [
+            s
+            for s in self.servers
+            if s.state.condition is Condition.UNKNOWN and s.state.admin is Admin.READY and s.weight > 0
+        ]
+
+    def pick(self, key: bytes = b"", avoid: Server | None = None) -> Server | None:
+        """The server for one connection or request; None when none is usable."""
+        return self.algorithm.pick(key, avoid)
+
+    def take(self, server: Server) -> None:
+        """A connection or request now belongs to `server`; balanced by `release`."""
+        for counters in (server.counters, self.counters):
+            counters.stot += 1
+            counters.scur += 1
+            if counters.scur > counters.smax:
+                counters.smax = counters.scur
+        counters = server.counters
+        if not counters.dirty:
+            counters.dirty = True
+            self._touched.append(counters)
+        if self.algorithm.tracks_load:
+            self.algorithm.changed(server)
+
+    def release(self, server: Server) -> None:
+        """The end of what `take` began."""
+        server.counters.scur -= 1
+        self.counters.scur -= 1
+        if self.algorithm.tracks_load:
+            self.algorithm.changed(server)

@@ -1,0 +1,84 @@
+"""Orders: what control decided of each server, in shared memory.
+
+One row per server, written by control alone and read by every worker when its doorbell rings.
+A control process started in the place of a dead one finds here what was last decided.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from enum import IntEnum
+from typing import NamedTuple
+
+__all__ = ["Admin", "Board", "Condition", "ServerState"]
+
+
+class Condition(IntEnum):
+    """What the checks say."""
+
+    UNKNOWN = 0  # not checked yet, used only while no server is known to be up
+    DOWN = 1
+    UP = 2
+
+
+class Admin(IntEnum):
+    """What the operator wants."""
+
+    READY = 0
+    DRAIN = 1  # nothing new but clients that hold its cookie
+    MAINT = 2  # nothing at all, and no checks
+
+
+class ServerState(NamedTuple):
+    """One server's row. Times are Unix microseconds, `downtime` microseconds."""
+
+    condition: Condition = Condition.UNKNOWN
+    admin: Admin = Admin.READY
+    weight: int = 1
+    health: int = 0
+    """HAProxy's counter from 0 to rise + fall - 1."""
+    last_change: int = 0
+    downs: int = 0
+    check_failures: int = 0
+    downtime: int = 0
+
+    @property
+    def is_usable(self) -> bool:
+        """May it get a client that is free to go anywhere?"""
+        return self.condition is Condition.UP and self.admin is Admin.READY and self.weight > 0
+
+    @property
+    def takes_cookie(self) -> bool:
+        """May it get a client that holds its cookie?"""
+        return self.condition is not Condition.DOWN and self.admin is not Admin.MAINT
+
+
+_ROW = struct.Struct("=8q")
+
+
+class Board:
+    """All servers' rows, by index in configuration order (over all backends)."""
+
+    def __init__(self, block: memoryview) -> None:
+        self._block = block
+
+    @staticmethod
+    def size(servers: int) -> int:
+        return _ROW.size * max(servers, 1)
+
+    def __len__(self) -> int:
+        return len(self._block) // _ROW.size
+
+    def __getitem__(self, index: int) -> ServerState:
+        return self._state(_ROW.unpack_from(self._block, index * _ROW.size))
+
+    def __iter__(self) -> Iterator[ServerState]:
+        return map(self._state, _ROW.iter_unpack(self._block[: len(self) * _ROW.size]))
+
+    def __setitem__(self, index: int, state: ServerState) -> None:
+        _ROW.pack_into(self._block, index * _ROW.size, *state)
+
+    @staticmethod
+    def _state(row: tuple[int, ...]) -> ServerState:
+        return ServerState(Condition(row[0]), Admin(row[1]), *row[2:])

@@ -1,0 +1,50 @@
+"""One server as a worker sees it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from balancer.addr import Address
+from balancer.config import model
+from balancer.pool.facts import Counters
+from balancer.pool.orders import ServerState
+
+__all__ = ["Server"]
+
+
+class Server:
+    """Identity, state and counters of a server. Its identity is backend and name; all else may change."""
+
+    __slots__ = (
+        "address", "backend", "config", "cookie", "counters", "idle", "index", "name", "sessions", "sockaddr", "state",
+        "weight",
+    )  # fmt: skip
+
+    def __init__(self, backend: str, name: str, config: model.Server, counters: Counters, index: int = 0) -> None:
+        self.backend = backend
+        self.name = name
+        self.config = config
+        self.counters = counters
+        self.index = index
+        """Its row on the `Board`."""
+        self.address: Address = config.address
+        self.sockaddr = config.address.sockaddr if not config.address.is_name else None
+        self.cookie = config.cookie.encode() if config.cookie is not None else b""
+        self.weight = config.weight
+        self.state = ServerState(weight=config.weight)
+        self.idle: list[Any] = []
+        """Idle pooled connections, the one used last at the end."""
+        self.sessions: set[Any] = set()
+        """Sessions to be closed when it is marked down, where it is configured so."""
+
+    def apply(self, state: ServerState) -> None:
+        """Take over what control decided."""
+        self.state = state
+        self.weight = state.weight
+
+    @property
+    def is_usable(self) -> bool:
+        return self.state.is_usable
+
+    def __repr__(self) -> str:
+        return f"<Server {self.backend}/{self.name} {self.state.condition.name}>"
