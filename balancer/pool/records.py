@@ -1,0 +1,103 @@
+"""What one connection, request or query was: handed over as it ends, formatted later, in batches.
+
+The fields are those of HAProxy's log formats (configuration manual, section 8): times are whole
+milliseconds, -1 where the phase was not reached; `began` is Unix time in seconds; `termination` is
+the termination state code.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["HttpRecord", "Record", "TcpRecord", "UdpRecord"]
+
+
+class HttpRecord(NamedTuple):
+    """One HTTP request (`option httplog`)."""
+
+    client: str
+    """Address, IPv6 without brackets; `unix` for a Unix socket."""
+    client_port: int
+    began: float
+    frontend: str
+    backend: str
+    server: str
+    """`<NOSRV>` when none was chosen."""
+    tr_request: int
+    """TR: from the first octet (or accept) to the complete head."""
+    tw: int
+    """Tw: waiting in queues."""
+    tc: int
+    """Tc: connecting, retries included; 0 on a reused connection."""
+    tr_response: int
+    """Tr: from the request sent to the complete head of the response."""
+    ta: int
+    """Ta: from the first octet of the request to the last of the response."""
+    status: int
+    """-1 when the client left before there was one."""
+    bytes_read: int
+    """Octets sent to the client, head included."""
+    termination: str
+    """Four characters."""
+    actconn: int
+    feconn: int
+    beconn: int
+    srvconn: int
+    retries: int
+    redispatched: bool
+    srv_queue: int
+    backend_queue: int
+    request_line: bytes
+    """As received, without CRLF; empty when it could not be read (`<BADREQ>`)."""
+    why: str = ""
+    """Why pybalancer itself refused it or gave up; empty otherwise."""
+
+
+class TcpRecord(NamedTuple):
+    """One TCP connection (`option tcplog`)."""
+
+    client: str
+    client_port: int
+    began: float
+    frontend: str
+    backend: str
+    server: str
+    tw: int
+    tc: int
+    tt: int
+    """Tt: from accept to the end."""
+    bytes_read: int
+    """Octets from the server to the client."""
+    termination: str
+    """Two characters."""
+    actconn: int
+    feconn: int
+    beconn: int
+    srvconn: int
+    retries: int
+    redispatched: bool
+    srv_queue: int
+    backend_queue: int
+    why: str = ""
+
+
+class UdpRecord(NamedTuple):
+    """One query and its answer, or one flow."""
+
+    client: str
+    client_port: int
+    began: float
+    frontend: str
+    backend: str
+    server: str
+    tt: int
+    bytes_in: int
+    bytes_out: int
+    termination: str
+    """Two characters: `--` answered, `sH` no answer in time, `SC` no server."""
+    retries: int
+    query: str
+    """Name and type asked for (dns), as presentation text; empty for generic flows."""
+
+
+Record = HttpRecord | TcpRecord | UdpRecord
