@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from balancer.algorithms.base import Algorithm
 from balancer.config import model
 from balancer.pool.facts import Counters
-from balancer.pool.orders import Admin, Condition
 from balancer.pool.server import Server
 
 __all__ = ["Backend"]
@@ -39,23 +38,18 @@ class Backend:
         self.refresh()
 
     def refresh(self) -> None:
-        """Look at the servers' states anew; called after any of them changed."""
-        active = [s for s in self.servers if s.is_usable and not s.config.backup]
-        usable = active or self._backups() or self._unchecked()
-        self.usable = tuple(usable)
-        self.algorithm.rebuild(usable)
+        """Look at the servers' states anew; called after any of them changed.
 
-    def _backups(self) -> list[Server]:
-        backups = [s for s in self.servers if s.is_usable and s.config.backup]
-        return backups if self.config.allbackups else backups[:1]
+        Before the first checks are through, better an unchecked server than none.
+        """
+        usable = self._chosen([s for s in self.servers if s.is_usable])
+        self.usable = usable or self._chosen([s for s in self.servers if s.state.is_unchecked])
+        self.algorithm.rebuild(self.usable)
 
-    def _unchecked(self) -> list[Server]:
-        """Before the first checks are through, better an unchecked server than none."""
-        return [
-            s
-            for s in self.servers
-            if s.state.condition is Condition.UNKNOWN and s.state.admin is Admin.READY and s.weight > 0
-        ]
+    def _chosen(self, servers: list[Server]) -> tuple[Server, ...]:
+        """Backup servers serve only where there is no other, and then the first alone or all."""
+        active = tuple(s for s in servers if not s.config.backup)
+        return active or tuple(servers if self.config.allbackups else servers[:1])
 
     def pick(self, key: bytes = b"", avoid: Server | None = None) -> Server | None:
         """The server for one connection or request; None when none is usable."""

@@ -12,32 +12,95 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from functools import cached_property
 from operator import attrgetter
 from typing import Literal, NamedTuple
 
 __all__ = ["BUCKETS", "COUNTERS", "GAUGES", "HISTOGRAMS", "Counters", "Entity", "Layout", "Ledger", "Sums"]
 
-# The names of HAProxy's CSV where it has one. Times are sums of microseconds, `lastsess` is Unix time.
-COUNTERS = (
-    "scur", "smax", "stot", "lbtot", "bin", "bout", "dreq", "dresp", "ereq", "econ", "eresp", "wretr", "wredis",
-    "cli_abrt", "srv_abrt", "hrsp_1xx", "hrsp_2xx", "hrsp_3xx", "hrsp_4xx", "hrsp_5xx", "hrsp_other", "req_tot",
-    "conn_tot", "connect", "reuse", "intercepted", "dcon", "dses", "eint", "qcur", "qmax", "srv_icur", "lastsess",
-    "qtime", "ctime", "rtime", "ttime", "qtime_max", "ctime_max", "rtime_max", "ttime_max",
-    "udp_dropped", "udp_late", "udp_forged", "log_dropped", "heartbeat",
-)  # fmt: skip
+HISTOGRAMS = ("connect", "response", "total")
+# Bucket i counts durations of i bits in microseconds: below 2**i us. 2**35 us is nine hours.
+BUCKETS = 36
+
+
+@dataclass(slots=True, eq=False)
+class _Numbers:
+    """A row, under the names of HAProxy's CSV where it has one. Times are sums of microseconds."""
+
+    scur: int = 0  # current sessions; a server's are its requests in flight
+    smax: int = 0
+    stot: int = 0
+    lbtot: int = 0  # chosen by the algorithm, not by a cookie
+    bin: int = 0
+    bout: int = 0
+    dreq: int = 0
+    dresp: int = 0
+    ereq: int = 0  # requests refused as malformed
+    econ: int = 0  # connections to servers that failed for good
+    eresp: int = 0
+    wretr: int = 0  # tries again at the same server
+    wredis: int = 0  # tries again at another
+    cli_abrt: int = 0
+    srv_abrt: int = 0
+    hrsp_1xx: int = 0
+    hrsp_2xx: int = 0
+    hrsp_3xx: int = 0
+    hrsp_4xx: int = 0
+    hrsp_5xx: int = 0
+    hrsp_other: int = 0
+    req_tot: int = 0
+    conn_tot: int = 0  # connections accepted
+    connect: int = 0  # connections to servers tried
+    reuse: int = 0  # requests on a pooled server connection
+    intercepted: int = 0  # answered by pybalancer itself
+    dcon: int = 0
+    dses: int = 0
+    eint: int = 0  # our own faults
+    qcur: int = 0
+    qmax: int = 0
+    srv_icur: int = 0  # idle server connections
+    lastsess: int = 0  # Unix time
+    qtime: int = 0
+    ctime: int = 0
+    rtime: int = 0
+    ttime: int = 0
+    qtime_max: int = 0
+    ctime_max: int = 0
+    rtime_max: int = 0
+    ttime_max: int = 0
+    udp_dropped: int = 0  # datagrams that were no query, or that could not be sent on
+    udp_late: int = 0  # answers that came when nobody waited any more
+    udp_forged: int = 0  # answers with the wrong id or question
+    log_dropped: int = 0
+    heartbeat: int = 0  # monotonic microseconds of the worker's last flush
+
+
+@dataclass(slots=True, eq=False)
+class Counters(_Numbers):
+    """One entity's numbers, as plain attributes. Whoever changes them calls nothing: `Ledger` copies them out."""
+
+    offset: int = 0
+    dirty: bool = False
+    # Filled for backends only.
+    connect_times: list[int] = field(default_factory=list)
+    response_times: list[int] = field(default_factory=list)
+    total_times: list[int] = field(default_factory=list)
+
+
+COUNTERS = tuple(number.name for number in fields(_Numbers))
 # Not carried over to the worker that follows a dead one: they tell of connections that died with it.
 GAUGES = ("scur", "qcur", "srv_icur", "heartbeat")
 # Added up over workers by maximum, not by sum.
 _MAXIMA = frozenset(("lastsess", "qtime_max", "ctime_max", "rtime_max", "ttime_max", "heartbeat"))
 
-HISTOGRAMS = ("connect", "response", "total")
-# Bucket i counts durations of i bits in microseconds: below 2**i us. 2**35 us is nine hours.
-BUCKETS = 36
 
 _ROW = struct.Struct(f"={len(COUNTERS)}q")
 _HISTOGRAM = struct.Struct(f"={BUCKETS}q")
 _values = attrgetter(*COUNTERS)
+
+
+_histograms = attrgetter("connect_times", "response_times", "total_times")
 
 
 class Entity(NamedTuple):
@@ -63,7 +126,7 @@ class Layout:
             rows += [Entity("server", name, server) for server in servers]
         return Layout(tuple(rows))
 
-    @property
+    @cached_property
     def offsets(self) -> tuple[int, ...]:
         offsets, offset = [], 0
         for entity in self.rows:
@@ -71,29 +134,15 @@ class Layout:
             offset += _ROW.size + (len(HISTOGRAMS) * _HISTOGRAM.size if entity.kind == "backend" else 0)
         return tuple(offsets)
 
+    @cached_property
+    def places(self) -> dict[Entity, int]:
+        """Each entity's offset."""
+        return dict(zip(self.rows, self.offsets, strict=True))
+
     @property
     def size(self) -> int:
         last = self.rows[-1].kind == "backend"
         return self.offsets[-1] + _ROW.size + (len(HISTOGRAMS) * _HISTOGRAM.size if last else 0)
-
-
-class Counters:
-    """One entity's numbers, as plain attributes. Whoever changes them calls nothing: `Ledger` copies them out."""
-
-    __slots__ = (*COUNTERS, "connect_times", "dirty", "offset", "response_times", "total_times")
-
-    def __init__(self, offset: int = 0) -> None:
-        self.offset = offset
-        self.dirty = False
-        for name in COUNTERS:
-            setattr(self, name, 0)
-        # Filled for backends only.
-        self.connect_times: list[int] = []
-        self.response_times: list[int] = []
-        self.total_times: list[int] = []
-
-
-_histograms = attrgetter("connect_times", "response_times", "total_times")
 
 
 class Ledger:
@@ -106,7 +155,7 @@ class Ledger:
         """Server rows changed since the last flush; `Backend.take` adds to it."""
         self._always: list[Counters] = []
         for entity, offset in zip(layout.rows, layout.offsets, strict=True):
-            counters = self._of[entity] = Counters(offset)
+            counters = self._of[entity] = Counters(offset=offset)
             for name, value in zip(COUNTERS, _ROW.unpack_from(block, offset), strict=True):
                 setattr(counters, name, 0 if name in GAUGES else value)
             if entity.kind == "backend":
@@ -149,18 +198,21 @@ class Sums(NamedTuple):
     @staticmethod
     def read(blocks: Sequence[memoryview], layout: Layout) -> dict[Entity, Sums]:
         """Add up all workers' blocks."""
-        sums = {}
-        for entity, offset in zip(layout.rows, layout.offsets, strict=True):
-            columns = zip(*(_ROW.unpack_from(block, offset) for block in blocks), strict=True)
-            counters = {
-                name: max(column) if name in _MAXIMA else sum(column)
-                for name, column in zip(COUNTERS, columns, strict=True)
-            }
-            histograms = {}
-            if entity.kind == "backend":
-                for i, name in enumerate(HISTOGRAMS):
-                    start = offset + _ROW.size + i * _HISTOGRAM.size
-                    parts = (_HISTOGRAM.unpack_from(block, start) for block in blocks)
-                    histograms[name] = tuple(map(sum, zip(*parts, strict=True)))
-            sums[entity] = Sums(counters, histograms)
-        return sums
+        return {entity: Sums.of(entity, blocks, layout) for entity in layout.rows}
+
+    @staticmethod
+    def of(entity: Entity, blocks: Sequence[memoryview], layout: Layout) -> Sums:
+        """Add up the rows of one entity."""
+        offset = layout.places[entity]
+        columns = zip(*(_ROW.unpack_from(block, offset) for block in blocks), strict=True)
+        counters = {
+            name: max(column) if name in _MAXIMA else sum(column)
+            for name, column in zip(COUNTERS, columns, strict=True)
+        }
+        histograms = {}
+        if entity.kind == "backend":
+            for i, name in enumerate(HISTOGRAMS):
+                start = offset + _ROW.size + i * _HISTOGRAM.size
+                parts = (_HISTOGRAM.unpack_from(block, start) for block in blocks)
+                histograms[name] = tuple(map(sum, zip(*parts, strict=True)))
+        return Sums(counters, histograms)

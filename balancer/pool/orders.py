@@ -49,6 +49,11 @@ class ServerState(NamedTuple):
         return self.condition is Condition.UP and self.admin is Admin.READY and self.weight > 0
 
     @property
+    def is_unchecked(self) -> bool:
+        """May it get such a client while no server is known to be up?"""
+        return self.condition is Condition.UNKNOWN and self.admin is Admin.READY and self.weight > 0
+
+    @property
     def takes_cookie(self) -> bool:
         """May it get a client that holds its cookie?"""
         return self.condition is not Condition.DOWN and self.admin is not Admin.MAINT

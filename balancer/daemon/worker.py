@@ -1,0 +1,370 @@
+"""A worker: one event loop that carries the traffic of every proxied frontend."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import gc
+import ipaddress
+import random
+import signal
+import socket
+import time
+from collections.abc import Callable, Sequence
+
+import uvloop
+
+from balancer.algorithms import registry
+from balancer.config import effective, model
+from balancer.config.model import Bind
+from balancer.daemon.memory import Memory, answer, ring
+from balancer.daemon.plan import Plan
+from balancer.observe.log import AccessLog
+from balancer.pool.backend import Backend
+from balancer.pool.facts import Counters, Entity, Ledger
+from balancer.pool.orders import Condition
+from balancer.pool.records import Record
+from balancer.pool.server import Server
+from balancer.pool.sticky import Persistence
+from balancer.proxy.dns import DnsForwarder
+from balancer.proxy.http import ForwardedFor, HttpBackend, HttpFrontend
+from balancer.proxy.listen import Gate, Listener
+from balancer.proxy.origin import Pool
+from balancer.proxy.replies import Replies
+from balancer.proxy.sweep import INTERVAL, Clock, Sweeper
+from balancer.proxy.tcp import TcpFrontend
+from balancer.proxy.udp import FlowForwarder
+from balancer.proxy.upstream import Upstream
+from balancer.wire.http1 import Limits
+
+__all__ = ["Worker"]
+
+# Counters reach shared memory every so many sweeps: four times a second, with INTERVAL at 0.1 s.
+_SWEEPS_PER_FLUSH = 3
+_SWEEPS_PER_PURGE = 10
+_DNS_PORT = 53
+_DNS_TIMEOUT = 2.0
+_FLOW_TIMEOUT = 30.0
+
+
+class Worker:
+    """The data plane in one process. `sockets` are this worker's own, by frontend."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        memory: Memory,
+        number: int,
+        sockets: dict[str, list[tuple[Bind, socket.socket]]],
+    ) -> None:
+        self._plan = plan
+        self._config = plan.config
+        self._memory = memory
+        self._number = number
+        self._sockets = sockets
+        self._ledger = Ledger(memory.blocks[number], plan.layout)
+        self._process = self._ledger[Entity("process", "")]
+        self._clock = Clock()
+        self._sweeper = Sweeper(self._clock)
+        self._log = AccessLog(plan.config.global_.log)
+        self._backends: dict[str, Backend] = {}
+        self._pools: dict[str, Pool] = {}
+        self._servers: list[Server] = []
+        self._gates: list[Gate] = []
+        self._listeners: list[Listener] = []
+        self._forwarders: list[DnsForwarder | FlowForwarder] = []
+        self._upstreams: dict[str, Upstream] = {}
+        self._stop_at: float | None = None
+        self._ticks = 0
+        self._failures = 0
+
+    def run(self) -> None:
+        """Serve until SIGTERM has been received and what was in flight is done."""
+        # What was made before the fork stays shared with the parent as long as nobody walks it.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(20_000, 20, 50)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(self._serve())
+
+    async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._finished = asyncio.Event()
+        self._build(loop)
+        self._read_board()
+        loop.add_reader(self._memory.worker_bells[self._number], self._on_bell)
+        loop.add_signal_handler(signal.SIGTERM, self._stop)
+        for gate in self._gates:
+            gate.siblings = self._gates
+            gate.admit()
+        for forwarder in self._forwarders:
+            forwarder.start()
+        self._tick(loop)
+        await self._finished.wait()
+        self._ledger.flush()
+        self._log.flush()
+
+    # Building
+
+    def _build(self, loop: asyncio.AbstractEventLoop) -> None:
+        # Its own choices, not those of the worker beside it.
+        rng = random.Random()  # noqa: S311
+        for name, config in self._config.backends.items():
+            self._backends[name] = self._backend(name, config, rng)
+            settings = effective.backend(self._config, name)
+            self._upstreams[name] = Upstream(
+                loop,
+                self._backends[name],
+                connect_timeout=settings.timeouts.connect,
+                retries=settings.retries,
+                redispatch=settings.redispatch,
+                keepalive=settings.tcp_keepalive,
+            )
+        for name, frontend in self._config.frontends.items():
+            if frontend.engine == "kernel":
+                continue
+            if frontend.mode == "udp":
+                self._forwarders.append(self._forwarder(loop, name, frontend))
+                continue
+            build = self._http if frontend.mode == "http" else self._tcp
+            gate = self._gate(name)
+            accept = build(loop, name, frontend, gate)
+            listener = Listener(
+                loop,
+                [
+                    (sock, functools.partial(accept, accept_proxy=bind.accept_proxy))
+                    for bind, sock in self._sockets[name]
+                ],
+                backlog=self._config.global_.backlog,
+            )
+            gate.attach(listener)
+            self._gates.append(gate)
+            self._listeners.append(listener)
+
+    def _backend(self, name: str, config: model.Backend, rng: random.Random) -> Backend:
+        servers = []
+        for server_name, server_config in config.servers.items():
+            seat = self._plan.seats[name, server_name]
+            server = Server(
+                name, server_name, server_config, self._ledger[Entity("server", name, server_name)], seat.index
+            )
+            server.sockaddr = seat.address.sockaddr if seat.address is not None else None
+            servers.append(server)
+        self._servers += servers
+        return Backend(
+            name,
+            config,
+            servers=servers,
+            algorithm=registry.create(config.balance, hash_type=config.hash_type, rng=rng),
+            counters=self._ledger[Entity("backend", name)],
+            touched=self._ledger.touched,
+        )
+
+    def _gate(self, name: str) -> Gate:
+        share = self._plan.workers
+        own = effective.frontend(self._config, name).maxconn
+        process_limit = -(-self._config.global_.maxconn // share)
+        limit = -(-own // share) if own is not None else process_limit
+        return Gate(self._ledger[Entity("frontend", name)], limit, self._process, process_limit)
+
+    def _record_sink(self, frontend: model.Frontend) -> Callable[[Record], None] | None:
+        return self._log.write if frontend.log and self._config.global_.log.target != "none" else None
+
+    def _tcp(
+        self, loop: asyncio.AbstractEventLoop, name: str, frontend: model.Frontend, gate: Gate
+    ) -> Callable[..., asyncio.Protocol]:
+        front = effective.frontend(self._config, name)
+        back = effective.backend(self._config, frontend.default_backend).timeouts
+        return TcpFrontend(
+            name=name,
+            loop=loop,
+            clock=self._clock,
+            sweeper=self._sweeper,
+            gate=gate,
+            upstream=self._upstreams[frontend.default_backend],
+            client_timeout=front.timeouts.client,
+            server_timeout=back.server,
+            tunnel_timeout=back.tunnel if back.tunnel_given else None,
+            client_fin=front.timeouts.client_fin,
+            server_fin=back.server_fin,
+            proxy_header_timeout=front.timeouts.http_request,
+            keepalive=front.tcp_keepalive,
+            log=self._record_sink(frontend),
+            dontlognull=front.dontlognull,
+        ).accept
+
+    def _http(
+        self, loop: asyncio.AbstractEventLoop, name: str, frontend: model.Frontend, gate: Gate
+    ) -> Callable[..., asyncio.Protocol]:
+        front = effective.frontend(self._config, name)
+        of_all = self._config.global_
+        forwarded_for = frontend.forwarded_for
+        return HttpFrontend(
+            name=name,
+            loop=loop,
+            clock=self._clock,
+            sweeper=self._sweeper,
+            gate=gate,
+            limits=Limits(head=of_all.max_header_size, uri=of_all.max_uri_size, fields=of_all.max_headers),
+            default=self._http_backend(frontend.default_backend),
+            replies=self._replies(front.error_files),
+            forwarded_for=_forwarded_for(forwarded_for) if forwarded_for is not None else None,
+            client_timeout=front.timeouts.client,
+            request_timeout=front.timeouts.http_request,
+            keep_alive_timeout=front.timeouts.http_keep_alive,
+            keepalive=front.tcp_keepalive,
+            log=self._record_sink(frontend),
+            dontlognull=front.dontlognull,
+        ).accept
+
+    def _http_backend(self, name: str) -> HttpBackend:
+        backend = self._backends[name]
+        config = backend.config
+        settings = effective.backend(self._config, name)
+        pool = self._pools.get(name)
+        if pool is None:
+            pool = self._pools[name] = Pool(
+                backend.servers, most=config.pool_max_conn, purge_delay=config.pool_purge_delay
+            )
+        return HttpBackend(
+            backend=backend,
+            upstream=self._upstreams[name],
+            pool=pool,
+            persistence=Persistence(config.cookie, backend.servers) if config.cookie is not None else None,
+            cookie=config.cookie,
+            reuse=config.http_reuse,
+            server_timeout=settings.timeouts.server,
+            tunnel_timeout=settings.timeouts.tunnel,
+            replies=self._replies(settings.error_files),
+        )
+
+    def _replies(self, files: dict[int, str]) -> Replies:
+        return Replies({status: self._plan.pages[path] for status, path in files.items()})
+
+    def _forwarder(
+        self, loop: asyncio.AbstractEventLoop, name: str, frontend: model.Frontend
+    ) -> DnsForwarder | FlowForwarder:
+        backend = self._backends[frontend.default_backend]
+        sockets: Sequence[socket.socket] = [sock for _, sock in self._sockets[name]]
+        counters: Counters = self._ledger[Entity("frontend", name)]
+        udp = frontend.udp
+        is_dns = udp.protocol == "dns" or (
+            udp.protocol == "auto"
+            and (backend.config.check.type == "dns" or any(bind.address.port == _DNS_PORT for bind in frontend.bind))
+        )
+        if is_dns:
+            return DnsForwarder(
+                loop,
+                sockets,
+                frontend=name,
+                backend=backend,
+                counters=counters,
+                timeout=udp.timeout or _DNS_TIMEOUT,
+                max_flows=udp.max_flows,
+                log=self._record_sink(frontend),
+            )
+        return FlowForwarder(
+            loop,
+            sockets,
+            frontend=name,
+            backend=backend,
+            counters=counters,
+            timeout=udp.timeout or _FLOW_TIMEOUT,
+            responses=udp.responses,
+            max_flows=udp.max_flows,
+            log=self._record_sink(frontend),
+        )
+
+    # Running
+
+    def _on_bell(self) -> None:
+        answer(self._memory.worker_bells[self._number])
+        self._read_board()
+
+    def _read_board(self) -> None:
+        """Take over what control has decided since the last look."""
+        changed: set[str] = set()
+        for server, state in zip(self._servers, self._memory.board, strict=False):
+            before = server.state
+            if state == before:
+                continue
+            server.apply(state)
+            changed.add(server.backend)
+            if state.condition is Condition.DOWN and before.condition is not Condition.DOWN:
+                pool = self._pools.get(server.backend)
+                if pool is not None:
+                    pool.empty(server)
+                for session in list(server.sessions):
+                    session.kill("D")
+        for name in changed:
+            self._backends[name].refresh()
+
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        loop.call_later(INTERVAL, self._tick, loop)
+        self._ticks += 1
+        self._sweeper.sweep()
+        now = self._clock.now
+        for forwarder in self._forwarders:
+            forwarder.sweep(now)
+        self._log.flush()
+        if self._ticks % _SWEEPS_PER_FLUSH == 0:
+            self._flush()
+        if self._ticks % _SWEEPS_PER_PURGE == 0:
+            for pool in self._pools.values():
+                pool.purge(now)
+        if self._stop_at is not None:
+            self._see_whether_done(now)
+
+    def _flush(self) -> None:
+        self._process.heartbeat = int(time.monotonic() * 1e6)
+        self._process.log_dropped = self._log.dropped
+        self._ledger.flush()
+        failures = sum(
+            backend.counters.econ + backend.counters.wretr + backend.counters.wredis
+            for backend in self._backends.values()
+        )
+        if failures != self._failures:
+            self._failures = failures
+            ring(self._memory.control_bell)
+
+    # Stopping
+
+    def _stop(self) -> None:
+        """SIGTERM: accept no more, let what is in flight finish."""
+        if self._stop_at is not None:
+            return
+        self._stop_at = time.monotonic() + self._config.global_.hard_stop_after
+        for gate in self._gates:
+            gate.stopping = True
+        for listener in self._listeners:
+            listener.pause()
+        for pairs in self._sockets.values():
+            for _, sock in pairs:
+                if sock.type == socket.SOCK_STREAM:
+                    sock.close()
+        for forwarder in self._forwarders:
+            forwarder.stop_accepting()
+        for member in list(self._sweeper.members):
+            finish_up = getattr(member, "finish_up", None)
+            if finish_up is not None:
+                finish_up()
+        self._see_whether_done(time.monotonic())
+
+    def _see_whether_done(self, now: float) -> None:
+        busy = bool(self._sweeper.members) or any(forwarder.outstanding for forwarder in self._forwarders)
+        if busy and now < (self._stop_at or 0):
+            return
+        for member in list(self._sweeper.members):
+            member.kill("K")  # type: ignore[attr-defined]
+        for forwarder in self._forwarders:
+            forwarder.close()
+        self._finished.set()
+
+
+def _forwarded_for(config: model.ForwardedFor) -> ForwardedFor:
+    return ForwardedFor(
+        header=config.header.encode(),
+        lower=config.header.lower().encode(),
+        exclude=tuple(ipaddress.ip_network(network) for network in config.exclude),
+        if_none=config.if_none,
+    )

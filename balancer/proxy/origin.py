@@ -1,0 +1,312 @@
+"""Connections to HTTP servers: reading responses for whoever holds one, and keeping the idle ones.
+
+A connection belongs to one client connection for one exchange, then waits in its server's pool. What a server
+sends when nobody has asked is given to nobody, and the connection is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Protocol, cast
+
+from balancer.errors import BadResponse
+from balancer.pool.server import Server
+from balancer.wire import rewrite
+from balancer.wire.framing import ChunkedReader
+from balancer.wire.http1 import CHUNKED, UNTIL_CLOSE, Limits, Response, parse_response
+
+__all__ = ["Holder", "Pool", "ServerConnection", "Stage"]
+
+# 1xx responses that may precede a final one; more is a fault of the server.
+_MOST_INTERIM = 16
+
+
+class Holder(Protocol):
+    """The client connection that an exchange is for."""
+
+    own: ServerConnection | None
+
+    def on_interim(self, head: bytes) -> None:
+        """A 1xx response, ready to be passed on."""
+
+    def on_switch(self, response: Response, rest: bytes, connection: ServerConnection) -> None:
+        """101, and what came behind it."""
+
+    def on_response(self, response: Response, data: bytes, connection: ServerConnection) -> None:
+        """A final response's head has come; `data` begins with it."""
+
+    def pass_on(self, data: bytes) -> None:
+        """A part of the response's body, framed as it is to be sent."""
+
+    def response_complete(self, now: float) -> None:
+        """The response has been passed on whole."""
+
+    def on_bad_response(self, why: str) -> None:
+        """The server's message cannot be passed on."""
+
+    def on_server_lost(self, connection: ServerConnection, why: str) -> None:
+        """The connection ended before the response did."""
+
+    def on_tunnel_data(self, data: bytes) -> None:
+        """Octets through the tunnel."""
+
+    def on_tunnel_eof(self, connection: ServerConnection) -> None:
+        """The server sends no more through the tunnel."""
+
+    def hold_request(self) -> None:
+        """The server reads slower than the client sends."""
+
+    def resume_request(self) -> None:
+        """The server has caught up."""
+
+
+class Pool:
+    """Idle server connections of one backend in this worker, shared by all its clients."""
+
+    def __init__(self, servers: Sequence[Server], *, most: int, purge_delay: float) -> None:
+        self._servers = servers
+        self._most = most
+        self._purge_delay = purge_delay
+
+    def lease(self, server: Server, newer_than: float) -> ServerConnection | None:
+        """The idle connection used last, if its last use was after `newer_than`."""
+        if server.idle and server.idle[-1].idle_since >= newer_than:
+            server.counters.srv_icur -= 1
+            connection: ServerConnection = server.idle.pop()
+            return connection
+        return None
+
+    def put(self, connection: ServerConnection, now: float) -> None:
+        """An exchange is over and the connection may serve another."""
+        server = connection.server
+        if len(server.idle) >= self._most or not server.state.takes_cookie:
+            connection.close()
+            return
+        connection.idle_since = now
+        server.idle.append(connection)
+        server.counters.srv_icur += 1
+
+    def drop(self, connection: ServerConnection) -> None:
+        """An idle connection was closed by its server."""
+        connection.server.idle.remove(connection)
+        connection.server.counters.srv_icur -= 1
+
+    def purge(self, now: float) -> None:
+        """Close what has been idle for too long; called about once a second."""
+        limit = now - self._purge_delay
+        for server in self._servers:
+            idle = server.idle
+            while idle and idle[0].idle_since < limit:
+                self._discard(idle.pop(0))
+
+    def empty(self, server: Server) -> None:
+        """Close all idle connections of a server that is down."""
+        while server.idle:
+            self._discard(server.idle.pop())
+
+    def _discard(self, connection: ServerConnection) -> None:
+        connection.server.counters.srv_icur -= 1
+        connection.close()
+
+
+class Stage(IntEnum):
+    """Where a server connection stands."""
+
+    IDLE = 0  # nothing is expected: what comes now is nobody's
+    HEAD = 1
+    LENGTH = 2
+    CHUNKED = 3
+    UNTIL_CLOSE = 4
+    RAW = 5  # a tunnel
+
+
+_IDLE, _RESPONSE, _LENGTH, _CHUNKS, _CLOSE, _RAW = Stage
+
+
+class ServerConnection(asyncio.Protocol):
+    """One connection to a server: reads responses for the client connection that holds it."""
+
+    __slots__ = (
+        "buffer", "chunks", "client", "eof", "heard", "idle_since", "interims", "left", "limits", "method", "owner",
+        "phase", "pool", "rest", "searched", "server", "transport", "was_pooled", "write", "write_paused",
+    )  # fmt: skip
+
+    server: Server
+    pool: Pool
+    transport: asyncio.Transport
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.client: Holder | None = None
+        self.owner: Holder | None = None
+        self.buffer = b""
+        self.searched = self.left = self.interims = 0
+        self.method = b""
+        self.phase = _IDLE
+        self.chunks: ChunkedReader | None = None
+        self.idle_since = -1.0
+        self.was_pooled = self.heard = self.eof = self.rest = self.write_paused = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.write = self.transport.write
+
+    def begin(self, client: Holder, method: bytes) -> None:
+        """An exchange for `client` begins."""
+        self.client = client
+        self.owner = None
+        self.method = method
+        self.phase = _RESPONSE
+        self.was_pooled = self.idle_since >= 0
+        self.heard = False
+        self.interims = 0
+
+    def expect(self, body: int, *, payload_only: bool) -> None:
+        """The response's head has been read; this is its body's framing."""
+        if body == CHUNKED:
+            self.phase = _CHUNKS
+            self.chunks = ChunkedReader(BadResponse, payload_only=payload_only)
+        elif body == UNTIL_CLOSE:
+            self.phase = _CLOSE
+        else:
+            self.phase = _LENGTH
+            self.left = body
+
+    def data_received(self, data: bytes) -> None:
+        phase = self.phase
+        if phase is _RESPONSE:
+            self.heard = True
+            if self.buffer:
+                data = self.buffer + data
+                self.buffer = b""
+            self._on_head(data)
+        elif phase is _IDLE:
+            self._unasked()
+        elif phase is _RAW:
+            cast(Holder, self.client).on_tunnel_data(data)
+        else:
+            self.on_body(data)
+
+    def _on_head(self, data: bytes) -> None:
+        client = cast(Holder, self.client)
+        while True:
+            try:
+                response = parse_response(data, self.limits, self.method, self.searched)
+            except BadResponse as error:
+                client.on_bad_response(error.why)
+                return
+            if response is None:
+                self.buffer = data
+                self.searched = len(data)
+                return
+            self.searched = 0
+            if response.status >= 200:
+                client.on_response(response, data, self)
+                return
+            rest = data[response.size :]
+            if response.status == 101:
+                client.on_switch(response, rest, self)
+                return
+            self.interims += 1
+            if self.interims > _MOST_INTERIM:
+                client.on_bad_response("too many interim responses")
+                return
+            client.on_interim(rewrite.response_head(response, keep_alive=True))
+            data = rest
+            if not data:
+                return
+
+    def on_body(self, data: bytes) -> None:
+        """Pass on a part of the response's body."""
+        client = cast(Holder, self.client)
+        phase = self.phase
+        if phase is _LENGTH:
+            left = self.left - len(data)
+            if left < 0:
+                data = data[:left]
+                left = 0
+                self.rest = True
+            self.left = left
+            is_complete = not left
+        elif phase is _CHUNKS:
+            chunks = cast(ChunkedReader, self.chunks)
+            try:
+                data = chunks.feed(data)
+            except BadResponse as error:
+                client.on_bad_response(error.why)
+                return
+            is_complete = chunks.done
+            self.rest = is_complete and bool(chunks.rest)
+        else:
+            is_complete = False
+        if data:
+            client.pass_on(data)
+        if is_complete:
+            self.phase = _IDLE
+            self.chunks = None
+            client.response_complete(time.monotonic())
+
+    def _unasked(self) -> None:
+        """Nobody asked: it may be the answer to a request that was never ours. Never hand it to anyone."""
+        self.rest = True
+        if self.client is None:
+            self._withdraw()
+            self.close()
+
+    def _withdraw(self) -> None:
+        """Leave the pool, or the client that kept this connection for itself."""
+        if self.owner is not None:
+            self.owner.own = None
+            self.owner = None
+        elif self.idle_since >= 0 and self in self.server.idle:
+            self.pool.drop(self)
+
+    def pause_writing(self) -> None:
+        self.write_paused = True
+        if self.client is not None:
+            self.client.hold_request()
+
+    def resume_writing(self) -> None:
+        self.write_paused = False
+        if self.client is not None:
+            self.client.resume_request()
+
+    def eof_received(self) -> bool:
+        self.eof = True
+        client = self.client
+        phase = self.phase
+        if client is None:
+            self._withdraw()
+            return False
+        if phase is _RAW:
+            client.on_tunnel_eof(self)
+            return True
+        if phase is _CLOSE:
+            self.phase = _IDLE
+            client.response_complete(time.monotonic())
+            return False
+        if phase is not _IDLE:
+            self.client = None
+            client.on_server_lost(self, self._how_it_ended())
+        return False
+
+    def _how_it_ended(self) -> str:
+        if self.phase is _RESPONSE:
+            return "closed in the middle of a response's head" if self.heard else "closed without an answer"
+        return "closed in the middle of a response"
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        client, self.client = self.client, None
+        if client is None:
+            self._withdraw()
+        elif self.phase is not _IDLE:
+            client.on_server_lost(self, str(exc) if exc else self._how_it_ended())
+
+    def close(self) -> None:
+        """Close without ceremony."""
+        self.client = None
+        self.phase = _IDLE
+        self.transport.abort()

@@ -1,0 +1,419 @@
+"""A TCP session: two halves that hand each other what they read.
+
+    client ── Half ⇄ Session ⇄ Half ── server
+
+A chunk costs one call: count, write to the other side. A full side pauses the reader of the other.
+A half that ends is passed on as a half-close; a reset is passed on as a reset, so that a cut
+transfer never looks complete.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+from balancer.config import model
+from balancer.errors import BadRequest
+from balancer.pool.records import TcpRecord
+from balancer.pool.server import Server
+from balancer.proxy.listen import Gate
+from balancer.proxy.sweep import NEVER, Clock, Sweeper
+from balancer.proxy.upstream import ConnectError, Upstream, set_keepalive
+from balancer.wire import proxyproto
+
+__all__ = ["TcpFrontend"]
+
+_LINGER_RESET = struct.pack("ii", 1, 0)
+
+
+def reset(transport: asyncio.Transport) -> None:
+    """Close with RST: the peer must not take what it has got for the whole."""
+    sock = transport.get_extra_info("socket")
+    if sock is not None and sock.family != socket.AF_UNIX and not transport.is_closing():
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
+    transport.abort()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TcpFrontend:
+    """What the sessions of one frontend share in this worker. Times are seconds."""
+
+    name: str
+    loop: asyncio.AbstractEventLoop
+    clock: Clock
+    sweeper: Sweeper
+    gate: Gate
+    upstream: Upstream
+    client_timeout: float
+    server_timeout: float
+    tunnel_timeout: float | None
+    client_fin: float
+    server_fin: float
+    proxy_header_timeout: float
+    keepalive: model.TcpKeepalive | None
+    log: Callable[[TcpRecord], None] | None
+    dontlognull: bool
+
+    def accept(self, *, accept_proxy: bool) -> asyncio.Protocol:
+        """The protocol of one accepted connection."""
+        return Session(self, accept_proxy=accept_proxy).client
+
+    @property
+    def idle_timeout(self) -> float:
+        return self.tunnel_timeout or min(self.client_timeout, self.server_timeout)
+
+
+class Half(asyncio.Protocol):
+    """One side of a session."""
+
+    __slots__ = ("count", "eof", "peer", "session", "transport", "unsent")
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.transport: asyncio.Transport | None = None
+        self.peer: asyncio.Transport | None = None
+        self.eof = False
+        self.count = 0
+        self.unsent = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.session.made(self)
+
+    def data_received(self, data: bytes) -> None:
+        peer = self.peer
+        if peer is None:
+            self.session.early(data)
+            return
+        self.count += len(data)
+        peer.write(data)
+        session = self.session
+        session.active = session.clock.now
+
+    def eof_received(self) -> bool:
+        self.eof = True
+        self.session.ended(self)
+        return True
+
+    def pause_writing(self) -> None:
+        other = self.session.other(self).transport
+        if other is not None:
+            other.pause_reading()
+
+    def resume_writing(self) -> None:
+        other = self.session.other(self).transport
+        if other is not None and not other.is_closing():
+            other.resume_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.session.lost(self, exc)
+        # Halves and session hold each other; let them go without the garbage collector.
+        self.peer = None
+        del self.session
+
+
+class Session:
+    """One client's connection from accept to the log record."""
+
+    __slots__ = (
+        "accept_proxy", "active", "began", "buffer", "client", "clock", "connected", "counted", "deadline",
+        "destination", "dialling", "done", "frontend", "is_persistent", "key", "redispatched", "retries", "server",
+        "server_half", "source", "started", "termination", "why",
+    )  # fmt: skip
+
+    def __init__(self, frontend: TcpFrontend, *, accept_proxy: bool) -> None:
+        self.frontend = frontend
+        self.clock = frontend.clock
+        self.client = Half(self)
+        self.server_half = Half(self)
+        self.server: Server | None = None
+        self.accept_proxy = accept_proxy
+        self.key = b""
+        self.is_persistent = False
+        self.retries = 0
+        self.redispatched = False
+        self.buffer = b""
+        self.dialling: asyncio.Task[None] | None = None
+        self.started = self.counted = self.done = False
+        self.connected = -1.0
+        self.active = 0.0
+        self.deadline = NEVER
+        self.termination = "--"
+        self.why = ""
+        self.source: tuple[str, int] | None = None
+        self.destination: tuple[str, int] | None = None
+
+    def other(self, half: Half) -> Half:
+        return self.server_half if half is self.client else self.client
+
+    def endpoints(self) -> tuple[tuple[str, int] | None, tuple[str, int] | None]:
+        return self.source, self.destination
+
+    # From accept to a server
+
+    def made(self, half: Half) -> None:
+        transport = cast(asyncio.Transport, half.transport)
+        if half is self.server_half:
+            if self.done:
+                transport.abort()
+            # A server may speak first, and before `_join`.
+            half.peer = self.client.transport
+            return
+        self.began = time.monotonic()
+        peer = transport.get_extra_info("peername")
+        if isinstance(peer, tuple):
+            self.source = peer[:2]
+            self.destination = transport.get_extra_info("sockname")[:2]
+        if self.frontend.gate.enter(self):
+            self.unpark()
+
+    def unpark(self) -> None:
+        """There is room for this session (see `listen.Gate`)."""
+        frontend = self.frontend
+        self.counted = True
+        self.active = self.clock.now
+        frontend.sweeper.members.add(self)
+        transport = cast(asyncio.Transport, self.client.transport)
+        if frontend.keepalive is not None:
+            set_keepalive(transport, frontend.keepalive)
+        if self.accept_proxy:
+            self.deadline = self.clock.now + frontend.proxy_header_timeout
+            if self.buffer:
+                transport.resume_reading()
+                self._read_proxy_header()
+        else:
+            self._start()
+
+    def early(self, data: bytes) -> None:
+        """The client sent before there was a server to send it to."""
+        self.buffer += data
+        if self.accept_proxy and self.counted and not self.started:
+            self._read_proxy_header()
+        else:
+            cast(asyncio.Transport, self.client.transport).pause_reading()
+
+    def _read_proxy_header(self) -> None:
+        try:
+            header = proxyproto.parse(self.buffer)
+        except BadRequest as error:
+            self._give_up("PR", error.why)
+            return
+        if header is None:
+            return
+        self.buffer = self.buffer[header.size :]
+        if header.source is not None:
+            self.source, self.destination = header.source, header.destination
+        if self.buffer:
+            cast(asyncio.Transport, self.client.transport).pause_reading()
+        self._start()
+
+    def _start(self) -> None:
+        self.started = True
+        self.deadline = NEVER
+        upstream = self.frontend.upstream
+        backend = upstream.backend
+        if backend.needs and self.source is not None:
+            self.key = source_key(self.source[0])
+        server = backend.pick(self.key)
+        if server is None:
+            backend.counters.econ += 1
+            self._give_up("SC", f"{backend.name} has no server available")
+            return
+        self.server = server
+        server.counters.lbtot += 1
+        backend.counters.lbtot += 1
+        backend.take(server)
+        self.dialling = self.frontend.loop.create_task(self._dial())
+
+    async def _dial(self) -> None:
+        try:
+            await self.frontend.upstream.connect(self, lambda: self.server_half)
+        except ConnectError as error:
+            self.dialling = None
+            self._give_up(error.termination, error.why)
+            return
+        self.dialling = None
+        self._join()
+
+    def _join(self) -> None:
+        client, server = self.client, self.server_half
+        if client.transport is None or server.transport is None:
+            return
+        self.connected = time.monotonic()
+        connect_us = int((self.connected - self.began) * 1e6)
+        self._add_time("ctime", connect_us)
+        self.frontend.upstream.backend.counters.connect_times[connect_us.bit_length()] += 1
+        self.active = self.clock.now
+        self.deadline = self.active + self.frontend.idle_timeout
+        chosen = cast(Server, self.server)
+        if chosen.config.on_marked_down == "shutdown-sessions":
+            chosen.sessions.add(self)
+        client.peer, server.peer = server.transport, client.transport
+        if self.buffer:
+            data, self.buffer = self.buffer, b""
+            client.data_received(data)
+            client.transport.resume_reading()
+        if client.eof:
+            server.transport.write_eof()
+
+    # The end
+
+    def ended(self, half: Half) -> None:
+        """`half` will send no more."""
+        if self.done:
+            return
+        if half is self.client and not self.started:
+            if self.counted:
+                self._give_up("CR", "the client left before its PROXY protocol header was whole")
+            return
+        other = self.other(half)
+        if other.transport is None or half.peer is None:
+            return
+        if other.eof:
+            self._finish()
+            return
+        other.transport.write_eof()
+        fin = self.frontend.server_fin if half is self.client else self.frontend.client_fin
+        self.deadline = self.active + fin
+
+    def lost(self, half: Half, exc: Exception | None) -> None:
+        """The connection of `half` is gone, after an error or because we closed it."""
+        half.transport = None
+        if not self.done:
+            if half is self.server_half:
+                self.termination = "SD"
+            else:
+                self.termination = "CD" if self.connected >= 0 else "CC"
+            self.why = str(exc) if exc is not None else ""
+            self._finish(cut=True)
+        if not self.counted and half is self.client:
+            self.frontend.gate.forget(self)
+
+    def expire(self, now: float) -> None:
+        """The deadline noted has passed: by now there may have been traffic."""
+        if not self.started:
+            self._give_up("cR", "no PROXY protocol header in time")
+            return
+        frontend = self.frontend
+        if self.client.eof or self.server_half.eof:
+            timeout, side = (frontend.server_fin, "s") if self.client.eof else (frontend.client_fin, "c")
+        else:
+            timeout = frontend.idle_timeout
+            side = "c" if frontend.client_timeout <= frontend.server_timeout else "s"
+        self._note_slow_progress(now)
+        if self.active + timeout > now:
+            self.deadline = self.active + timeout
+            return
+        self.termination = f"{side}D"
+        self._finish(cut=True)
+
+    def _note_slow_progress(self, now: float) -> None:
+        """A reader slower than its buffer empties makes progress that no callback tells of."""
+        for half in (self.client, self.server_half):
+            if half.transport is not None:
+                unsent = half.transport.get_write_buffer_size()
+                if unsent < half.unsent or (unsent and not half.unsent):
+                    self.active = now
+                half.unsent = unsent
+
+    def kill(self, termination: str) -> None:
+        """End it now: D its server went down, K by the operator or at a hard stop."""
+        self.termination = f"{termination}{'D' if self.connected >= 0 else 'C'}"
+        self._finish(cut=True)
+
+    def _give_up(self, termination: str, why: str) -> None:
+        self.termination, self.why = termination, why
+        self._finish(cut=True)
+
+    def _finish(self, *, cut: bool = False) -> None:
+        if self.done:
+            return
+        self.done = True
+        if self.dialling is not None:
+            self.dialling.cancel()
+            self.dialling = None
+        for half in (self.client, self.server_half):
+            if half.transport is not None:
+                if cut:
+                    reset(half.transport)
+                else:
+                    half.transport.close()
+        self._account()
+        self.frontend.sweeper.members.discard(self)
+        if self.counted:
+            self.frontend.gate.leave()
+
+    def _account(self) -> None:
+        frontend, server = self.frontend, self.server
+        backend = frontend.upstream.backend
+        received, sent = self.client.count, self.server_half.count
+        total_us = int((time.monotonic() - self.began) * 1e6)
+        for counters in (frontend.gate.counters, backend.counters, *((server.counters,) if server else ())):
+            counters.bin += received
+            counters.bout += sent
+        if self.termination[0] == "P":
+            frontend.gate.counters.ereq += 1
+        if server is not None:
+            server.sessions.discard(self)
+            self._add_time("ttime", total_us)
+            backend.counters.total_times[total_us.bit_length()] += 1
+            server.counters.lastsess = backend.counters.lastsess = int(self.clock.wall)
+            if self.termination[0] == "C":
+                server.counters.cli_abrt += 1
+                backend.counters.cli_abrt += 1
+            elif self.termination == "SD":
+                server.counters.srv_abrt += 1
+                backend.counters.srv_abrt += 1
+            backend.release(server)
+        if (
+            frontend.log is None
+            or not self.counted
+            or (frontend.dontlognull and not received and not sent and not self.why)
+        ):
+            return
+        frontend.log(self._record(total_us // 1000))
+
+    def _add_time(self, name: str, microseconds: int) -> None:
+        for counters in (self.frontend.upstream.backend.counters, cast(Server, self.server).counters):
+            setattr(counters, name, getattr(counters, name) + microseconds)
+            longest = f"{name}_max"
+            if microseconds > getattr(counters, longest):
+                setattr(counters, longest, microseconds)
+
+    def _record(self, total: int) -> TcpRecord:
+        frontend, server = self.frontend, self.server
+        backend = frontend.upstream.backend
+        host, port = self.source or ("unix", 0)
+        return TcpRecord(
+            client=host,
+            client_port=port,
+            began=self.clock.wall - total / 1000,
+            frontend=frontend.name,
+            backend=backend.name,
+            server=server.name if server is not None else "<NOSRV>",
+            tw=0 if server is not None else -1,
+            tc=int((self.connected - self.began) * 1000) if self.connected >= 0 else -1,
+            tt=total,
+            bytes_read=self.server_half.count,
+            termination=self.termination,
+            actconn=frontend.gate.process.scur,
+            feconn=frontend.gate.counters.scur,
+            beconn=backend.counters.scur,
+            srvconn=server.counters.scur if server is not None else 0,
+            retries=self.retries,
+            redispatched=self.redispatched,
+            srv_queue=0,
+            backend_queue=0,
+            why=self.why,
+        )
+
+
+def source_key(host: str) -> bytes:
+    """The client's address packed, as the hashing algorithms want it."""
+    host = host.partition("%")[0]
+    return socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)

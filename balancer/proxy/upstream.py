@@ -1,0 +1,152 @@
+"""Connections to servers: dialling one, trying again, trying another (HAProxy's retries and redispatch)."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections.abc import Callable
+from typing import Any, Protocol, cast
+
+from balancer.config import model
+from balancer.pool.backend import Backend
+from balancer.pool.server import Server
+from balancer.wire import proxyproto
+
+__all__ = ["ConnectError", "Errand", "Upstream", "set_keepalive"]
+
+# Ours, not the server's: another server would fare no better, and no server is to blame.
+_OUR_FAULT = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL))
+# HAProxy waits so long before it tries the same server again.
+_RETRY_PAUSE = 1.0
+
+
+class ConnectError(Exception):
+    """No connection to any server; `termination` is the log's code (SC refused, sC timed out, RC our resources)."""
+
+    def __init__(self, termination: str, why: str) -> None:
+        super().__init__(why)
+        self.termination = termination
+        self.why = why
+
+
+class Errand(Protocol):
+    """Whoever needs a connection: what is known of it, and where it is noted how it went."""
+
+    server: Server | None
+    key: bytes
+    is_persistent: bool
+    retries: int
+    redispatched: bool
+
+    def endpoints(self) -> tuple[tuple[str, int] | None, tuple[str, int] | None]:
+        """The client's address and the one it connected to, for the PROXY protocol."""
+
+
+def set_keepalive(transport: asyncio.BaseTransport, keepalive: model.TcpKeepalive) -> None:
+    """Let the kernel probe an idle connection."""
+    sock: socket.socket = transport.get_extra_info("socket")
+    if sock.family == socket.AF_UNIX:
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, round(keepalive.idle)))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, round(keepalive.interval)))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, keepalive.count)
+
+
+class Upstream:
+    """The way to a backend's servers."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        backend: Backend,
+        *,
+        connect_timeout: float,
+        retries: int,
+        redispatch: bool,
+        keepalive: model.TcpKeepalive | None,
+    ) -> None:
+        self.backend = backend
+        self._loop = loop
+        self._timeout = connect_timeout
+        self._retries = retries
+        self._redispatch = redispatch
+        self._keepalive = keepalive
+
+    async def connect(self, errand: Errand, factory: Callable[[], asyncio.Protocol]) -> asyncio.Transport:
+        """A connection to `errand.server`, or to the server that it is redispatched to.
+
+        The errand's server is taken (`Backend.take`) and stays so, whichever it is at the end, also when
+        ConnectError is raised.
+        """
+        backend = self.backend
+        while True:
+            server = cast(Server, errand.server)
+            try:
+                return await self._dial(server, errand, factory)
+            except TimeoutError:
+                failure = ConnectError("sC", f"{backend.name}/{server.name}: no connection within {self._timeout:g}s")
+            except OSError as error:
+                code = "RC" if error.errno in _OUR_FAULT else "SC"
+                failure = ConnectError(code, f"{backend.name}/{server.name}: {error.strerror or error}")
+            if failure.termination == "RC" or errand.retries >= self._retries:
+                server.counters.econ += 1
+                backend.counters.econ += 1
+                raise failure
+            errand.retries += 1
+            other = self._another(errand, server)
+            if other is None:
+                server.counters.wretr += 1
+                backend.counters.wretr += 1
+                await asyncio.sleep(min(self._timeout, _RETRY_PAUSE))
+                other = None if server.state.takes_cookie else self._another(errand, server)
+            if other is not None:
+                server.counters.wredis += 1
+                backend.counters.wredis += 1
+                backend.release(server)
+                backend.take(other)
+                errand.server = other
+                errand.redispatched = True
+
+    def _another(self, errand: Errand, failed: Server) -> Server | None:
+        """The server to go to after `failed`; None to stay. A client that holds the server's cookie
+        leaves it on the last try only, as with HAProxy's `option redispatch`."""
+        is_last = errand.retries >= self._retries
+        if not self._redispatch or (errand.is_persistent and not is_last and failed.state.takes_cookie):
+            return None
+        other = self.backend.pick(errand.key, failed)
+        return None if other is failed else other
+
+    async def _dial(self, server: Server, errand: Errand, factory: Callable[[], asyncio.Protocol]) -> asyncio.Transport:
+        server.counters.connect += 1
+        self.backend.counters.connect += 1
+        address: Any = server.sockaddr
+        if address is None:
+            raise OSError(errno.EADDRNOTAVAIL, f"the name {server.address.host} has no address yet")
+        transport: asyncio.Transport
+        async with asyncio.timeout(self._timeout):
+            if isinstance(address, str):
+                transport, _ = await self._loop.create_unix_connection(factory, address)  # type: ignore[assignment]
+            elif len(address) == 4 and address[3]:
+                # create_connection() cannot be told a scope id.
+                transport = await self._dial_scoped(address, factory)
+            else:
+                transport, _ = await self._loop.create_connection(factory, address[0], address[1])
+        if self._keepalive is not None:
+            set_keepalive(transport, self._keepalive)
+        version = server.config.send_proxy
+        if version is not None:
+            encode = proxyproto.encode_v1 if version == "v1" else proxyproto.encode_v2
+            transport.write(encode(*errand.endpoints()))
+        return transport
+
+    async def _dial_scoped(self, address: Any, factory: Callable[[], asyncio.Protocol]) -> asyncio.Transport:
+        sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            await self._loop.sock_connect(sock, address)
+            transport, _ = await self._loop.create_connection(factory, sock=sock)
+        except BaseException:
+            sock.close()
+            raise
+        return transport
