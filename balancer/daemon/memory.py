@@ -10,6 +10,7 @@ in the place of a dead one finds everything as it was.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 
@@ -43,7 +44,5 @@ def ring(bell: int) -> None:
 
 def answer(bell: int) -> None:
     """Stop the ringing; what it is about is read afterwards."""
-    try:
+    with contextlib.suppress(BlockingIOError):
         os.eventfd_read(bell)
-    except BlockingIOError:
-        pass

@@ -1,4 +1,4 @@
-"""What every process derives from the configuration in the same way: which row counts for whom, and where servers are."""
+"""What every process derives from the configuration alike: which row counts for whom, and where servers are."""
 
 from __future__ import annotations
 
@@ -48,14 +48,9 @@ class Plan:
         addresses = _resolve({pair: config.backends[pair[0]].servers[pair[1]].address for pair in names})
         seats = {pair: Seat(index, *pair, addresses[pair]) for index, pair in enumerate(names)}
         layout = Layout.of(config.frontends, [(name, backend.servers) for name, backend in config.backends.items()])
-        paths = {
-            path
-            for settings in (
-                *(effective.frontend(config, name) for name in config.frontends),
-                *(effective.backend(config, name) for name in config.backends),
-            )
-            for path in settings.error_files.values()
-        }
+        files = [effective.frontend(config, name).error_files for name in config.frontends]
+        files += [effective.backend(config, name).error_files for name in config.backends]
+        paths = {path for of_one in files for path in of_one.values()}
         workers = config.global_.workers
         return Plan(
             config=config,

@@ -11,6 +11,7 @@ import os
 import socket
 import stat
 from collections.abc import Callable
+from pathlib import Path
 
 from balancer.addr import Address
 from balancer.config.model import Bind, Config
@@ -94,7 +95,7 @@ class Sockets:
         """Remove the files of Unix sockets."""
         for path in self._paths:
             try:
-                os.unlink(path)
+                Path(path).unlink()
             except OSError:
                 continue
 
@@ -145,7 +146,7 @@ def _bind_unix(bind: Bind, backlog: int) -> socket.socket:
     before = os.umask(0o177)
     try:
         sock.bind(path)
-        os.chmod(path, bind.mode if bind.mode is not None else 0o666)
+        Path(path).chmod(bind.mode if bind.mode is not None else 0o666)
         sock.listen(backlog)
     except BaseException:
         sock.close()
@@ -167,7 +168,7 @@ def _remove_stale(path: str) -> None:
         try:
             probe.connect(path)
         except ConnectionRefusedError:
-            os.unlink(path)
+            Path(path).unlink()
             return
     raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 

@@ -116,8 +116,8 @@ class Supervisor:
         if allowed < wanted:
             self._say(
                 Level.WARNING,
-                f"global.maxconn {config.global_.maxconn} needs {wanted} open files per worker, the limit is {allowed}: "
-                "raise it (LimitNOFILE=, ulimit -n) or lower maxconn",
+                f"global.maxconn {config.global_.maxconn} needs {wanted} open files per worker, "
+                f"the limit is {allowed}: raise it (LimitNOFILE=, ulimit -n) or lower maxconn",
             )
         self._memory = Memory(plan)
         initialise(plan, self._memory)
@@ -141,9 +141,9 @@ class Supervisor:
     def _fork(self, child: Child) -> int:
         parent = os.getpid()
         pid = os.fork()
-        if pid:
-            return pid
-        self._be(child, parent)
+        if not pid:
+            self._be(child, parent)
+        return pid
 
     def _be(self, child: Child, parent: int) -> NoReturn:
         """In the new process: become the child, never come back."""
@@ -159,7 +159,7 @@ class Supervisor:
             privileges.die_with_parent(parent)
             child.main()
             status = 0
-        except BaseException:  # noqa: BLE001
+        except BaseException:
             traceback.print_exc()
         finally:
             sys.stderr.flush()

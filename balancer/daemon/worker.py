@@ -27,7 +27,8 @@ from balancer.pool.records import Record
 from balancer.pool.server import Server
 from balancer.pool.sticky import Persistence
 from balancer.proxy.dns import DnsForwarder
-from balancer.proxy.http import ForwardedFor, HttpBackend, HttpFrontend
+from balancer.proxy.exchange import ForwardedFor, HttpBackend, HttpFrontend
+from balancer.proxy.http import ClientConnection
 from balancer.proxy.listen import Gate, Listener
 from balancer.proxy.origin import Pool
 from balancer.proxy.replies import Replies
@@ -199,7 +200,7 @@ class Worker:
         front = effective.frontend(self._config, name)
         of_all = self._config.global_
         forwarded_for = frontend.forwarded_for
-        return HttpFrontend(
+        shared = HttpFrontend(
             name=name,
             loop=loop,
             clock=self._clock,
@@ -215,7 +216,8 @@ class Worker:
             keepalive=front.tcp_keepalive,
             log=self._record_sink(frontend),
             dontlognull=front.dontlognull,
-        ).accept
+        )
+        return functools.partial(ClientConnection, shared)
 
     def _http_backend(self, name: str) -> HttpBackend:
         backend = self._backends[name]
@@ -312,6 +314,8 @@ class Worker:
         if self._ticks % _SWEEPS_PER_PURGE == 0:
             for pool in self._pools.values():
                 pool.purge(now)
+            for member in self._sweeper.members:
+                member.report()
         if self._stop_at is not None:
             self._see_whether_done(now)
 
@@ -345,9 +349,7 @@ class Worker:
         for forwarder in self._forwarders:
             forwarder.stop_accepting()
         for member in list(self._sweeper.members):
-            finish_up = getattr(member, "finish_up", None)
-            if finish_up is not None:
-                finish_up()
+            member.finish_up()
         self._see_whether_done(time.monotonic())
 
     def _see_whether_done(self, now: float) -> None:
@@ -355,7 +357,7 @@ class Worker:
         if busy and now < (self._stop_at or 0):
             return
         for member in list(self._sweeper.members):
-            member.kill("K")  # type: ignore[attr-defined]
+            member.kill("K")
         for forwarder in self._forwarders:
             forwarder.close()
         self._finished.set()

@@ -15,7 +15,18 @@ __all__ = ["Backend"]
 class Backend:
     """A backend as a worker sees it."""
 
-    __slots__ = ("_touched", "algorithm", "config", "counters", "name", "needs", "servers", "usable")
+    __slots__ = (
+        "_touched",
+        "_tracks_load",
+        "algorithm",
+        "config",
+        "counters",
+        "name",
+        "needs",
+        "pick",
+        "servers",
+        "usable",
+    )
 
     def __init__(
         self,
@@ -33,6 +44,9 @@ class Backend:
         self.algorithm = algorithm
         self.counters = counters
         self.needs = algorithm.needs
+        self._tracks_load = algorithm.tracks_load
+        self.pick = algorithm.pick
+        """`Algorithm.pick`: the server for one connection or request; None when none is usable."""
         self.usable: tuple[Server, ...] = ()
         self._touched = touched
         self.refresh()
@@ -51,27 +65,26 @@ class Backend:
         active = tuple(s for s in servers if not s.config.backup)
         return active or tuple(servers if self.config.allbackups else servers[:1])
 
-    def pick(self, key: bytes = b"", avoid: Server | None = None) -> Server | None:
-        """The server for one connection or request; None when none is usable."""
-        return self.algorithm.pick(key, avoid)
-
     def take(self, server: Server) -> None:
         """A connection or request now belongs to `server`; balanced by `release`."""
-        for counters in (server.counters, self.counters):
-            counters.stot += 1
-            counters.scur += 1
-            if counters.scur > counters.smax:
-                counters.smax = counters.scur
         counters = server.counters
+        counters.stot += 1
+        now = counters.scur = counters.scur + 1
+        if now > counters.smax:
+            counters.smax = now
         if not counters.dirty:
             counters.dirty = True
             self._touched.append(counters)
-        if self.algorithm.tracks_load:
+        counters = self.counters
+        now = counters.scur = counters.scur + 1
+        if now > counters.smax:
+            counters.smax = now
+        if self._tracks_load:
             self.algorithm.changed(server)
 
     def release(self, server: Server) -> None:
         """The end of what `take` began."""
         server.counters.scur -= 1
         self.counters.scur -= 1
-        if self.algorithm.tracks_load:
+        if self._tracks_load:
             self.algorithm.changed(server)

@@ -91,8 +91,12 @@ class Counters(_Numbers):
 COUNTERS = tuple(number.name for number in fields(_Numbers))
 # Not carried over to the worker that follows a dead one: they tell of connections that died with it.
 GAUGES = ("scur", "qcur", "srv_icur", "heartbeat")
-# Added up over workers by maximum, not by sum.
+# Over workers the largest counts, not the sum.
 _MAXIMA = frozenset(("lastsess", "qtime_max", "ctime_max", "rtime_max", "ttime_max", "heartbeat"))
+# What a server served counts in its own row alone; a backend's holds what no server got, and what cannot be
+# put together from its servers: sessions at one time, and its histograms.
+_MAXIMA_OF_SERVERS = tuple(_MAXIMA - {"heartbeat"})
+_OF_SERVERS = tuple(name for name in COUNTERS if name not in _MAXIMA and name not in ("scur", "smax", "qcur", "qmax"))
 
 
 _ROW = struct.Struct(f"={len(COUNTERS)}q")
@@ -197,8 +201,20 @@ class Sums(NamedTuple):
 
     @staticmethod
     def read(blocks: Sequence[memoryview], layout: Layout) -> dict[Entity, Sums]:
-        """Add up all workers' blocks."""
-        return {entity: Sums.of(entity, blocks, layout) for entity in layout.rows}
+        """Add up all workers' blocks, and to each backend's own row those of its servers."""
+        sums = {entity: Sums.of(entity, blocks, layout) for entity in layout.rows}
+        backend: dict[str, int] = {}
+        for entity in layout.rows:
+            if entity.kind == "backend":
+                backend = sums[entity].counters
+            elif entity.kind == "server":
+                of_server = sums[entity].counters
+                for name in _OF_SERVERS:
+                    backend[name] += of_server[name]
+                for name in _MAXIMA_OF_SERVERS:
+                    if of_server[name] > backend[name]:
+                        backend[name] = of_server[name]
+        return sums
 
     @staticmethod
     def of(entity: Entity, blocks: Sequence[memoryview], layout: Layout) -> Sums:

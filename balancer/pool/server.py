@@ -17,7 +17,7 @@ class Server:
 
     __slots__ = (
         "address", "backend", "config", "cookie", "counters", "idle", "index", "name", "sessions", "sockaddr", "state",
-        "weight",
+        "watches_sessions", "weight",
     )  # fmt: skip
 
     def __init__(self, backend: str, name: str, config: model.Server, counters: Counters, index: int = 0) -> None:
@@ -34,6 +34,7 @@ class Server:
         self.state = ServerState(weight=config.weight)
         self.idle: list[Any] = []
         """Idle pooled connections, the one used last at the end."""
+        self.watches_sessions = config.on_marked_down != "none"
         self.sessions: set[Any] = set()
         """Sessions to be closed when it is marked down, where it is configured so."""
 

@@ -17,7 +17,6 @@ inserted; else U where the server is the one that the cookie named (a new date o
 
 from __future__ import annotations
 
-import base64
 import binascii
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -114,8 +113,9 @@ class Persistence:
         """The whole line, `set-cookie: …` with its CRLF, for a response of `server`, or b"" where nothing is
         to be inserted: the client has this cookie already, or `postonly` and another method than POST.
 
-        A server without a value (a backup, say) removes the cookie that the client came with. `choice` is
-        what `find` said of the request, also where it was redispatched since.
+        A server without a value (a backup, say) removes the cookie that the client came with; HAProxy sends
+        the removal even where there was none. `choice` is what `find` said of the request, also where it
+        was redispatched since.
         """
         if (server is choice.server and not choice.refresh) or (self._postonly and method != b"POST"):
             return b""
@@ -132,7 +132,7 @@ class Persistence:
 
 def _digits(date: int) -> bytes:
     """A date as five base64 digits, the highest first: its number of four seconds since the epoch."""
-    return base64.b64encode((date & _DATE).to_bytes(4))[:5]
+    return binascii.b2a_base64((date & _DATE).to_bytes(4), newline=False)[:5]
 
 
 def _date(digits: bytes) -> int:
@@ -140,6 +140,6 @@ def _date(digits: bytes) -> int:
     if len(digits) < 5:
         return 0
     try:
-        return int.from_bytes(base64.b64decode(digits[:5] + b"A==", validate=True))
+        return int.from_bytes(binascii.a2b_base64(digits[:5] + b"A==", strict_mode=True))
     except binascii.Error:
         return 0

@@ -18,16 +18,20 @@ from balancer.wire import rewrite
 from balancer.wire.framing import ChunkedReader
 from balancer.wire.http1 import CHUNKED, UNTIL_CLOSE, Limits, Response, parse_response
 
-__all__ = ["Holder", "Pool", "ServerConnection", "Stage"]
+__all__ = ["Holder", "Owner", "Pool", "ServerConnection", "Stage"]
 
 # 1xx responses that may precede a final one; more is a fault of the server.
 _MOST_INTERIM = 16
 
 
-class Holder(Protocol):
-    """The client connection that an exchange is for."""
+class Owner(Protocol):
+    """A client connection that keeps a server connection for itself between its exchanges."""
 
     own: ServerConnection | None
+
+
+class Holder(Protocol):
+    """The exchange that a server connection serves."""
 
     def on_interim(self, head: bytes) -> None:
         """A 1xx response, ready to be passed on."""
@@ -71,13 +75,14 @@ class Pool:
         self._most = most
         self._purge_delay = purge_delay
 
-    def lease(self, server: Server, newer_than: float) -> ServerConnection | None:
+    def lease(self, server: Server, newer_than: float = 0.0) -> ServerConnection | None:
         """The idle connection used last, if its last use was after `newer_than`."""
-        if server.idle and server.idle[-1].idle_since >= newer_than:
-            server.counters.srv_icur -= 1
-            connection: ServerConnection = server.idle.pop()
-            return connection
-        return None
+        idle = server.idle
+        if not idle or (newer_than and idle[-1].idle_since < newer_than):
+            return None
+        server.counters.srv_icur -= 1
+        connection: ServerConnection = idle.pop()
+        return connection
 
     def put(self, connection: ServerConnection, now: float) -> None:
         """An exchange is over and the connection may serve another."""
@@ -127,28 +132,46 @@ _IDLE, _RESPONSE, _LENGTH, _CHUNKS, _CLOSE, _RAW = Stage
 
 
 class ServerConnection(asyncio.Protocol):
-    """One connection to a server: reads responses for the client connection that holds it."""
+    """One connection to a server: reads responses for the exchange that holds it."""
 
     __slots__ = (
-        "buffer", "chunks", "client", "eof", "heard", "idle_since", "interims", "left", "limits", "method", "owner",
-        "phase", "pool", "rest", "searched", "server", "transport", "was_pooled", "write", "write_paused",
+        "buffer",
+        "chunks",
+        "client",
+        "eof",
+        "has_more",
+        "heard",
+        "idle_since",
+        "interims",
+        "left",
+        "limits",
+        "method",
+        "owner",
+        "phase",
+        "pool",
+        "searched",
+        "server",
+        "transport",
+        "was_pooled",
+        "write",
+        "write_paused",
     )  # fmt: skip
 
     server: Server
-    pool: Pool
     transport: asyncio.Transport
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, pool: Pool) -> None:
         self.limits = limits
+        self.pool = pool
         self.client: Holder | None = None
-        self.owner: Holder | None = None
+        self.owner: Owner | None = None
         self.buffer = b""
         self.searched = self.left = self.interims = 0
         self.method = b""
         self.phase = _IDLE
         self.chunks: ChunkedReader | None = None
         self.idle_since = -1.0
-        self.was_pooled = self.heard = self.eof = self.rest = self.write_paused = False
+        self.was_pooled = self.heard = self.eof = self.has_more = self.write_paused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -157,12 +180,17 @@ class ServerConnection(asyncio.Protocol):
     def begin(self, client: Holder, method: bytes) -> None:
         """An exchange for `client` begins."""
         self.client = client
-        self.owner = None
         self.method = method
         self.phase = _RESPONSE
         self.was_pooled = self.idle_since >= 0
-        self.heard = False
+        self.heard = self.has_more = False
         self.interims = 0
+
+    def keep_for(self, owner: Owner, now: float) -> None:
+        """Wait for the next exchange of the same client, and serve no other."""
+        self.idle_since = now
+        self.owner = owner
+        owner.own = self
 
     def expect(self, body: int, *, payload_only: bool) -> None:
         """The response's head has been read; this is its body's framing."""
@@ -186,12 +214,13 @@ class ServerConnection(asyncio.Protocol):
         elif phase is _IDLE:
             self._unasked()
         elif phase is _RAW:
-            cast(Holder, self.client).on_tunnel_data(data)
+            self.client.on_tunnel_data(data)  # type: ignore[union-attr]
         else:
             self.on_body(data)
 
     def _on_head(self, data: bytes) -> None:
-        client = cast(Holder, self.client)
+        client = self.client
+        assert client is not None
         while True:
             try:
                 response = parse_response(data, self.limits, self.method, self.searched)
@@ -221,25 +250,27 @@ class ServerConnection(asyncio.Protocol):
 
     def on_body(self, data: bytes) -> None:
         """Pass on a part of the response's body."""
-        client = cast(Holder, self.client)
+        client = self.client
+        assert client is not None
         phase = self.phase
         if phase is _LENGTH:
             left = self.left - len(data)
             if left < 0:
                 data = data[:left]
                 left = 0
-                self.rest = True
+                self.has_more = True
             self.left = left
             is_complete = not left
         elif phase is _CHUNKS:
-            chunks = cast(ChunkedReader, self.chunks)
+            chunks = self.chunks
+            assert chunks is not None
             try:
                 data = chunks.feed(data)
             except BadResponse as error:
                 client.on_bad_response(error.why)
                 return
             is_complete = chunks.done
-            self.rest = is_complete and bool(chunks.rest)
+            self.has_more = is_complete and bool(chunks.rest)
         else:
             is_complete = False
         if data:
@@ -251,7 +282,7 @@ class ServerConnection(asyncio.Protocol):
 
     def _unasked(self) -> None:
         """Nobody asked: it may be the answer to a request that was never ours. Never hand it to anyone."""
-        self.rest = True
+        self.has_more = True
         if self.client is None:
             self._withdraw()
             self.close()

@@ -38,6 +38,15 @@ class Timed(Protocol):
     def expire(self, now: float) -> None:
         """The deadline has passed. Set another one or leave the sweeper."""
 
+    def report(self) -> None:
+        """Count what has passed since the last report."""
+
+    def finish_up(self) -> None:
+        """The worker is stopping: go if nothing is in flight."""
+
+    def kill(self, termination: str) -> None:
+        """End at once; `termination` is the first character of the log's code."""
+
 
 class Sweeper:
     """All connections with a deadline."""

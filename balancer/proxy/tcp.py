@@ -123,7 +123,7 @@ class Session:
     __slots__ = (
         "accept_proxy", "active", "began", "buffer", "client", "clock", "connected", "counted", "deadline",
         "destination", "dialling", "done", "frontend", "is_persistent", "key", "redispatched", "retries", "server",
-        "server_half", "source", "started", "termination", "why",
+        "server_half", "source", "started", "termination", "told_in", "told_out", "why",
     )  # fmt: skip
 
     def __init__(self, frontend: TcpFrontend, *, accept_proxy: bool) -> None:
@@ -135,7 +135,7 @@ class Session:
         self.accept_proxy = accept_proxy
         self.key = b""
         self.is_persistent = False
-        self.retries = 0
+        self.retries = self.told_in = self.told_out = 0
         self.redispatched = False
         self.buffer = b""
         self.dialling: asyncio.Task[None] | None = None
@@ -226,7 +226,6 @@ class Session:
             return
         self.server = server
         server.counters.lbtot += 1
-        backend.counters.lbtot += 1
         backend.take(server)
         self.dialling = self.frontend.loop.create_task(self._dial())
 
@@ -246,12 +245,14 @@ class Session:
             return
         self.connected = time.monotonic()
         connect_us = int((self.connected - self.began) * 1e6)
-        self._add_time("ctime", connect_us)
+        counters = cast(Server, self.server).counters
+        counters.ctime += connect_us
+        counters.ctime_max = max(counters.ctime_max, connect_us)
         self.frontend.upstream.backend.counters.connect_times[connect_us.bit_length()] += 1
         self.active = self.clock.now
         self.deadline = self.active + self.frontend.idle_timeout
         chosen = cast(Server, self.server)
-        if chosen.config.on_marked_down == "shutdown-sessions":
+        if chosen.watches_sessions:
             chosen.sessions.add(self)
         client.peer, server.peer = server.transport, client.transport
         if self.buffer:
@@ -321,6 +322,9 @@ class Session:
                     self.active = now
                 half.unsent = unsent
 
+    def finish_up(self) -> None:
+        """The worker is stopping: a session goes on until its ends end it."""
+
     def kill(self, termination: str) -> None:
         """End it now: D its server went down, K by the operator or at a hard stop."""
         self.termination = f"{termination}{'D' if self.connected >= 0 else 'C'}"
@@ -348,42 +352,48 @@ class Session:
         if self.counted:
             self.frontend.gate.leave()
 
+    def report(self) -> None:
+        """Count what has passed since the last report: a session may go on for days."""
+        received, sent = self.client.count - self.told_in, self.server_half.count - self.told_out
+        if not received and not sent:
+            return
+        self.told_in += received
+        self.told_out += sent
+        front, server = self.frontend.gate.counters, self.server
+        front.bin += received
+        front.bout += sent
+        if server is not None:
+            server.counters.bin += received
+            server.counters.bout += sent
+
     def _account(self) -> None:
         frontend, server = self.frontend, self.server
         backend = frontend.upstream.backend
-        received, sent = self.client.count, self.server_half.count
+        self.report()
         total_us = int((time.monotonic() - self.began) * 1e6)
-        for counters in (frontend.gate.counters, backend.counters, *((server.counters,) if server else ())):
-            counters.bin += received
-            counters.bout += sent
         if self.termination[0] == "P":
             frontend.gate.counters.ereq += 1
-        if server is not None:
-            server.sessions.discard(self)
-            self._add_time("ttime", total_us)
-            backend.counters.total_times[total_us.bit_length()] += 1
-            server.counters.lastsess = backend.counters.lastsess = int(self.clock.wall)
-            if self.termination[0] == "C":
-                server.counters.cli_abrt += 1
-                backend.counters.cli_abrt += 1
-            elif self.termination == "SD":
-                server.counters.srv_abrt += 1
-                backend.counters.srv_abrt += 1
-            backend.release(server)
-        if (
-            frontend.log is None
-            or not self.counted
-            or (frontend.dontlognull and not received and not sent and not self.why)
-        ):
+        if self._is_to_be_logged():
+            frontend.log(self._record(total_us // 1000))  # type: ignore[misc]
+        if server is None:
             return
-        frontend.log(self._record(total_us // 1000))
+        counters = server.counters
+        counters.ttime += total_us
+        counters.ttime_max = max(counters.ttime_max, total_us)
+        backend.counters.total_times[total_us.bit_length()] += 1
+        counters.lastsess = int(self.clock.wall)
+        if self.termination[0] == "C":
+            counters.cli_abrt += 1
+        elif self.termination == "SD":
+            counters.srv_abrt += 1
+        server.sessions.discard(self)
+        backend.release(server)
 
-    def _add_time(self, name: str, microseconds: int) -> None:
-        for counters in (self.frontend.upstream.backend.counters, cast(Server, self.server).counters):
-            setattr(counters, name, getattr(counters, name) + microseconds)
-            longest = f"{name}_max"
-            if microseconds > getattr(counters, longest):
-                setattr(counters, longest, microseconds)
+    def _is_to_be_logged(self) -> bool:
+        frontend = self.frontend
+        if frontend.log is None or not self.counted:
+            return False
+        return bool(not frontend.dontlognull or self.client.count or self.server_half.count or self.why)
 
     def _record(self, total: int) -> TcpRecord:
         frontend, server = self.frontend, self.server

@@ -92,18 +92,15 @@ class Upstream:
                 failure = ConnectError(code, f"{backend.name}/{server.name}: {error.strerror or error}")
             if failure.termination == "RC" or errand.retries >= self._retries:
                 server.counters.econ += 1
-                backend.counters.econ += 1
                 raise failure
             errand.retries += 1
             other = self._another(errand, server)
             if other is None:
                 server.counters.wretr += 1
-                backend.counters.wretr += 1
                 await asyncio.sleep(min(self._timeout, _RETRY_PAUSE))
                 other = None if server.state.takes_cookie else self._another(errand, server)
             if other is not None:
                 server.counters.wredis += 1
-                backend.counters.wredis += 1
                 backend.release(server)
                 backend.take(other)
                 errand.server = other
@@ -120,14 +117,13 @@ class Upstream:
 
     async def _dial(self, server: Server, errand: Errand, factory: Callable[[], asyncio.Protocol]) -> asyncio.Transport:
         server.counters.connect += 1
-        self.backend.counters.connect += 1
         address: Any = server.sockaddr
         if address is None:
             raise OSError(errno.EADDRNOTAVAIL, f"the name {server.address.host} has no address yet")
         transport: asyncio.Transport
         async with asyncio.timeout(self._timeout):
             if isinstance(address, str):
-                transport, _ = await self._loop.create_unix_connection(factory, address)  # type: ignore[assignment]
+                transport, _ = await self._loop.create_unix_connection(factory, address)
             elif len(address) == 4 and address[3]:
                 # create_connection() cannot be told a scope id.
                 transport = await self._dial_scoped(address, factory)

@@ -1,0 +1,717 @@
+"""One HTTP request and its response: choose a server, send, pass the answer on, account for it.
+
+    ClientConnection ── Exchange ── ServerConnection
+
+An exchange lives from a request's complete head to the last octet of the response. In the common case,
+both in one piece, its work is: pick, lease, write; write, release, count. No task, future, timer or queue.
+Bodies pass through as they come: a full side pauses the reader of the other, nothing is kept whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import Protocol
+
+from balancer.config import model
+from balancer.errors import BadRequest
+from balancer.pool.backend import Backend
+from balancer.pool.facts import Counters
+from balancer.pool.records import HttpRecord
+from balancer.pool.server import Server
+from balancer.pool.sticky import Choice, Persistence
+from balancer.proxy.listen import Gate
+from balancer.proxy.origin import Pool, ServerConnection, Stage
+from balancer.proxy.replies import Replies
+from balancer.proxy.sweep import NEVER, Clock, Sweeper
+from balancer.proxy.tcp import reset
+from balancer.proxy.upstream import ConnectError, Upstream
+from balancer.wire import rewrite
+from balancer.wire.framing import ChunkedReader
+from balancer.wire.http1 import CHUNKED, UNTIL_CLOSE, Limits, Request, Response
+
+__all__ = ["Client", "Exchange", "ForwardedFor", "HttpBackend", "HttpFrontend", "count_status"]
+
+# RFC 9110 section 9.2.2. A request of these may be sent again when a pooled connection turns out dead.
+_IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
+# A connection that answered this recently (seconds) is not one that the server is just about to close as idle.
+_PROVED_ALIVE = 0.5
+
+
+@dataclass(frozen=True)
+class ForwardedFor:
+    """X-Forwarded-For: its name, and whom not to tell about."""
+
+    header: bytes
+    lower: bytes
+    exclude: tuple[IPv4Network | IPv6Network, ...]
+    if_none: bool
+
+    def line(self, host: str) -> bytes:
+        """The field line for a client at `host`; empty where it is excluded."""
+        if self.exclude:
+            address = ip_address(host.partition("%")[0])
+            if any(address.version == network.version and address in network for network in self.exclude):
+                return b""
+        return b"%b: %b\r\n" % (self.header, host.encode())
+
+
+@dataclass(frozen=True, kw_only=True)
+class HttpBackend:
+    """What the exchanges with one backend share in this worker. Times are seconds."""
+
+    backend: Backend
+    upstream: Upstream
+    pool: Pool
+    persistence: Persistence | None
+    cookie: model.Cookie | None
+    reuse: str
+    server_timeout: float
+    tunnel_timeout: float
+    replies: Replies
+
+
+@dataclass(frozen=True, kw_only=True)
+class HttpFrontend:
+    """What the connections of one frontend share in this worker. Times are seconds."""
+
+    name: str
+    loop: asyncio.AbstractEventLoop
+    clock: Clock
+    sweeper: Sweeper
+    gate: Gate
+    limits: Limits
+    default: HttpBackend
+    replies: Replies
+    forwarded_for: ForwardedFor | None
+    client_timeout: float
+    request_timeout: float
+    keep_alive_timeout: float
+    keepalive: model.TcpKeepalive | None
+    log: Callable[[HttpRecord], None] | None
+    dontlognull: bool
+
+
+class Client(Protocol):
+    """The client connection an exchange belongs to."""
+
+    frontend: HttpFrontend
+    transport: asyncio.Transport | None
+    write: Callable[[bytes], None]
+    write_paused: bool
+    buffer: bytes
+    deadline: float
+    eof: bool
+    forwarded: bytes
+    key: bytes
+    own: ServerConnection | None
+    source: tuple[str, int] | None
+
+    def endpoints(self) -> tuple[tuple[str, int] | None, tuple[str, int] | None]:
+        """Its address and the one it connected to."""
+
+    def keep(self, data: bytes, *, hold: bool) -> None:
+        """Not now: put `data` into the buffer, and read no more if `hold` (or if there is too much already)."""
+
+    def listen(self) -> None:
+        """Read on."""
+
+    def reads_slowly(self, now: float) -> bool:
+        """Whether it has read some of what waits for it since the last look; then it has been given more time."""
+
+    def exchange_over(self, *, keep_alive: bool, now: float) -> None:
+        """Its exchange has ended; the next may begin."""
+
+    def shut(self) -> None:
+        """Close."""
+
+
+class Step(IntEnum):
+    """Where an exchange stands."""
+
+    UPLOADING = 0  # the request's body is on its way
+    WAITING = 1  # the request is complete, the response is not
+    TUNNEL = 2
+    OVER = 3
+
+
+# Bound once: to look a member up in its class costs more than comparing it (Python 3.11).
+_UPLOADING, _WAITING, _TUNNEL, _OVER = Step
+_IDLE, _RAW = Stage.IDLE, Stage.RAW
+
+
+class Exchange:
+    """One request of `client`. `began` is when its first octet came, `parsed` when its head was complete."""
+
+    __slots__ = (
+        "began", "body_left", "bytes_in", "bytes_out", "choice", "chunks", "client", "connect_time", "connection",
+        "cookie", "dialling", "frontend", "head_time", "is_persistent", "keep_alive", "key", "parsed", "redispatched",
+        "request", "response", "retries", "sent_head", "server", "step", "to", "told_in", "told_out",
+    )  # fmt: skip
+
+    def __init__(self, client: Client, request: Request, began: float, parsed: float) -> None:
+        self.client = client
+        frontend = self.frontend = client.frontend
+        self.to = frontend.default
+        self.request = request
+        self.began = began
+        self.parsed = parsed
+        self.key = client.key
+        self.bytes_in = request.size
+        self.bytes_out = self.told_in = self.told_out = self.retries = 0
+        self.connect_time = self.head_time = -1.0
+        self.server: Server | None = None
+        self.choice: Choice | None = None
+        self.response: Response | None = None
+        self.connection: ServerConnection | None = None
+        self.dialling: asyncio.Task[None] | None = None
+        self.is_persistent = self.redispatched = self.keep_alive = False
+        self.cookie = "N"
+        self.step = _WAITING
+
+    def endpoints(self) -> tuple[tuple[str, int] | None, tuple[str, int] | None]:
+        return self.client.endpoints()
+
+    # Towards a server
+
+    def begin(self) -> None:
+        """Choose a server and send the request on its way."""
+        client, frontend, to, request = self.client, self.frontend, self.to, self.request
+        backend = to.backend
+        if request.body:
+            self.step = _UPLOADING
+            self.body_left = request.body
+            self.chunks = ChunkedReader(BadRequest) if request.body == CHUNKED else None
+        fields = request.fields
+        server = None
+        persistence = to.persistence
+        if persistence is not None:
+            lower = request.lower
+            value = rewrite.find_cookie(fields, lower, persistence.name) if b"cookie:" in lower else None
+            choice = self.choice = persistence.find(value, frontend.clock.wall)
+            server = choice.server
+            if value is not None and to.cookie.indirect:  # type: ignore[union-attr]
+                fields = rewrite.strip_cookie(fields, persistence.name)
+        if server is not None:
+            self.is_persistent = True
+        else:
+            if backend.needs == "uri":
+                self.key = request.target
+            server = backend.pick(self.key)
+            if server is None:
+                backend.counters.econ += 1
+                self._answer(503, f"{backend.name} has no server available", "SC")
+                return
+            server.counters.lbtot += 1
+        self.server = server
+        backend.take(server)
+        added = client.forwarded
+        forwarded_for = frontend.forwarded_for
+        if added and forwarded_for.if_none and rewrite.has_field(request.lower, forwarded_for.lower):  # type: ignore[union-attr]
+            added = b""
+        self.sent_head = rewrite.request_head(request, added=added, fields=fields)
+        connection = self._lease(server)
+        if connection is None:
+            client.deadline = NEVER
+            self.dialling = frontend.loop.create_task(self._dial())
+            return
+        self.connect_time = self.parsed
+        server.counters.reuse += 1
+        self._send(connection)
+
+    def _lease(self, server: Server) -> ServerConnection | None:
+        """An idle connection to `server` that this request may use."""
+        to, request = self.to, self.request
+        if to.reuse == "never" or server.config.send_proxy is not None:
+            own, self.client.own = self.client.own, None
+            if own is not None and own.server is not server:
+                own.close()
+                return None
+            return own
+        if to.reuse == "safe" and (request.body or request.method not in _IDEMPOTENT or request.upgrade):
+            return to.pool.lease(server, self.parsed - _PROVED_ALIVE)
+        return to.pool.lease(server)
+
+    async def _dial(self) -> None:
+        """Connect to the server chosen, or to another when that fails."""
+        made: list[ServerConnection] = []
+
+        def make() -> ServerConnection:
+            made.append(ServerConnection(self.frontend.limits, self.to.pool))
+            return made[-1]
+
+        try:
+            await self.to.upstream.connect(self, make)
+        except ConnectError as error:
+            self.dialling = None
+            self._answer(503, error.why, error.termination)
+            return
+        self.dialling = None
+        connection, server = made[-1], self.server
+        assert server is not None
+        connection.server = server
+        self.connect_time = time.monotonic()
+        microseconds = int((self.connect_time - self.parsed) * 1e6)
+        self.to.backend.counters.connect_times[microseconds.bit_length()] += 1
+        counters = server.counters
+        counters.ctime += microseconds
+        if microseconds > counters.ctime_max:
+            counters.ctime_max = microseconds
+        if connection.transport.is_closing():
+            self.on_server_lost(connection, "closed as soon as it was open")
+        else:
+            self._send(connection)
+
+    def _send(self, connection: ServerConnection) -> None:
+        client, frontend = self.client, self.frontend
+        self.connection = connection
+        connection.begin(self, self.request.method)
+        connection.write(self.sent_head)
+        client.deadline = frontend.clock.now + self.to.server_timeout
+        server = connection.server
+        if server.watches_sessions:
+            server.sessions.add(self)
+        if self.step is _UPLOADING:
+            client.listen()
+            client.deadline = frontend.clock.now + frontend.client_timeout
+            if client.buffer:
+                data, client.buffer = client.buffer, b""
+                self._upload(data)
+
+    def on_client_data(self, data: bytes) -> None:
+        """The client has sent more."""
+        step = self.step
+        if step is _TUNNEL:
+            self.bytes_in += len(data)
+            self.client.deadline = self.frontend.clock.now + self.to.tunnel_timeout
+            self.connection.write(data)  # type: ignore[union-attr]
+        elif step is _UPLOADING:
+            if self.connection is None:
+                self.client.keep(data, hold=True)
+            else:
+                self._upload(data)
+        else:
+            self.client.keep(data, hold=False)
+
+    def _upload(self, data: bytes) -> None:
+        """A part of the request's body goes to the server."""
+        client, frontend, connection = self.client, self.frontend, self.connection
+        assert connection is not None
+        client.deadline = frontend.clock.now + frontend.client_timeout
+        chunks = self.chunks
+        rest = b""
+        if chunks is not None:
+            try:
+                out = chunks.feed(data)
+            except BadRequest as error:
+                frontend.gate.counters.ereq += 1
+                if self.response is None:
+                    self._answer(error.status, error.why, "PR")
+                else:
+                    self.abort("PD", why=error.why)
+                return
+            if chunks.done:
+                rest = chunks.rest
+            is_complete = chunks.done
+        else:
+            left = self.body_left - len(data)
+            out = data
+            if left < 0:
+                out, rest = data[:left], data[left:]
+            self.body_left = max(left, 0)
+            is_complete = left <= 0
+        self.bytes_in += len(data) - len(rest)
+        if is_complete:
+            self.step = _WAITING
+            client.buffer = rest
+            client.deadline = frontend.clock.now + self.to.server_timeout
+        if out:
+            connection.write(out)
+
+    def hold_request(self) -> None:
+        """The server reads slower than the client sends."""
+        transport = self.client.transport
+        if transport is not None:
+            transport.pause_reading()
+            timeout = self.to.tunnel_timeout if self.step is _TUNNEL else self.to.server_timeout
+            self.client.deadline = self.frontend.clock.now + timeout
+
+    def resume_request(self) -> None:
+        """The server has caught up."""
+        transport = self.client.transport
+        if transport is not None and not transport.is_closing():
+            transport.resume_reading()
+            self.touch()
+
+    def touch(self) -> None:
+        """Something moves again: whoever is to act next has its whole time."""
+        to, frontend = self.to, self.frontend
+        if self.step is _TUNNEL:
+            timeout = to.tunnel_timeout
+        else:
+            timeout = frontend.client_timeout if self.step is _UPLOADING else to.server_timeout
+        self.client.deadline = frontend.clock.now + timeout
+
+    # From the server
+
+    def on_response(self, response: Response, data: bytes, connection: ServerConnection) -> None:
+        """A final response's head has come; `data` begins with it."""
+        client, frontend, request = self.client, self.frontend, self.request
+        now = self.head_time = time.monotonic()
+        self.response = response
+        body = response.body
+        dechunk = body == CHUNKED and not request.minor
+        self.keep_alive = keep_alive = (
+            request.keep_alive
+            and body != UNTIL_CLOSE
+            and self.step is _WAITING
+            and not client.eof
+            and not frontend.gate.stopping
+        )
+        fields = None
+        added = b""
+        if self.choice is not None:
+            fields, added = self._cookies(response)
+        head = rewrite.response_head(
+            response, added=added, fields=fields, keep_alive=keep_alive, to_minor=request.minor, dechunk=dechunk
+        )
+        size = response.size
+        if len(data) - size == body:
+            # All of it in one piece.
+            if body:
+                head += data[size:]
+            self.bytes_out += len(head)
+            connection.phase = _IDLE
+            client.write(head)
+            self.response_complete(now)
+            return
+        self.bytes_out += len(head)
+        client.write(head)
+        connection.expect(body, payload_only=dechunk)
+        client.deadline = frontend.clock.now + self.to.server_timeout
+        if len(data) > size:
+            connection.on_body(data[size:])
+
+    def _cookies(self, response: Response) -> tuple[bytes | None, bytes]:
+        """The response's fields where they are not to stay as they are, and the lines to add."""
+        to = self.to
+        persistence, cookie, choice, server = to.persistence, to.cookie, self.choice, self.server
+        assert persistence is not None and cookie is not None and choice is not None and server is not None
+        fields = None
+        if b"set-cookie:" in response.lower and rewrite.sets_cookie(response.fields, response.lower, persistence.name):
+            if cookie.preserve:
+                self.cookie = "P"
+                return None, b""
+            fields = rewrite.strip_set_cookie(response.fields, persistence.name)
+        added = persistence.set_cookie(server, choice, self.request.method, self.frontend.clock.wall)
+        if added:
+            self.cookie = "U" if server is choice.server else "I"
+            if cookie.nocache and rewrite.is_cacheable(self.request.method, response):
+                added += b"cache-control: private\r\n"
+        return fields, added
+
+    def on_interim(self, head: bytes) -> None:
+        """A 1xx response to pass on (RFC 9110 section 15.2): not to HTTP/1.0 clients, who do not know them."""
+        if self.request.minor:
+            self.bytes_out += len(head)
+            self.client.write(head)
+
+    def pass_on(self, data: bytes) -> None:
+        """A part of the response's body."""
+        client = self.client
+        self.bytes_out += len(data)
+        client.deadline = self.frontend.clock.now + self.to.server_timeout
+        client.write(data)
+
+    def on_switch(self, response: Response, rest: bytes, connection: ServerConnection) -> None:
+        """101: from here on the two ends speak their own protocol."""
+        client = self.client
+        if not self.request.upgrade:
+            self.on_bad_response("101 to a request that asked for no upgrade")
+            return
+        self.response = response
+        self.head_time = time.monotonic()
+        fields, added = self._cookies(response) if self.choice is not None else (None, b"")
+        head = rewrite.response_head(response, added=added, fields=fields, keep_alive=True)
+        self.step = _TUNNEL
+        connection.phase = _RAW
+        self.on_tunnel_data(head + rest)
+        if client.buffer:
+            data, client.buffer = client.buffer, b""
+            self.on_client_data(data)
+        client.listen()
+        if client.eof:
+            connection.transport.write_eof()
+
+    def on_tunnel_data(self, data: bytes) -> None:
+        """Octets from the server through the tunnel."""
+        client = self.client
+        self.bytes_out += len(data)
+        client.deadline = self.frontend.clock.now + self.to.tunnel_timeout
+        client.write(data)
+
+    def on_tunnel_eof(self, connection: ServerConnection) -> None:  # noqa: ARG002
+        """The server sends no more through the tunnel."""
+        if self.client.eof:
+            self._end_tunnel()
+        elif self.client.transport is not None:
+            self.client.transport.write_eof()
+
+    def response_complete(self, now: float) -> None:
+        """The response has been passed on whole."""
+        connection, response = self.connection, self.response
+        assert connection is not None and response is not None
+        # A server that answers before it has the whole request will not want the rest: nobody gets this connection.
+        reusable = response.keep_alive and self.step is _WAITING and not connection.has_more
+        self._leave(connection, reusable=reusable, now=now)
+        self._account("--", response.status, now)
+        self.client.exchange_over(keep_alive=self.keep_alive, now=now)
+
+    def _leave(self, connection: ServerConnection, *, reusable: bool, now: float) -> None:
+        """This exchange needs the server connection no more."""
+        self.connection = None
+        connection.client = None
+        if not reusable:
+            connection.close()
+            return
+        client = self.client
+        if client.write_paused:
+            connection.transport.resume_reading()
+        if self.to.reuse == "never" or connection.server.config.send_proxy is not None:
+            if self.keep_alive:
+                connection.keep_for(client, now)
+            else:
+                connection.close()
+        else:
+            self.to.pool.put(connection, now)
+
+    # When something goes wrong
+
+    def on_server_lost(self, connection: ServerConnection, why: str) -> None:
+        """The server connection ended before the response did."""
+        server = connection.server
+        if self.response is not None:
+            self.abort("SD", why=f"{server.backend}/{server.name}: {why}")
+            return
+        request = self.request
+        if connection.was_pooled and not connection.heard and not request.body and request.method in _IDEMPOTENT:
+            # The server closed an idle connection while the request was on its way: this one is safe to send again.
+            self.connection = None
+            self.client.deadline = NEVER
+            self.dialling = self.frontend.loop.create_task(self._dial())
+            return
+        server.counters.eresp += 1
+        self._answer(502, f"{server.backend}/{server.name}: {why}", "SH")
+
+    def on_bad_response(self, why: str) -> None:
+        """The server's message cannot be passed on."""
+        server = self.server
+        assert server is not None
+        server.counters.eresp += 1
+        why = f"{server.backend}/{server.name}: {why}"
+        if self.response is None:
+            self._answer(502, why, "PH")
+        else:
+            self.abort("PD", why=why)
+
+    def on_client_eof(self) -> None:
+        """The client sends no more. What it asked for completely it still gets."""
+        if self.step is _UPLOADING:
+            self.abort(f"C{self._phase_letter()}")
+        elif self.step is _TUNNEL:
+            connection = self.connection
+            assert connection is not None
+            if connection.eof:
+                self._end_tunnel()
+            else:
+                connection.transport.write_eof()
+
+    def on_client_lost(self) -> None:
+        """The client's connection is gone."""
+        self.abort("CD" if self.step is _TUNNEL else f"C{self._phase_letter()}")
+
+    def kill(self, termination: str) -> None:
+        """End it now: D its server went down, K at a hard stop."""
+        self.abort(f"{termination}{self._phase_letter()}")
+
+    def expire(self, now: float) -> None:
+        """The client connection's deadline has passed."""
+        client = self.client
+        if self.step is _TUNNEL:
+            self.abort("cD", why="the tunnel was idle for too long")
+        elif client.write_paused:
+            if not client.reads_slowly(now):
+                self.abort("cD", why="the client stopped reading")
+        elif self.step is _UPLOADING and not (self.connection is not None and self.connection.write_paused):
+            why = "the request's body stopped coming"
+            if self.response is None:
+                self._answer(408, why, "cD")
+            else:
+                self.abort("cD", why=why)
+        else:
+            self._time_out_server()
+
+    def _time_out_server(self) -> None:
+        server = self.server
+        assert server is not None
+        name = f"{server.backend}/{server.name}"
+        if self.response is not None:
+            self.abort("sD", why=f"{name}: the response stopped coming")
+            return
+        server.counters.eresp += 1
+        doing = "stopped reading the request" if self.step is _UPLOADING else "no response in time"
+        self._answer(504, f"{name}: {doing}", "sH")
+
+    def _phase_letter(self) -> str:
+        """The second character of the termination code."""
+        return "D" if self.response is not None else "H" if self.connect_time >= 0 else "C"
+
+    def _answer(self, status: int, why: str, termination: str) -> None:
+        """Answer in place of a server."""
+        client, frontend, request = self.client, self.frontend, self.request
+        if self.connection is not None:
+            self._leave(self.connection, reusable=False, now=0.0)
+        # A body still to come would have to be read for nothing.
+        keep_alive = request.keep_alive and self.step is _WAITING and not client.eof and not frontend.gate.stopping
+        reply = self.to.replies.reply(status, keep_alive=keep_alive, head_only=request.method == b"HEAD")
+        self.bytes_out += len(reply)
+        client.write(reply)
+        frontend.gate.counters.intercepted += 1
+        now = time.monotonic()
+        self._account(termination, status, now, why=why)
+        client.exchange_over(keep_alive=keep_alive, now=now)
+
+    def abort(self, termination: str, *, why: str = "") -> None:
+        """End in the middle: both connections are cut, so that nobody takes a part for the whole."""
+        if self.dialling is not None:
+            self.dialling.cancel()
+            self.dialling = None
+        connection = self.connection
+        if connection is not None:
+            if self.step is not _WAITING:
+                reset(connection.transport)
+            self._leave(connection, reusable=False, now=0.0)
+        status = self.response.status if self.response is not None else -1
+        self._account(termination, status, time.monotonic(), why=why)
+        client = self.client
+        if client.transport is not None:
+            reset(client.transport)
+        client.shut()
+
+    def _end_tunnel(self) -> None:
+        """Both sides have said all they had to say."""
+        connection, response = self.connection, self.response
+        assert connection is not None and response is not None
+        connection.transport.close()
+        self._leave(connection, reusable=False, now=0.0)
+        self._account("--", response.status, time.monotonic())
+        self.client.shut()
+
+    # Accounts
+
+    def report(self) -> None:
+        """Count what has passed since the last report: a download may go on for hours."""
+        received, sent = self.bytes_in - self.told_in, self.bytes_out - self.told_out
+        self.told_in += received
+        self.told_out += sent
+        for counters in (self.frontend.gate.counters, *((self.server.counters,) if self.server is not None else ())):
+            counters.bin += received
+            counters.bout += sent
+
+    def _account(self, termination: str, status: int, now: float, *, why: str = "") -> None:
+        """Count and log. What a server served counts in its row alone; readers add the rows up for the backend."""
+        self.step = _OVER
+        frontend, server = self.frontend, self.server
+        front, back = frontend.gate.counters, self.to.backend.counters
+        received, sent = self.bytes_in - self.told_in, self.bytes_out - self.told_out
+        front.req_tot += 1
+        front.bin += received
+        front.bout += sent
+        total = int((now - self.began) * 1e6)
+        back.total_times[total.bit_length()] += 1
+        counters = server.counters if server is not None else back
+        counters.req_tot += 1
+        counters.bin += received
+        counters.bout += sent
+        counters.ttime += total
+        if total > counters.ttime_max:
+            counters.ttime_max = total
+        if 200 <= status < 300:
+            front.hrsp_2xx += 1
+            counters.hrsp_2xx += 1
+        else:
+            count_status(front, status)
+            count_status(counters, status)
+        if self.head_time >= 0:
+            waited = int((self.head_time - self.connect_time) * 1e6)
+            counters.rtime += waited
+            if waited > counters.rtime_max:
+                counters.rtime_max = waited
+            back.response_times[waited.bit_length()] += 1
+        if termination != "--":
+            if termination[0] in "Cc":
+                counters.cli_abrt += 1
+            elif termination == "SD":
+                counters.srv_abrt += 1
+        log = frontend.log
+        if log is not None:
+            log(self._record(termination, status, total // 1000, why))
+        if server is not None:
+            counters.lastsess = int(frontend.clock.wall)
+            if server.watches_sessions:
+                server.sessions.discard(self)
+            self.to.backend.release(server)
+
+    def _record(self, termination: str, status: int, total: int, why: str) -> HttpRecord:
+        frontend, server, choice, backend = self.frontend, self.server, self.choice, self.to.backend
+        host, port = self.client.source or ("unix", 0)
+        parsed, connected, answered = self.parsed, self.connect_time, self.head_time
+        cookies = "--" if choice is None else choice.state + self.cookie
+        return HttpRecord(
+            client=host,
+            client_port=port,
+            began=frontend.clock.wall - total / 1000,
+            frontend=frontend.name,
+            backend=backend.name,
+            server=server.name if server is not None else "<NOSRV>",
+            tr_request=int((parsed - self.began) * 1000),
+            tw=0 if server is not None else -1,
+            tc=int((connected - parsed) * 1000) if connected >= 0 else -1,
+            tr_response=int((answered - connected) * 1000) if answered >= 0 else -1,
+            ta=total,
+            status=status,
+            bytes_read=self.bytes_out,
+            termination=termination + cookies,
+            actconn=frontend.gate.process.scur,
+            feconn=frontend.gate.counters.scur,
+            beconn=backend.counters.scur,
+            srvconn=server.counters.scur if server is not None else 0,
+            retries=self.retries,
+            redispatched=self.redispatched,
+            srv_queue=0,
+            backend_queue=0,
+            request_line=self.request.line,
+            why=why,
+        )
+
+
+def count_status(counters: Counters, status: int) -> None:
+    """Count a response by the class of its status; -1 stands for none."""
+    if status < 0:
+        return
+    if 300 <= status < 400:
+        counters.hrsp_3xx += 1
+    elif 400 <= status < 500:
+        counters.hrsp_4xx += 1
+    elif 500 <= status < 600:
+        counters.hrsp_5xx += 1
+    elif 200 <= status < 300:
+        counters.hrsp_2xx += 1
+    elif 100 <= status < 200:
+        counters.hrsp_1xx += 1
+    else:
+        counters.hrsp_other += 1
