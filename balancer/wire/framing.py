@@ -1,0 +1,205 @@
+"""Where a chunked body ends (RFC 9112 section 7.1), and what of it may go on.
+
+Chunk extensions are dropped, since each hop reads them in its own way; trailers are kept, without the fields that
+would frame, route or authenticate if the next one merged them into the head.
+"""
+
+from __future__ import annotations
+
+import re
+
+from balancer.errors import ProtocolError
+from balancer.wire.http1 import TOKEN, VALUE
+
+__all__ = ["ChunkedReader"]
+
+# 16**15 octets are sent in no lifetime; one digit more may overflow a signed 64-bit integer behind us.
+_MOST_SIZE_DIGITS = 15
+# One chunk's line with its extensions. Signed chunks (AWS) need about 90 octets.
+_LONGEST_SIZE_LINE = 1024
+# Extensions of a whole body may be this plus its content: a peer shall not make us work for nothing.
+_EXTENSION_ALLOWANCE = 16384
+# As the trailer section of HAProxy and nginx fits their buffers, ours fits this.
+_LONGEST_TRAILERS = 8192
+
+_BWS = rb"[ \t]*+"
+_QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*"'
+# White space before CRLF is not in the grammar, but servers pad the size with it; it is dropped.
+_SIZE_LINE = re.compile(
+    rb"([0-9A-Fa-f]{1,15}+)((?:"
+    + _BWS + rb";" + _BWS + TOKEN + rb"++(?:" + _BWS + rb"=" + _BWS + rb"(?:" + TOKEN + rb"++|" + _QUOTED + rb"))?)*"
+    + _BWS + rb")\r\n"
+)  # fmt: skip
+_PLAIN_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15}+)\r\n")
+_PARTIAL_SIZE_LINE = re.compile(rb"[0-9A-Fa-f]{1,15}+(?:[ \t;]" + VALUE + rb"*+)?\r?")
+_TRAILERS = re.compile(rb"(?:" + TOKEN + rb"++:" + VALUE + rb"*+\r\n)*")
+
+# RFC 9110 section 6.5.1: framing, routing, request modifiers, authentication, content format; and what names a client.
+_NOT_IN_TRAILERS = frozenset((
+    b"authorization", b"cache-control", b"connection", b"content-encoding", b"content-length", b"content-range",
+    b"content-type", b"cookie", b"expect", b"forwarded", b"host", b"keep-alive", b"max-forwards",
+    b"proxy-authenticate", b"proxy-authorization", b"proxy-connection", b"set-cookie", b"te", b"trailer",
+    b"transfer-encoding", b"upgrade", b"www-authenticate", b"x-forwarded-for", b"x-forwarded-host",
+    b"x-forwarded-port", b"x-forwarded-proto", b"x-real-ip",
+))  # fmt: skip
+
+_SIZE, _DATA, _DATA_END, _TRAILER, _DONE = range(5)
+
+
+class ChunkedReader:
+    """Follows a chunked body from one piece of data to the next."""
+
+    __slots__ = ("_error", "_extensions", "_held", "_left", "_payload_only", "_state", "done", "rest")
+
+    def __init__(self, error: type[ProtocolError], *, payload_only: bool = False) -> None:
+        """`error` is raised on invalid data; `payload_only` gives the content alone, not in chunks."""
+        self._error = error
+        self._payload_only = payload_only
+        self._state = _SIZE
+        # Octets of the current chunk's content still to come.
+        self._left = 0
+        # The beginning of a line, or of the trailers, that is not complete yet.
+        self._held = b""
+        # Octets of extensions beyond the content seen so far.
+        self._extensions = 0
+        self.done = False
+        """Whether the body has ended."""
+        self.rest = b""
+        """What came after its end."""
+
+    def feed(self, data: bytes) -> bytes:
+        """What of `data`, and of what was held before, may go on.
+
+        Mostly `data` itself. Raises `error` where the body breaks RFC 9112 section 7.1.
+        """
+        if self._state == _DATA and len(data) <= self._left:
+            self._left -= len(data)
+            if not self._left:
+                self._state = _DATA_END
+            if self._extensions:
+                self._extensions = max(0, self._extensions - len(data))
+            return data
+        if self._state == _DONE:
+            self.rest += data
+            return b""
+        if self._held:
+            data = self._held + data
+            self._held = b""
+        return self._walk(data)
+
+    def _walk(self, data: bytes) -> bytes:
+        state = self._state
+        payload_only = self._payload_only
+        size = len(data)
+        at = 0
+        # From here on to `at`, data goes on untouched.
+        since = 0
+        pieces: list[bytes] = []
+        while at < size:
+            if state == _SIZE:
+                match = _PLAIN_SIZE_LINE.match(data, at)
+                if match is None:
+                    match = self._size_line(data, at)
+                    if match is None:
+                        self._held = data[at:]
+                        size = at
+                        break
+                    if not payload_only:
+                        pieces += (data[since : match.end(1)], b"\r\n")
+                        since = match.end()
+                left = int(match[1], 16)
+                at = match.end()
+                if payload_only:
+                    since = at
+                if not left:
+                    state = _TRAILER
+                    continue
+                if at + left < size - 1 and data[at + left] == 13 and data[at + left + 1] == 10:
+                    # The whole chunk is here.
+                    at += left
+                    if payload_only:
+                        pieces.append(data[since:at])
+                    at += 2
+                    if self._extensions:
+                        self._extensions = max(0, self._extensions - left)
+                    continue
+                self._left = left
+                state = _DATA
+            elif state == _DATA:
+                left = min(self._left, size - at)
+                at += left
+                self._left -= left
+                if self._extensions:
+                    self._extensions = max(0, self._extensions - left)
+                if payload_only:
+                    pieces.append(data[since:at])
+                if not self._left:
+                    state = _DATA_END
+            elif state == _DATA_END:
+                if data[at] != 13 or (at + 1 < size and data[at + 1] != 10):
+                    raise self._error("chunk: no CRLF after its content")
+                if at + 1 == size:
+                    self._held = b"\r"
+                    size = at
+                    break
+                at += 2
+                state = _SIZE
+            else:
+                end = self._trailers_end(data, at)
+                if end < 0:
+                    self._held = data[at:]
+                    size = at
+                    break
+                kept = self._checked_trailers(data[at : end - 2])
+                if not payload_only and len(kept) != end - 2 - at:
+                    pieces += (data[since:at], kept)
+                    since = end - 2
+                at = end
+                state = _DONE
+                self.done = True
+                self.rest = data[end:]
+                size = end
+        self._state = state
+        if payload_only:
+            return b"".join(pieces)
+        if pieces:
+            pieces.append(data[since:size])
+            return b"".join(pieces)
+        return data[since:size]
+
+    def _size_line(self, data: bytes, at: int) -> re.Match[bytes] | None:
+        """The line of a chunk's size with extensions; None while it is incomplete."""
+        end = data.find(b"\n", at, at + _LONGEST_SIZE_LINE)
+        if end < 0:
+            if len(data) - at >= _LONGEST_SIZE_LINE:
+                raise self._error(f"chunk: size and extensions of more than {_LONGEST_SIZE_LINE} octets")
+            if _PARTIAL_SIZE_LINE.fullmatch(data, at) is None:
+                raise self._error("chunk: invalid size")
+            return None
+        match = _SIZE_LINE.match(data, at)
+        if match is None:
+            raise self._error("chunk: invalid size or extension")
+        self._extensions += len(match[2])
+        if self._extensions > _EXTENSION_ALLOWANCE:
+            raise self._error("chunks: more extensions than content")
+        return match
+
+    def _trailers_end(self, data: bytes, at: int) -> int:
+        """Where the trailers with their empty line end; -1 while they are incomplete."""
+        if data.startswith(b"\r\n", at):
+            return at + 2
+        end = data.find(b"\r\n\r\n", at, at + _LONGEST_TRAILERS)
+        if end >= 0:
+            return end + 4
+        if len(data) - at >= _LONGEST_TRAILERS:
+            raise self._error(f"trailers of more than {_LONGEST_TRAILERS} octets")
+        return -1
+
+    def _checked_trailers(self, trailers: bytes) -> bytes:
+        if not trailers:
+            return trailers
+        if _TRAILERS.fullmatch(trailers) is None:
+            raise self._error("trailers: invalid field")
+        return b"".join(
+            [line for line in trailers.splitlines(True) if line[: line.index(b":")].lower() not in _NOT_IN_TRAILERS]
+        )
