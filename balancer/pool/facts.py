@@ -20,8 +20,8 @@ from typing import Literal, NamedTuple
 __all__ = ["BUCKETS", "COUNTERS", "GAUGES", "HISTOGRAMS", "Counters", "Entity", "Layout", "Ledger", "Sums"]
 
 HISTOGRAMS = ("connect", "response", "total")
-# Bucket i counts durations of i bits in microseconds: below 2**i us. 2**35 us is nine hours.
-BUCKETS = 36
+# Bucket i counts durations of i bits in microseconds: below 2**i us. 2**47 us is four years, past any session.
+BUCKETS = 48
 
 
 @dataclass(slots=True, eq=False)

@@ -186,16 +186,16 @@ class Exchange:
             self.step = _UPLOADING
             self.body_left = request.body
             self.chunks = ChunkedReader(BadRequest) if request.body == CHUNKED else None
-        fields = request.fields
+        fields = None
         server = None
         persistence = to.persistence
         if persistence is not None:
             lower = request.lower
-            value = rewrite.find_cookie(fields, lower, persistence.name) if b"cookie:" in lower else None
+            value = rewrite.find_cookie(request.fields, lower, persistence.name) if b"cookie:" in lower else None
             choice = self.choice = persistence.find(value, frontend.clock.wall)
             server = choice.server
             if value is not None and to.cookie.indirect:  # type: ignore[union-attr]
-                fields = rewrite.strip_cookie(fields, persistence.name)
+                fields = rewrite.strip_cookie(request.fields, persistence.name)
         if server is not None:
             self.is_persistent = True
         else:

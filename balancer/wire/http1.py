@@ -7,12 +7,15 @@ step: that is where unusual forms are understood and every refusal gets its reas
 Strict where parsers are known to disagree, because the octets that pass are passed on as they are: no bare CR
 or LF, no folded line, no space before a colon, no second opinion on a length. Octets are never decoded.
 All expressions are linear: neighbouring parts share no octet, so there is nothing to try twice.
+
+Most heads have been seen before but for the request line: what a field section means depends on nothing but its
+octets, so the meaning of the latest ones is remembered, by those octets.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Set
+from collections.abc import Collection, Container, Set
 from typing import NamedTuple, NoReturn
 
 from balancer.errors import BadRequest, BadResponse, ProtocolError
@@ -25,6 +28,7 @@ __all__ = [
     "Limits",
     "Request",
     "Response",
+    "cut",
     "parse_request",
     "parse_response",
 ]
@@ -44,12 +48,15 @@ _LONGEST_METHOD = 64
 _MOST_EMPTY_LINES = 8
 # 10**18 octets are sent in no lifetime; one digit more may overflow a signed 64-bit integer behind us.
 _MOST_LENGTH_DIGITS = 18
+# Up to here a search for each line to cut is faster than a walk over all lines.
+_FEW = 8
 # "a:" CRLF: a field section of fewer octets than this times the limit cannot hold too many lines.
 _SHORTEST_FIELD_LINE = 4
 
 _FIELD_LINES = rb"(?:" + TOKEN + rb"++:" + VALUE + rb"*+\r\n)*"
 # The LF of the first line opens the field group, so that a field is found as LF, name, colon wherever it stands.
 _REQUEST = re.compile(rb"((" + TOKEN + rb"{1,64}+) (/[!\"$-~]*+) HTTP/1\.([01]))\r(\n" + _FIELD_LINES + rb")\r\n")
+_REQUEST_LINE = re.compile(rb"((" + TOKEN + rb"{1,64}+) (/[!\"$-~]*+) HTTP/1\.1)")
 _RESPONSE = re.compile(rb"(HTTP/1\.([01]) ([1-9][0-9][0-9]) " + VALUE + rb"*+)\r(\n" + _FIELD_LINES + rb")\r\n")
 _FIELDS = re.compile(_FIELD_LINES)
 
@@ -83,6 +90,11 @@ _NEVER = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n|\Z)|(?<!\r)\n")
 _NEVER_IN_REQUEST_LINE = re.compile(rb"[^ -~\r\n]")
 
 
+# What is remembered: so many field sections, of so many octets at the most, for requests and for responses.
+_MOST_KNOWN = 512
+_LONGEST_KNOWN = 2048
+
+
 class Limits(NamedTuple):
     """How large a head may be."""
 
@@ -99,6 +111,7 @@ class Request:
 
     __slots__ = (
         "body",
+        "end_to_end",
         "expects_continue",
         "fields",
         "hop_by_hop",
@@ -138,6 +151,8 @@ class Request:
     """`fields` hold nothing meant for this hop alone."""
     hop_by_hop: tuple[bytes, ...]
     """The complete lines of `fields` that are meant for this hop alone."""
+    end_to_end: bytes
+    """`fields` without `hop_by_hop`: what goes on."""
     line: bytes
     """The request line as it came, without CRLF."""
 
@@ -150,6 +165,7 @@ class Response:
 
     __slots__ = (
         "body",
+        "end_to_end",
         "fields",
         "hop_by_hop",
         "keep_alive",
@@ -180,6 +196,8 @@ class Response:
     """`fields` hold nothing meant for this hop alone."""
     hop_by_hop: tuple[bytes, ...]
     """The complete lines of `fields` that are meant for this hop alone."""
+    end_to_end: bytes
+    """`fields` without `hop_by_hop`: what goes on."""
     upgrade: bytes
     """Value of Upgrade in lower case of a 101 (Switching Protocols), else empty."""
 
@@ -191,6 +209,10 @@ class Response:
 _new_request = Request.__new__
 _new_response = Response.__new__
 
+# Field section from its first LF to the end of the head, and whole response head, each with its number of lines.
+_known_requests: dict[bytes, tuple[Request, int]] = {}
+_known_responses: dict[bytes, tuple[Response, int]] = {}
+
 
 def parse_request(data: bytes, limits: Limits, searched: int = 0) -> Request | None:
     """Read the request's head at the start of `data`; None while it is incomplete (RFC 9112 sections 2, 3, 5, 6).
@@ -198,6 +220,13 @@ def parse_request(data: bytes, limits: Limits, searched: int = 0) -> Request | N
     `searched` is the length of `data` at the last call that returned None: what was seen then is not searched
     again. BadRequest (400, 414, 431, 501 or 505) as soon as what is there cannot become a request.
     """
+    if not searched:
+        eol = data.find(b"\r")
+        known = _known_requests.get(data[eol + 1 :])
+        if known is not None:
+            first = _REQUEST_LINE.fullmatch(data, 0, eol)
+            if first is not None and len(data) <= limits.head and known[1] <= limits.fields:
+                return _known_again(known[0], first, len(data), limits)
     match = None if searched else _REQUEST.match(data)
     if match is None:
         parts = _take_request_apart(data, limits, searched)
@@ -294,7 +323,8 @@ def parse_request(data: bytes, limits: Limits, searched: int = 0) -> Request | N
             request.plain = False
         else:
             request.expects_continue = expect == b"100-continue" and length != 0
-    if merged or authority is not None:
+    is_as_it_came = not merged and authority is None
+    if not is_as_it_came:
         block = _replaced(block, length, merged=merged, host=authority)
         low = block.lower()
         if authority is not None:
@@ -303,12 +333,55 @@ def parse_request(data: bytes, limits: Limits, searched: int = 0) -> Request | N
     request.method = method
     request.target = target
     request.minor = minor
-    request.fields = block[1:]
+    request.fields = request.end_to_end = block[1:]
+    if not request.plain:
+        request.end_to_end = cut(request.fields, request.hop_by_hop)
     request.lower = low[1:]
     request.size = size
     request.body = length
     request.host = host
+    if is_as_it_came and match is not None and minor and size == len(data) and len(block) <= _LONGEST_KNOWN:
+        if len(_known_requests) >= _MOST_KNOWN:
+            _known_requests.clear()
+        _known_requests[data[len(line) + 1 :]] = request, block.count(b"\n") - 1
     return request
+
+
+def _known_again(known: Request, first: re.Match[bytes], size: int, limits: Limits) -> Request:
+    """A request whose field section has been seen before, behind the request line `first`."""
+    request = _new_request(Request)
+    request.line, request.method, request.target = first.groups()
+    if len(request.target) > limits.uri:
+        _refuse_size(size, request.target, limits)
+    if request.method == b"CONNECT":
+        raise BadRequest("CONNECT: no tunnels through here", 501)
+    request.minor = 1
+    request.fields = known.fields
+    request.lower = known.lower
+    request.end_to_end = known.end_to_end
+    request.hop_by_hop = known.hop_by_hop
+    request.plain = known.plain
+    request.size = size
+    request.body = known.body
+    request.host = known.host
+    request.keep_alive = known.keep_alive
+    request.expects_continue = known.expects_continue
+    request.upgrade = known.upgrade
+    return request
+
+
+def cut(fields: bytes, lines: Collection[bytes]) -> bytes:
+    """`fields` without the complete `lines`, and without what has become of them."""
+    if len(lines) <= _FEW:
+        for line in lines:
+            size = len(fields)
+            fields = fields[len(line) :] if fields.startswith(line) else fields.replace(b"\n" + line, b"\n", 1)
+            if len(fields) == size:
+                # A line that Connection names and that was changed since, such as Cookie.
+                break
+        else:
+            return fields
+    return _without(b"\n" + fields, {line.partition(b":")[0].lower() for line in lines})
 
 
 def parse_response(data: bytes, limits: Limits, method: bytes, searched: int = 0) -> Response | None:
@@ -317,6 +390,12 @@ def parse_response(data: bytes, limits: Limits, method: bytes, searched: int = 0
     `method` is the one of the request it answers; `searched` as for `parse_request`. BadResponse as soon as what
     is there cannot become a response.
     """
+    if not searched:
+        known = _known_responses.get(data[: data.find(b"\r\n\r\n") + 4])
+        if known is not None:
+            response, lines = known
+            if response.size <= limits.head and lines <= limits.fields and method != b"HEAD":
+                return response
     match = None if searched else _RESPONSE.match(data)
     if match is None:
         parts = _take_response_apart(data, limits, searched)
@@ -426,9 +505,15 @@ def parse_response(data: bytes, limits: Limits, method: bytes, searched: int = 0
     response.status = status
     response.minor = minor
     response.line = line
-    response.fields = block[1:]
+    response.fields = response.end_to_end = block[1:]
+    if not response.plain:
+        response.end_to_end = cut(response.fields, response.hop_by_hop)
     response.lower = low[1:]
     response.size = size
+    if match is not None and size <= _LONGEST_KNOWN and method != b"HEAD":
+        if len(_known_responses) >= _MOST_KNOWN:
+            _known_responses.clear()
+        _known_responses[data[:size]] = response, block.count(b"\n") - 1
     return response
 
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Container
 from functools import lru_cache
 
-from balancer.wire.http1 import Request, Response
+from balancer.wire.http1 import Request, Response, cut
 
 __all__ = [
     "find_cookie",
@@ -22,9 +22,6 @@ __all__ = [
     "strip_set_cookie",
 ]
 
-# Up to here a search for each line to cut is faster than a walk over all lines.
-_FEW = 8
-
 
 def request_head(request: Request, *, added: bytes = b"", fields: bytes | None = None, close: bool = False) -> bytes:
     """The request's head for the server: hop-by-hop fields out, `added` (complete lines) in.
@@ -33,13 +30,10 @@ def request_head(request: Request, *, added: bytes = b"", fields: bytes | None =
     `close` asks the server to close after its response. Proxy-Authorization goes on: it is not for us
     (RFC 9110 section 11.7.2). HTTP/1.0 without Host goes on as HTTP/1.0, since HTTP/1.1 requires one.
     """
-    if fields is None:
-        fields = request.fields
-    if not request.plain:
-        fields = _cut(fields, request.hop_by_hop)
-        if request.upgrade:
-            added += b"connection: close, upgrade\r\n" if close else b"connection: upgrade\r\n"
-            close = False
+    fields = request.end_to_end if fields is None else cut(fields, request.hop_by_hop)
+    if request.upgrade:
+        added += b"connection: close, upgrade\r\n" if close else b"connection: upgrade\r\n"
+        close = False
     if close:
         added += b"connection: close\r\n"
     version = b" HTTP/1.1\r\n" if request.minor or request.host else b" HTTP/1.0\r\n"
@@ -61,12 +55,9 @@ def response_head(
     is the client's minor version; `dechunk` leaves out what announces chunks. HTTP/1.0 never sees Transfer-Encoding
     (RFC 9112 section 6.1), not even with a response to HEAD.
     """
-    if fields is None:
-        fields = response.fields
-    if not response.plain:
-        fields = _cut(fields, response.hop_by_hop)
-        if response.upgrade:
-            return b"".join((response.line, fields, added, b"connection: upgrade\r\n\r\n"))
+    fields = response.end_to_end if fields is None else cut(fields, response.hop_by_hop)
+    if response.upgrade:
+        return b"".join((response.line, fields, added, b"connection: upgrade\r\n\r\n"))
     if dechunk or (not to_minor and has_field(response.lower, b"transfer-encoding")):
         fields = _without(fields, (b"transfer-encoding", b"trailer"))
     if not keep_alive:
@@ -187,20 +178,6 @@ _NOT_IN_A_SHARED_CACHE = frozenset((b"private", b"no-cache", b"no-store"))
 _PAIR = re.compile(rb'(?:[^;="]*+=[ \t]*+"[^"\\]*+(?:\\.[^"\\]*+)*"[ \t]*+(?=;|\Z)|[^;]*+)')
 
 
-def _cut(fields: bytes, lines: tuple[bytes, ...]) -> bytes:
-    """`fields` without the complete `lines`, and without what has become of them."""
-    if len(lines) <= _FEW:
-        for line in lines:
-            size = len(fields)
-            fields = fields[len(line) :] if fields.startswith(line) else fields.replace(b"\n" + line, b"\n", 1)
-            if len(fields) == size:
-                # A line that Connection names and that was changed since, such as Cookie.
-                break
-        else:
-            return fields
-    return _without(fields, {line.partition(b":")[0].lower() for line in lines})
-
-
 def _without(fields: bytes, names: Container[bytes]) -> bytes:
     return b"".join([line for line in fields.splitlines(True) if line.partition(b":")[0].lower() not in names])
 
@@ -236,7 +213,7 @@ def _pairs(value: bytes) -> list[bytes]:
     at = 0
     while True:
         match = _PAIR.match(value, at)
-        assert match is not None  # noqa: S101  its last branch matches anything, nothing included
+        assert match is not None
         pairs.append(match[0])
         at = match.end() + 1
         if at > len(value):

@@ -864,3 +864,43 @@ def test_a_head_octet_by_octet_is_not_quadratic(data: bytes) -> None:
     assert drip_request(data) is None
     # Copying the slices is part of it; looking at each octet again would take minutes.
     assert time.process_time() - started < 3
+
+
+def test_what_was_seen_before_means_the_same() -> None:
+    limits = Limits(head=4096, uri=64, fields=10)
+    fields = b"\r\nHost: a\r\nConnection: close, X-Hop\r\nX-Hop: 1\r\nCookie: a=b\r\n\r\n"
+    first = parse_request(b"GET /1 HTTP/1.1" + fields, limits)
+    again = parse_request(b"POST /2?x HTTP/1.1" + fields, limits)
+    assert first is not None and again is not None
+    assert (again.method, again.target, again.line) == (b"POST", b"/2?x", b"POST /2?x HTTP/1.1")
+    same = set(Request.__slots__) - {"method", "target", "line", "size"}
+    assert {name: getattr(again, name) for name in same} == {name: getattr(first, name) for name in same}
+    assert again.size == first.size + 3
+
+
+@pytest.mark.parametrize(
+    ("line", "limits", "status"),
+    [
+        (b"GET /x#y HTTP/1.1", Limits(head=4096, uri=64, fields=10), 400),
+        (b"GET  /x HTTP/1.1", Limits(head=4096, uri=64, fields=10), 400),
+        (b"CONNECT /x HTTP/1.1", Limits(head=4096, uri=64, fields=10), 501),
+        (b"GET /x HTTP/2.1", Limits(head=4096, uri=64, fields=10), 505),
+        (b"GET /" + b"x" * 64 + b" HTTP/1.1", Limits(head=4096, uri=64, fields=10), 414),
+        (b"GET /x HTTP/1.1", Limits(head=30, uri=64, fields=10), 431),
+        (b"GET /x HTTP/1.1", Limits(head=4096, uri=64, fields=1), 431),
+    ],
+)
+def test_fields_seen_before_excuse_no_request_line_and_no_limit(line: bytes, limits: Limits, status: int) -> None:
+    fields = b"\r\nHost: seen-before\r\nAccept: */*\r\n\r\n"
+    assert parse_request(b"GET /x HTTP/1.1" + fields, Limits(head=4096, uri=64, fields=10)) is not None
+    with pytest.raises(BadRequest) as refused:
+        parse_request(line + fields, limits)
+    assert refused.value.status == status
+
+
+def test_a_response_seen_before_has_no_body_for_head() -> None:
+    limits = Limits(head=4096, uri=64, fields=10)
+    data = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
+    for method, body in ((b"GET", 5), (b"GET", 5), (b"HEAD", 0), (b"GET", 5)):
+        response = parse_response(data, limits, method)
+        assert response is not None and response.body == body
