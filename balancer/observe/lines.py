@@ -1,0 +1,183 @@
+"""How a record looks in the log: HAProxy's `option httplog` and `option tcplog` (configuration manual, section 8.2),
+or a JSON object."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable
+
+from balancer.pool.records import HttpRecord, Record, TcpRecord, UdpRecord
+
+__all__ = [
+    "LONGEST_REQUEST",
+    "NO_SERVER",
+    "clf_date",
+    "format_haproxy",
+    "format_json",
+    "printable",
+    "refusal",
+    "rfc3164_date",
+    "rfc3339_date",
+    "to_json",
+]
+
+# HAProxy's tune.http.logurilen is 1024 with its closing NUL. Escaped it is three times as long, and a whole line
+# still fits into PIPE_BUF: a write to a pipe is then all or nothing.
+LONGEST_REQUEST = 1023
+NO_SERVER = "<NOSRV>"
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+# HAProxy's url_encode_map (log.c): these and everything unprintable become #XX.
+_TO_ESCAPE = re.compile(r"[^ !$-~]")
+# Our own texts may hold quotes and letters of any language, but no line ends or terminal commands.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_LONGEST_TEXT = 900
+
+
+def _hex(match: re.Match[str]) -> str:
+    return f"#{ord(match[0]):02X}"
+
+
+def _escaped(text: str) -> str:
+    """Octets, one a character, made safe to stand between quotes."""
+    if text.isascii() and text.isprintable() and '"' not in text and "#" not in text:
+        return text
+    return _TO_ESCAPE.sub(_hex, text)
+
+
+def _request(line: bytes) -> str:
+    return _escaped(line[:LONGEST_REQUEST].decode("latin-1")) if line else "<BADREQ>"
+
+
+def _query(text: str) -> str:
+    text = text[:LONGEST_REQUEST]
+    return _escaped(text if text.isascii() else text.encode("utf-8", "replace").decode("latin-1")) or "-"
+
+
+def printable(text: str) -> str:
+    """A text of ours in one line, and not too long."""
+    return _CONTROL.sub(_hex, text[:_LONGEST_TEXT])
+
+
+class _Stamps:
+    """Dates of recent seconds: records of one second share theirs."""
+
+    def __init__(self, render: Callable[[int], str]) -> None:
+        self._render = render
+        self._known: dict[int, str] = {}
+
+    def __getitem__(self, second: int) -> str:
+        text = self._known.get(second)
+        if text is None:
+            if len(self._known) >= 512:
+                self._known.clear()
+            text = self._known[second] = self._render(second)
+        return text
+
+
+def _clf(second: int) -> str:
+    t = time.localtime(second)
+    return f"{t.tm_mday:02d}/{_MONTHS[t.tm_mon - 1]}/{t.tm_year:04d}:{t.tm_hour:02d}:{t.tm_min:02d}:{t.tm_sec:02d}"
+
+
+def _iso(second: int) -> str:
+    t = time.gmtime(second)
+    return f"{t.tm_year:04d}-{t.tm_mon:02d}-{t.tm_mday:02d}T{t.tm_hour:02d}:{t.tm_min:02d}:{t.tm_sec:02d}"
+
+
+def _rfc3164(second: int) -> str:
+    t = time.localtime(second)
+    return f"{_MONTHS[t.tm_mon - 1]} {t.tm_mday:2d} {t.tm_hour:02d}:{t.tm_min:02d}:{t.tm_sec:02d}"
+
+
+_clf_stamps = _Stamps(_clf)
+_iso_stamps = _Stamps(_iso)
+_rfc3164_stamps = _Stamps(_rfc3164)
+
+
+def rfc3164_date(at: float) -> str:
+    """`Nov 22 10:11:12`, local time."""
+    return _rfc3164_stamps[int(at)]
+
+
+def clf_date(at: float) -> str:
+    """`22/Nov/2026:10:11:12.123`, local time."""
+    second = int(at)
+    return f"{_clf_stamps[second]}.{int((at - second) * 1000):03d}"
+
+
+def rfc3339_date(at: float) -> str:
+    """`2026-11-22T10:11:12.123Z`"""
+    second = int(at)
+    return f"{_iso_stamps[second]}.{int((at - second) * 1000):03d}Z"
+
+
+def format_haproxy(record: Record) -> str:
+    """The line of `option httplog` or `option tcplog`, dates in local time. For datagrams, in the same spirit:
+    `client:port [date] frontend backend/server Tt bytes_in/bytes_out termination retries "query"`."""
+    r = record
+    who = f"{r.client}:{r.client_port} [{clf_date(r.began)}] {r.frontend}"
+    where = f"{who} {r.backend or r.frontend}/{r.server or NO_SERVER}"
+    if isinstance(r, HttpRecord):
+        return (
+            f"{where} {r.tr_request}/{r.tw}/{r.tc}/{r.tr_response}/{r.ta} {r.status} {r.bytes_read} "
+            f"- - {r.termination} "
+            f"{r.actconn}/{r.feconn}/{r.beconn}/{r.srvconn}/{'+' if r.redispatched else ''}{r.retries} "
+            f'{r.srv_queue}/{r.backend_queue} "{_request(r.request_line)}"'
+        )
+    if isinstance(r, TcpRecord):
+        return (
+            f"{where} {r.tw}/{r.tc}/{r.tt} {r.bytes_read} {r.termination} "
+            f"{r.actconn}/{r.feconn}/{r.beconn}/{r.srvconn}/{'+' if r.redispatched else ''}{r.retries} "
+            f"{r.srv_queue}/{r.backend_queue}"
+        )
+    return f'{where} {r.tt} {r.bytes_in}/{r.bytes_out} {r.termination} {r.retries} "{_query(r.query)}"'
+
+
+to_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+_quoted = json.encoder.encode_basestring
+# Cut here where need be, and not by a sink, after which it would be JSON no more: with the longest names and letters
+# of four octets all this still fits into PIPE_BUF.
+_LONGEST_REQUEST_IN_JSON = 2000
+_LONGEST_WHY_IN_JSON = 300
+
+
+def format_json(record: Record) -> str:
+    """One JSON object: the record's fields under their own names, but `time` (RFC 3339, UTC) in the place of `began`,
+    and `type` (http, tcp or udp). Request line and query are escaped as in HAProxy's line."""
+    r = record
+    # Written by hand: the encoder takes three times as long. Only the last fields hold what others said.
+    who = (
+        f'{{"time":"{rfc3339_date(r.began)}","type":"{_TYPES[type(r)]}","client":"{r.client}",'
+        f'"client_port":{r.client_port},"frontend":"{r.frontend}","backend":"{r.backend or r.frontend}",'
+        f'"server":"{r.server or NO_SERVER}"'
+    )
+    if isinstance(r, UdpRecord):
+        return (
+            f'{who},"tt":{r.tt},"bytes_in":{r.bytes_in},"bytes_out":{r.bytes_out},"termination":"{r.termination}",'
+            f'"retries":{r.retries},"query":{_quoted(_query(r.query))}}}'
+        )
+    rest = (
+        f'"bytes_read":{r.bytes_read},"termination":"{r.termination}","actconn":{r.actconn},"feconn":{r.feconn},'
+        f'"beconn":{r.beconn},"srvconn":{r.srvconn},"retries":{r.retries},'
+        f'"redispatched":{"true" if r.redispatched else "false"},"srv_queue":{r.srv_queue},'
+        f'"backend_queue":{r.backend_queue},"why":{_quoted(printable(r.why[:_LONGEST_WHY_IN_JSON]))}'
+    )
+    if isinstance(r, TcpRecord):
+        return f'{who},"tw":{r.tw},"tc":{r.tc},"tt":{r.tt},{rest}}}'
+    request = _quoted(_request(r.request_line))
+    if len(request) > _LONGEST_REQUEST_IN_JSON:
+        request = _quoted(_request(r.request_line)[: _LONGEST_REQUEST_IN_JSON // 2])
+    return (
+        f'{who},"tr_request":{r.tr_request},"tw":{r.tw},"tc":{r.tc},"tr_response":{r.tr_response},"ta":{r.ta},'
+        f'"status":{r.status},{rest},"request_line":{request}}}'
+    )
+
+
+_TYPES = {HttpRecord: "http", TcpRecord: "tcp", UdpRecord: "udp"}
+
+
+def refusal(record: HttpRecord | TcpRecord) -> str:
+    """HAProxy's line for a connection that came to nothing: `client:port [date] frontend: reason`."""
+    return f"{record.client}:{record.client_port} [{clf_date(record.began)}] {record.frontend}: {printable(record.why)}"

@@ -1,0 +1,446 @@
+"""Prometheus metrics under the names and labels of HAProxy's exporter, and a few of our own (`pybalancer_…`).
+
+Text format 0.0.4. Written by hand: prometheus_client keeps an object for each sample and takes several times as long
+for thousands of servers. What HAProxy has and pybalancer does not (TLS, compression, cache, …) is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
+from typing import Any, Literal, NamedTuple
+
+from balancer.observe.snapshot import BackendRow, FrontendRow, ServerRow, Snapshot
+
+__all__ = ["CONTENT_TYPE", "pieces", "render"]
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_CODES = ("1xx", "2xx", "3xx", "4xx", "5xx", "other")
+# All of HAProxy's, in its order; those that no check of ours ends with stay 0.
+_CHECK_STATES = (
+    "HANA", "SOCKERR", "L4OK", "L4TOUT", "L4CON", "L6OK", "L6TOUT", "L6RSP", "L7TOUT", "L7RSP", "L7OK", "L7OKC",
+    "L7STS", "PROCERR", "PROCTOUT", "PROCOK",
+)  # fmt: skip
+_SERVER_STATES = ("DOWN", "UP", "MAINT", "DRAIN", "NOLB")
+
+# Bucket i of a histogram counts durations below 2**i us. From 0.128 ms, about what a connection on the same switch
+# takes, to 33.6 s, above the usual timeouts.
+_EDGES = range(7, 26)
+
+Row = FrontendRow | BackendRow | ServerRow
+Value = Callable[[Any], float | int | str]
+Samples = Callable[[str, str, Any], Iterable[str]]
+
+
+class _Family(NamedTuple):
+    """A metric of a kind of row. `samples(name, labels, row)` gives its lines; `labels` lacks the closing brace."""
+
+    name: str
+    type: Literal["counter", "gauge", "histogram"]
+    help: str
+    samples: Samples
+    applies: Callable[[Any], bool] = lambda _: True
+
+
+def _escape(value: str) -> str:
+    return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
+
+
+def _plain(value: Value) -> Samples:
+    return lambda name, labels, row: (f"{name}{labels}}} {value(row)}\n",)
+
+
+def _counter(name: str, key: str, help_: str, **more: Any) -> _Family:
+    return _Family(name, "counter", help_, _plain(lambda row: row.counters[key]), **more)
+
+
+def _gauge(name: str, value: Value | str, help_: str, **more: Any) -> _Family:
+    read: Value = (lambda row: row.counters[value]) if isinstance(value, str) else value
+    return _Family(name, "gauge", help_, _plain(read), **more)
+
+
+def _states(name: str, states: Sequence[str], current: Callable[[Any], str], help_: str, **more: Any) -> _Family:
+    """One series per state, 1 for the one that holds."""
+
+    def samples(name: str, labels: str, row: Any) -> Iterable[str]:
+        now = current(row)
+        return [f'{name}{labels},state="{state}"}} {int(state == now)}\n' for state in states]
+
+    return _Family(name, "gauge", help_, samples, **more)
+
+
+def _aggregate(name: str, help_: str) -> _Family:
+    """One series per state, with the number of servers in it."""
+
+    def samples(name: str, labels: str, row: BackendRow) -> Iterable[str]:
+        found = [server.label for server in row.servers]
+        return [f'{name}{labels},state="{state}"}} {found.count(state)}\n' for state in _SERVER_STATES]  # type: ignore[arg-type]
+
+    return _Family(name, "gauge", help_, samples)
+
+
+def _responses(name: str, labels: str, row: Row) -> Iterable[str]:
+    counters = row.counters
+    return [f'{name}{labels},code="{code}"}} {counters[f"hrsp_{code}"]}\n' for code in _CODES]
+
+
+def _histogram(name: str, which: str, total: str, help_: str, **more: Any) -> _Family:
+    """`le` are the buckets' upper bounds in seconds; `total` names the counter with the sum of microseconds."""
+
+    def samples(name: str, labels: str, row: BackendRow) -> Iterable[str]:
+        below = list(accumulate(row.histograms[which]))
+        for edge in _EDGES:
+            yield f'{name}_bucket{labels},le="{_seconds(2**edge)}"}} {below[edge]}\n'
+        yield f'{name}_bucket{labels},le="+Inf"}} {below[-1]}\n'
+        yield f"{name}_sum{labels}}} {_seconds(row.counters[total])}\n"
+        yield f"{name}_count{labels}}} {below[-1]}\n"
+
+    return _Family(name, "histogram", help_, samples, **more)
+
+
+def _seconds(microseconds: float) -> str:
+    return f"{microseconds * 1e-6:.6f}".rstrip("0").rstrip(".")
+
+
+def _is_http(row: FrontendRow | BackendRow) -> bool:
+    return row.entry.mode == "http"
+
+
+def _is_udp(row: FrontendRow) -> bool:
+    return row.entry.mode == "udp"
+
+
+def _is_checked(row: ServerRow) -> bool:
+    return row.entry.is_checked
+
+
+def _last_session(row: BackendRow | ServerRow, now: float) -> int:
+    last = row.counters["lastsess"]
+    return max(int(now) - last, 0) if last else -1
+
+
+def _current_session_rate(prefix: str) -> tuple[_Family, _Family]:
+    return (
+        _gauge(
+            f"{prefix}_current_session_rate",
+            lambda row: row.rate.sessions,
+            "Number of sessions per second over the last elapsed second.",
+        ),
+        _gauge(
+            f"{prefix}_max_session_rate",
+            lambda row: row.rate.sessions_max,
+            "Highest value of sessions per second observed since the control process started.",
+        ),
+    )
+
+
+def _common(prefix: str) -> list[_Family]:
+    return [
+        _gauge(f"{prefix}_current_sessions", "scur", "Number of current sessions."),
+        _gauge(f"{prefix}_max_sessions", "smax", "Highest value of current sessions encountered since start."),
+        _counter(f"{prefix}_sessions_total", "stot", "Total number of sessions since start."),
+        _counter(f"{prefix}_bytes_in_total", "bin", "Total number of request bytes since start."),
+        _counter(f"{prefix}_bytes_out_total", "bout", "Total number of response bytes since start."),
+        _counter(f"{prefix}_responses_denied_total", "dresp", "Total number of denied responses since start."),
+        _counter(f"{prefix}_internal_errors_total", "eint", "Total number of internal errors since start."),
+        *_current_session_rate(prefix),
+    ]
+
+
+def _served(prefix: str) -> list[_Family]:
+    """What backends and servers have in common."""
+    families = [
+        *_common(prefix),
+        _gauge(f"{prefix}_current_queue", "qcur", "Number of current queued connections."),
+        _gauge(f"{prefix}_max_queue", "qmax", "Highest value of queued connections encountered since start."),
+        _counter(f"{prefix}_connection_errors_total", "econ", "Total number of failed connections to servers."),
+        _counter(f"{prefix}_response_errors_total", "eresp", "Total number of invalid responses."),
+        _counter(f"{prefix}_retry_warnings_total", "wretr", "Total number of server connection retries."),
+        _counter(f"{prefix}_redispatch_warnings_total", "wredis", "Total number of redispatches to another server."),
+        _counter(f"{prefix}_client_aborts_total", "cli_abrt", "Total number of transfers aborted by the client."),
+        _counter(f"{prefix}_server_aborts_total", "srv_abrt", "Total number of transfers aborted by the server."),
+        _counter(f"{prefix}_loadbalanced_total", "lbtot", "Total number of times it was chosen by load balancing."),
+        _counter(f"{prefix}_connection_attempts_total", "connect", "Total number of connections tried to servers."),
+        _counter(f"{prefix}_connection_reuses_total", "reuse", "Total number of reused server connections."),
+    ]
+    for phase, words in (
+        ("queue", "spent in the queue"),
+        ("connect", "waiting for a connection to complete"),
+        ("response", "waiting for a server's response"),
+        ("total", "from request to end of response"),
+    ):
+        families += [
+            _gauge(
+                f"{prefix}_{phase}_time_average_seconds",
+                _average(phase),
+                f"Average time {words} for about the last 1024 sessions.",
+            ),
+            _gauge(
+                f"{prefix}_max_{phase}_time_seconds",
+                _maximum(f"{phase[0]}time_max"),
+                f"Maximum observed time {words}.",
+            ),
+        ]
+    return families
+
+
+def _average(phase: str) -> Value:
+    return lambda row: _seconds(getattr(row.rate, f"{phase}_time") * 1e6)
+
+
+def _maximum(key: str) -> Value:
+    return lambda row: _seconds(row.counters[key])
+
+
+_FRONTEND = [
+    *_common("haproxy_frontend"),
+    _gauge("haproxy_frontend_limit_sessions", lambda row: row.entry.limit, "The frontend's maxconn."),
+    _counter("haproxy_frontend_requests_denied_total", "dreq", "Total number of denied requests."),
+    _counter("haproxy_frontend_request_errors_total", "ereq", "Total number of invalid requests."),
+    _states(
+        "haproxy_frontend_status",
+        ("DOWN", "UP"),
+        lambda row: "DOWN" if row.status == "STOP" else "UP",
+        "Current status of the service, per state label value.",
+    ),
+    _gauge(
+        "haproxy_frontend_connections_rate_max",
+        lambda row: row.rate.connections_max,
+        "Highest value of connections per second observed since the control process started.",
+    ),
+    _counter("haproxy_frontend_connections_total", "conn_tot", "Total number of new connections accepted."),
+    _counter("haproxy_frontend_denied_connections_total", "dcon", "Total number of connections denied."),
+    _counter("haproxy_frontend_denied_sessions_total", "dses", "Total number of sessions denied."),
+    _Family(
+        "haproxy_frontend_http_responses_total", "counter", "Total number of HTTP responses.", _responses, _is_http
+    ),
+    _gauge(
+        "haproxy_frontend_http_requests_rate_max",
+        lambda row: row.rate.requests_max,
+        "Highest value of HTTP requests per second observed since the control process started.",
+        applies=_is_http,
+    ),
+    _counter("haproxy_frontend_http_requests_total", "req_tot", "Total number of HTTP requests.", applies=_is_http),
+    _counter(
+        "haproxy_frontend_intercepted_requests_total",
+        "intercepted",
+        "Total number of HTTP requests answered by the balancer itself.",
+        applies=_is_http,
+    ),
+    _counter(
+        "pybalancer_frontend_udp_dropped_total",
+        "udp_dropped",
+        "Datagrams dropped: malformed, or no room to remember them.",
+        applies=_is_udp,
+    ),
+    _counter("pybalancer_frontend_udp_late_total", "udp_late", "Answers that came too late or twice.", applies=_is_udp),
+    _counter(
+        "pybalancer_frontend_udp_forged_total",
+        "udp_forged",
+        "Answers with a wrong id or question.",
+        applies=_is_udp,
+    ),
+]
+
+_BACKEND = [
+    *_served("haproxy_backend"),
+    _counter("haproxy_backend_requests_denied_total", "dreq", "Total number of denied requests."),
+    _states(
+        "haproxy_backend_status",
+        ("DOWN", "UP"),
+        lambda row: row.status,
+        "Current status of the service, per state label value.",
+    ),
+    _gauge("haproxy_backend_weight", lambda row: row.weight, "Sum of the weights of the servers in use."),
+    _gauge(
+        "haproxy_backend_uweight",
+        lambda row: sum(server.entry.weight for server in row.servers if not server.entry.backup),
+        "Sum of the configured weights of the active servers.",
+    ),
+    _gauge("haproxy_backend_active_servers", lambda row: row.active, "Active UP servers with a non-zero weight."),
+    _gauge("haproxy_backend_backup_servers", lambda row: row.backup, "Backup UP servers with a non-zero weight."),
+    _Family(
+        "haproxy_backend_check_up_down_total",
+        "counter",
+        "Total number of UP to DOWN transitions since the control process started.",
+        _plain(lambda row: row.downs),
+    ),
+    _gauge(
+        "haproxy_backend_check_last_change_seconds",
+        lambda row: int(row.since),
+        "How long ago the last state change was, in seconds.",
+    ),
+    _Family(
+        "haproxy_backend_downtime_seconds_total",
+        "counter",
+        "Total time spent in DOWN state since the control process started.",
+        _plain(lambda row: int(row.downtime)),
+    ),
+    _Family("haproxy_backend_http_responses_total", "counter", "Total number of HTTP responses.", _responses, _is_http),
+    _counter("haproxy_backend_http_requests_total", "req_tot", "Total number of HTTP requests.", applies=_is_http),
+    _aggregate("haproxy_backend_agg_server_status", "Number of servers in each status."),
+    _histogram(
+        "pybalancer_backend_connect_seconds", "connect", "ctime", "Time waiting for a server connection to complete."
+    ),
+    _histogram(
+        "pybalancer_backend_response_seconds",
+        "response",
+        "rtime",
+        "Time from the request sent to the head of the response.",
+    ),
+    _histogram("pybalancer_backend_total_seconds", "total", "ttime", "Time from request to end of response."),
+]
+
+_SERVER = [
+    *_served("haproxy_server"),
+    _states(
+        "haproxy_server_status",
+        _SERVER_STATES,
+        lambda row: row.label,
+        "Current status of the service, per state label value.",
+    ),
+    _gauge("haproxy_server_weight", lambda row: row.state.weight, "The server's effective weight."),
+    _gauge("haproxy_server_uweight", lambda row: row.entry.weight, "The server's configured weight."),
+    _gauge("haproxy_server_active", lambda row: int(not row.entry.backup), "1 if the server is active."),
+    _gauge("haproxy_server_backup", lambda row: int(row.entry.backup), "1 if the server is a backup."),
+    _states(
+        "haproxy_server_check_status",
+        _CHECK_STATES,
+        lambda row: row.check.code if row.check else "",
+        "Status of the last health check, per state label value.",
+        applies=_is_checked,
+    ),
+    _gauge(
+        "haproxy_server_check_code",
+        lambda row: row.check.status or 0 if row.check else 0,
+        "Layer 5-7 code, if available, of the last health check.",
+        applies=_is_checked,
+    ),
+    _gauge(
+        "haproxy_server_check_duration_seconds",
+        lambda row: _seconds(row.check.duration * 1e6) if row.check else 0,
+        "Total duration of the latest health check, in seconds.",
+        applies=_is_checked,
+    ),
+    _Family(
+        "haproxy_server_check_failures_total",
+        "counter",
+        "Total number of failed health checks.",
+        _plain(lambda row: row.state.check_failures),
+        _is_checked,
+    ),
+    _Family(
+        "haproxy_server_check_up_down_total",
+        "counter",
+        "Total number of UP to DOWN transitions.",
+        _plain(lambda row: row.state.downs),
+        _is_checked,
+    ),
+    _gauge(
+        "haproxy_server_check_last_change_seconds",
+        lambda row: int(row.since),
+        "How long ago the last state change was, in seconds.",
+    ),
+    _Family(
+        "haproxy_server_downtime_seconds_total",
+        "counter",
+        "Total time spent in DOWN state.",
+        _plain(lambda row: int(row.downtime)),
+    ),
+    _gauge("haproxy_server_idle_connections_current", "srv_icur", "Idle connections available for reuse."),
+]
+_SERVER_HTTP = [
+    _Family("haproxy_server_http_responses_total", "counter", "Total number of HTTP responses.", _responses),
+    _counter("haproxy_server_http_requests_total", "req_tot", "Total number of HTTP requests."),
+]
+
+# Lines put together before they are handed on: some 100 KiB.
+_LINES = 1024
+
+
+def pieces(snapshot: Snapshot) -> Generator[str, None, None]:
+    """The exposition in pieces of some 100 KiB, so that a caller can do other things in between."""
+    lines: list[str] = []
+    for line in _lines(snapshot):
+        lines.append(line)
+        if len(lines) >= _LINES:
+            yield "".join(lines)
+            lines.clear()
+    yield "".join(lines)
+
+
+def render(snapshot: Snapshot) -> bytes:
+    """The whole exposition."""
+    return "".join(_lines(snapshot)).encode("utf-8", "replace")
+
+
+def _lines(snapshot: Snapshot) -> Iterator[str]:
+    yield from _process(snapshot)
+    now = snapshot.now
+    frontends = [(f'{{proxy="{row.name}"', row) for row in snapshot.frontends]
+    backends = [(f'{{proxy="{row.name}"', row) for row in snapshot.backends]
+    servers = [
+        (f'{{proxy="{backend.name}",server="{row.name}"', row, _is_http(backend))
+        for backend in snapshot.backends
+        for row in backend.servers
+    ]
+    all_servers = [(labels, row) for labels, row, _ in servers]
+    yield from _families(_FRONTEND, frontends)
+    yield from _families([*_BACKEND, _last_sessions("haproxy_backend", now)], backends)
+    yield from _families([*_SERVER, _last_sessions("haproxy_server", now)], all_servers)
+    yield from _families(_SERVER_HTTP, [(labels, row) for labels, row, is_http in servers if is_http])
+
+
+def _families(families: Iterable[_Family], rows: Sequence[tuple[str, Row]]) -> Iterator[str]:
+    for name, type_, help_, samples, applies in families:
+        concerned = [labelled for labelled in rows if applies(labelled[1])]
+        if concerned:
+            yield f"# HELP {name} {help_}\n# TYPE {name} {type_}\n"
+            for labels, row in concerned:
+                yield from samples(name, labels, row)
+
+
+def _last_sessions(prefix: str, now: float) -> _Family:
+    return _gauge(
+        f"{prefix}_last_session_seconds",
+        lambda row: _last_session(row, now),
+        "How long ago some traffic was seen, in seconds; -1 if never.",
+    )
+
+
+def _process(snapshot: Snapshot) -> Iterator[str]:
+    process, counters, rate = snapshot.process, snapshot.counters, snapshot.rate
+    gauges: Mapping[str, tuple[str, float | int]] = {
+        "nbproc": ("Number of worker processes.", process.workers),
+        "uptime_seconds": ("How long ago the daemon was started, in seconds.", int(snapshot.uptime)),
+        "start_time_seconds": ("Start time in seconds.", int(process.started)),
+        "max_connections": ("Limit on the number of client connections.", process.maxconn),
+        "current_connections": ("Current number of client connections.", counters["scur"]),
+        "current_connection_rate": ("Connections accepted over the last second.", rate.connections),
+        "max_connection_rate": ("Highest number of connections accepted in a second.", rate.connections_max),
+        "current_session_rate": ("Sessions created over the last second.", rate.sessions),
+        "max_session_rate": ("Highest number of sessions created in a second.", rate.sessions_max),
+        "stopping": ("1 if the daemon is stopping, otherwise zero.", int(process.stopping)),
+    }
+    totals: Mapping[str, tuple[str, int]] = {
+        "connections_total": ("Total number of client connections.", counters["conn_tot"]),
+        "requests_total": ("Total number of requests and queries.", snapshot.requests),
+        "bytes_out_total": ("Total number of bytes sent to clients.", snapshot.bytes_out),
+        "dropped_logs_total": ("Total number of log records dropped.", counters["log_dropped"]),
+    }
+    for name, (help_, value) in gauges.items():
+        yield _process_family(name, "gauge", help_, f" {value}")
+    for name, (help_, value) in totals.items():
+        yield _process_family(name, "counter", help_, f" {value}")
+    for name, label, text in (
+        ("build_info", "version", process.version),
+        ("node", "node", process.node),
+        ("description", "desc", process.description),
+    ):
+        yield _process_family(name, "gauge", f"The {label} as a label.", f'{{{label}="{_escape(text)}"}} 1')
+
+
+def _process_family(name: str, type_: str, help_: str, sample: str) -> str:
+    full = f"haproxy_process_{name}"
+    return f"# HELP {full} {help_}\n# TYPE {full} {type_}\n{full}{sample}\n"

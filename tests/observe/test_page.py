@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from balancer.observe import page
+from balancer.observe.snapshot import LastCheck
+from balancer.pool.orders import Condition, ServerState
+
+NOW = 1_795_392_514.0
+VOID = {"meta", "link"}
+
+
+class Tree(HTMLParser):
+    """Rows of cells (text and title), and whatever is not well-formed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.rows: list[list[tuple[str, str]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append(("", dict(attrs).get("title") or ""))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.rows and {"td", "th"} & set(self.open):
+            text, title = self.rows[-1][-1]
+            self.rows[-1][-1] = (text + data, title)
+
+    def row(self, name: str) -> list[str]:
+        (found,) = [row for row in self.rows if row[0][0].startswith(name)]
+        return [text.strip() for text, _ in found]
+
+
+def read(text: str) -> Tree:
+    tree = Tree()
+    tree.feed(text)
+    tree.close()
+    assert tree.open == []
+    return tree
+
+
+def test_the_table_is_haproxys(house) -> None:
+    tree = read(page.render(house.look(), realm="HAProxy Statistics"))
+    heads = next(row for row in tree.rows if row[0][0] == "Name" and row[1][0] == "Queue")
+    assert [text for text, _ in heads] == [
+        "Name", "Queue", "Session rate", "Sessions", "Bytes", "Denied", "Errors", "Warnings", "Server",
+    ]  # fmt: skip
+    columns = tree.rows[tree.rows.index(heads) + 1]
+    assert [text for text, _ in columns] == [
+        "Cur", "Max", "Limit", "Cur", "Max", "Limit", "Cur", "Max", "Limit", "Total", "LbTot", "Last", "In", "Out",
+        "Req", "Resp", "Req", "Conn", "Resp", "Retr", "Redis",
+        "Status", "LastChk", "Wght", "Act", "Bck", "Chk", "Dwn", "Dwntme",
+    ]  # fmt: skip
+    widths = {len(row) for row in tree.rows[tree.rows.index(heads) + 2 :] if row[0][0] != "Name" and row[0][0] != "Cur"}
+    assert widths == {len(columns) + 1}
+
+
+def test_a_server_says_all_about_itself(house) -> None:
+    tree = read(page.render(house.look(), realm="r"))
+    assert tree.row("down")[22:] == ["DOWN 30s", "L4CON in 0ms", "1/1", "Y", "-", "5", "2", "40s"]
+    up = tree.row("up")
+    assert up[7:13] == ["5", "6", "-", "5\u202f000", "4\u202f000", "2s"]
+    assert up[13:15] == ["9.8 K", "1.9 M"]
+    assert up[22:27] == ["UP 1m30s", "L7OK/200 in 3ms", "3/3", "Y", "-"]
+    assert tree.row("one")[22:24] == ["UP 1/3 0s", "INI"]
+    assert tree.row("ns")[22:] == ["DRAIN 5s", "", "1/1", "Y", "-", "", "", ""]
+
+
+def test_a_frontend_shows_where_it_listens_and_that_it_is_full(house) -> None:
+    tree = read(page.render(house.look(), realm="r"))
+    web, tls = tree.row("web"), tree.row("tls")
+    assert web[1] == "http 192.0.2.1:80, [2001:db8::1]:80 → app"
+    assert (web[-1], tls[-1]) == ("OPEN", "FULL")
+
+
+def test_the_head_tells_who_it_is(house) -> None:
+    text = page.render(house.look(), realm="HAProxy Statistics", refresh=5.0)
+    for words in (
+        "Nodo Master",
+        "director",
+        "pid 4711",
+        "up 1h",
+        "pybalancer 0.1.0",
+        "HAProxy Statistics",
+        "every 5 s",
+    ):
+        assert words in text
+
+
+def test_it_loads_and_runs_nothing(house) -> None:
+    tree = read(page.render(house.look(), realm="r", refresh=1.0))
+    assert not {"script", "img", "iframe", "object", "form"} & {tag for tag, _ in tree.tags}
+    links = [attrs[name] or "" for _, attrs in tree.tags for name in ("href", "src") if name in attrs]
+    assert links and all(link.startswith(("#", "data:")) for link in links)
+    assert not [name for _, attrs in tree.tags for name in attrs if name.startswith("on")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<script>alert(1)</script>",
+        '"><img src=x onerror=alert(1)>',
+        "' onmouseover='alert(1)",
+        "</td></table><h1>mine",
+        "{{ 7 * 7 }}{% raw %}",
+        "&lt;b&gt;",
+        "caf\xe9 \xff \u202e",
+    ],
+)
+def test_nothing_that_was_said_becomes_markup(house, make_house, text: str) -> None:
+    calm = read(page.render(house.look(), realm="r"))
+    house.set(
+        "app", "down", ServerState(Condition.DOWN), LastCheck("L7STS", "Layer7 wrong status", 500, text, 0.1, NOW)
+    )
+    house.process = house.process._replace(description=text, node=text)
+    tree = read(page.render(house.look(), realm=text))
+    assert [tag for tag, _ in tree.tags] == [tag for tag, _ in calm.tags]
+    assert [sorted(attrs) for _, attrs in tree.tags] == [sorted(attrs) for _, attrs in calm.tags]
+    titles = [title for row in tree.rows for _, title in row]
+    assert f"Layer7 wrong status: {text} (0s ago)" in titles
+
+
+def test_a_nul_in_a_checks_answer_stays_text(house) -> None:
+    house.set(
+        "app", "down", ServerState(Condition.DOWN), LastCheck("L7RSP", "Layer7 invalid response", None, "a\0<b", 0, NOW)
+    )
+    assert "a\0&lt;b" in page.render(house.look(), realm="r")
+
+
+def test_pieces_make_the_whole(house) -> None:
+    assert "".join(page.pieces(house.look(), realm="r")) == page.render(house.look(), realm="r")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0s"), (59.9, "59s"), (60, "1m"), (61, "1m1s"), (3600, "1h"), (7260, "2h1m"), (86400 * 3 + 4 * 3600, "3d4h"),
+     (-5, "0s")],
+)  # fmt: skip
+def test_durations_have_their_two_largest_units(house, seconds: float, text: str) -> None:
+    house.process = house.process._replace(started=NOW - seconds)
+    assert f"· up {text} ·" in page.render(house.look(), realm="r")
+
+
+@pytest.mark.parametrize(
+    ("octets", "text"),
+    [(0, "0"), (999, "999"), (1000, "1.0 K"), (1536, "1.5 K"), (200 * 1024, "200 K"), (5 << 30, "5.0 G"),
+     (1 << 62, "4096 P")],
+)  # fmt: skip
+def test_octets_are_short(house, octets: int, text: str) -> None:
+    house.count("frontend", "web", bin=octets)
+    row = read(page.render(house.look(), realm="r")).row("web")
+    assert re.sub(r"\s+", " ", row[9]) == text
