@@ -1,0 +1,145 @@
+"""The clients: wrk and dnsperf for requests, sockets of our own for idle connections and one big body."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from rig import BenchError, Rig, find_tool
+from servers import DNS_NAME
+
+__all__ = ["CLIENTS", "Load", "Tally", "download", "idle_connections", "parse_dnsperf", "parse_wrk"]
+
+CLIENTS = 32
+OUTSTANDING_QUERIES = 100
+# What a load may take beyond its own duration before it counts as hung.
+GRACE = 15.0
+
+# One line of JSON at the end; status errors are answers other than 2xx and 3xx.
+WRK_REPORT = """\
+done = function(summary, latency, requests)
+  local e = summary.errors
+  io.write(string.format(
+    '\\n{"requests": %d, "microseconds": %d, "p50": %d, "p99": %d, ' ..
+    '"connect": %d, "read": %d, "write": %d, "status": %d, "timeout": %d}\\n',
+    summary.requests, summary.duration, latency:percentile(50), latency:percentile(99),
+    e.connect, e.read, e.write, e.status, e.timeout))
+end
+"""
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What a load got done."""
+
+    requests: int
+    failed: int
+    seconds: float
+    p50_us: float
+    p99_us: float | None = None
+
+
+def parse_wrk(text: str) -> Tally:
+    """From the JSON line of WRK_REPORT. wrk counts a response as a request done whatever its status."""
+    lines = [line for line in text.splitlines() if line.startswith("{")]
+    if len(lines) != 1:
+        raise BenchError("wrk printed no report")
+    report = json.loads(lines[0])
+    failed = sum(report[kind] for kind in ("connect", "read", "write", "status", "timeout"))
+    return Tally(
+        requests=report["requests"] - report["status"],
+        failed=failed,
+        seconds=report["microseconds"] / 1e6,
+        p50_us=report["p50"],
+        p99_us=report["p99"],
+    )
+
+
+def parse_dnsperf(text: str) -> Tally:
+    """From dnsperf's statistics. Lost queries and codes other than NOERROR have failed."""
+    completed = int(_find(r"Queries completed:\s+([0-9]+)", text))
+    codes = re.search(r"Response codes:\s+(.*)", text)
+    good = re.search(r"NOERROR ([0-9]+)", codes[1]) if codes else None
+    requests = int(good[1]) if good else 0
+    return Tally(
+        requests=requests,
+        failed=int(_find(r"Queries lost:\s+([0-9]+)", text)) + completed - requests,
+        seconds=float(_find(r"Run time \(s\):\s+([0-9.]+)", text)),
+        p50_us=float(_find(r"Average Latency \(s\):\s+([0-9.]+)", text)) * 1e6,
+    )
+
+
+def _find(pattern: str, text: str) -> str:
+    match = re.search(pattern, text)
+    if match is None:
+        raise BenchError(f"dnsperf printed no {pattern.partition(':')[0]!r}")
+    return match[1]
+
+
+class Load:
+    """The load programs, looked up once."""
+
+    def __init__(self, rig: Rig) -> None:
+        self._rig = rig
+        self._report = rig.write("report.lua", WRK_REPORT)
+        self._queries = rig.write("queries", f"{DNS_NAME} A\n")
+
+    def http(self, port: int, seconds: float, *, close: bool) -> Tally:
+        """32 clients over HTTP, none of which keeps a cookie; `close` gives each request a connection of its own."""
+        command = [find_tool("wrk"), "-t1", f"-c{CLIENTS}", f"-d{max(round(seconds), 1)}s", "--timeout", "10s"]
+        command += ["-s", str(self._report), f"http://127.0.0.1:{port}/"]
+        if close:
+            command[1:1] = ["-H", "Connection: close"]
+        return parse_wrk(self._rig.run(command, within=seconds + GRACE))
+
+    def dns(self, port: int, seconds: float) -> Tally:
+        """100 queries under way at any time, from 8 sockets."""
+        command = [find_tool("dnsperf"), "-s", "127.0.0.1", "-p", str(port), "-d", str(self._queries)]
+        command += ["-c", "8", "-T", "1", "-q", str(OUTSTANDING_QUERIES), "-l", f"{max(round(seconds), 1)}"]
+        return parse_dnsperf(self._rig.run(command, within=seconds + GRACE))
+
+
+@contextmanager
+def idle_connections(port: int, count: int) -> Iterator[None]:
+    """`count` keep-alive client connections that have each had one answer and now say nothing."""
+    with ExitStack() as stack:
+        for _ in range(count):
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5.0))
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n")
+            answer = b""
+            while not answer.endswith(b"\r\n\r\nhello"):
+                chunk = connection.recv(4096)
+                if not chunk:
+                    raise BenchError("an idle connection was closed before its answer was whole")
+                answer += chunk
+        yield
+
+
+def download(port: int, path: str, *, pause_every: int, pause: float, within: float) -> int:
+    """Read a body to its end and return its length; every `pause_every` octets the client stops reading for a while,
+    so that a balancer that buffers what it cannot pass on is seen to grow."""
+    deadline = time.monotonic() + within
+    room = memoryview(bytearray(1 << 20))
+    with socket.create_connection(("127.0.0.1", port), timeout=10.0) as connection:
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n".encode())
+        head = b""
+        while b"\r\n\r\n" not in head:
+            chunk = connection.recv(4096)
+            if not chunk:
+                return 0
+            head += chunk
+        length = len(head.partition(b"\r\n\r\n")[2])
+        next_pause = pause_every
+        while got := connection.recv_into(room):
+            length += got
+            if time.monotonic() > deadline:
+                raise BenchError(f"a body of {path}: not within {within:g} s")
+            if length >= next_pause:
+                next_pause += pause_every
+                time.sleep(pause)
+    return length

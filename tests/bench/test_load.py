@@ -1,0 +1,63 @@
+"""What the load programs print, as they print it."""
+
+from __future__ import annotations
+
+import load
+import pytest
+from load import Tally
+from rig import BenchError
+
+WRK = """\
+Running 1s test @ http://127.0.0.1:24524/
+  1 threads and 32 connections
+  Thread Stats   Avg      Stdev     Max   +/- Stdev
+    Latency   496.02us  111.38us   3.06ms   91.61%
+    Req/Sec    64.21k     2.08k   66.42k    80.00%
+  63868 requests in 1.00s, 13.40MB read
+Requests/sec:  63790.42
+
+{"requests": 63868, "microseconds": 1001217, "p50": 461, "p99": 752, "connect": 0, "read": 0, "write": 0, @errors@}
+"""
+DNSPERF = """\
+Statistics:
+
+  Queries sent:         83300
+  Queries completed:    83297 (100.00%)
+  Queries lost:         3 (0.00%)
+
+  Response codes:       NOERROR 83290 (99.99%), SERVFAIL 7 (0.01%)
+  Average packet size:  request 28, response 44
+  Run time (s):         1.000872
+  Queries per second:   83224.429098
+
+  Average Latency (s):  0.000993 (min 0.000041, max 0.004402)
+  Latency StdDev (s):   0.000137
+"""
+
+
+def test_wrk() -> None:
+    assert load.parse_wrk(WRK.replace("@errors@", '"status": 0, "timeout": 0')) == Tally(63868, 0, 1.001217, 461, 752)
+
+
+def test_wrk_counts_an_answer_of_503_among_its_requests_and_we_do_not() -> None:
+    tally = load.parse_wrk(WRK.replace("@errors@", '"status": 68, "timeout": 2'))
+    assert (tally.requests, tally.failed) == (63800, 70)
+
+
+def test_wrk_that_could_not_connect() -> None:
+    with pytest.raises(BenchError, match="no report"):
+        load.parse_wrk("unable to connect to 127.0.0.1:24524 Connection refused\n")
+
+
+def test_dnsperf_loses_what_is_lost_and_what_is_no_answer() -> None:
+    assert load.parse_dnsperf(DNSPERF) == Tally(83290, 10, 1.000872, 993)
+
+
+def test_dnsperf_without_any_answer() -> None:
+    text = DNSPERF.replace("83297 (", "0 (").replace("NOERROR 83290 (99.99%), SERVFAIL 7 (0.01%)", "")
+    assert load.parse_dnsperf(text).requests == 0
+
+
+def test_dnsperf_that_said_something_else() -> None:
+    with pytest.raises(BenchError, match="Queries completed"):
+        load.parse_dnsperf("Warning: failed to bind\n")
