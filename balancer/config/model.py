@@ -7,12 +7,43 @@ text in `pybalancer schema`. Durations are seconds (float) and sizes octets (int
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
-from balancer.addr import Address
-from balancer.config import units
+from balancer.config.kinds import (
+    ADDRESS_PATTERN,
+    CookieAttribute,
+    CookieValue,
+    Count,
+    DnsName,
+    DnsRcode,
+    DnsType,
+    Duration,
+    Endpoint,
+    FieldValue,
+    FileMode,
+    Interface,
+    InterfaceAddress,
+    IpAddress,
+    LogTarget,
+    Name,
+    Network,
+    Password,
+    Path,
+    Port,
+    Retries,
+    Size,
+    SocketPath,
+    StatusSet,
+    Text,
+    Token,
+    UrlPath,
+    UserName,
+    Weight,
+    Workers,
+)
+from balancer.config.values import OneOrMany, Short, Switch, Whole, Written
 
 __all__ = [
     "Authentication",
@@ -47,24 +78,6 @@ __all__ = [
     "VrrpInstance",
 ]
 
-Duration = Annotated[float, BeforeValidator(units.duration)]
-Size = Annotated[int, BeforeValidator(units.size)]
-FileMode = Annotated[int, BeforeValidator(units.file_mode)]
-Endpoint = Annotated[Address, BeforeValidator(units.endpoint)]
-Network = Annotated[str, BeforeValidator(units.network)]
-IpAddress = Annotated[str, BeforeValidator(units.ip_address)]
-# An RFC 9110 token: it stands in a header line as it is.
-Token = Annotated[str, StringConstraints(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$", max_length=256)]
-# RFC 6265 cookie-octet: no space, quote, comma, semicolon or backslash.
-CookieValue = Annotated[str, StringConstraints(pattern=r"^[!#-+\--:<-\[\]-~]+$", max_length=256)]
-# HAProxy's rule for proxy and server names; they end up in logs, CSV and metrics.
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]+$", max_length=128)]
-Text = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[^\x00\r\n]+$")]
-Count = Annotated[int, Field(ge=1)]
-# HAProxy's range of weights.
-Weight = Annotated[int, Field(ge=0, le=256)]
-Status = Annotated[int, Field(ge=100, le=599)]
-
 
 class Model(BaseModel):
     """Frozen, no unknown keys, no silent conversion (`port: "80"` is an error, not 80)."""
@@ -72,10 +85,6 @@ class Model(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, arbitrary_types_allowed=True
     )
-
-
-def _one_or_many(value: Any) -> Any:
-    return value if isinstance(value, (list, tuple)) else [value]
 
 
 class Balance(StrEnum):
@@ -93,7 +102,7 @@ class Balance(StrEnum):
 class Log(Model):
     """Where access and event records go, and what they look like."""
 
-    target: Annotated[str, BeforeValidator(units.log_target)] = "stdout"
+    target: LogTarget = "stdout"
     """syslog (the local /dev/log), stdout, udp://HOST:PORT, or none."""
     facility: Literal[
         "kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron", "authpriv", "ftp",
@@ -107,7 +116,8 @@ class Log(Model):
 class RuntimeSocket(Model):
     """The Unix socket for commands while running (HAProxy's `stats socket`)."""
 
-    path: Annotated[str, StringConstraints(pattern=r"^/[^\x00]+$", max_length=107)] = "/run/pybalancer/admin.sock"
+    path: SocketPath = "/run/pybalancer/admin.sock"
+    """Where the socket is made."""
     mode: FileMode = 0o660
     """Permission bits of the socket, in octal and quoted: "0660"."""
     level: Literal["user", "operator", "admin"] = "operator"
@@ -117,22 +127,38 @@ class RuntimeSocket(Model):
 class ErrorFiles(Model):
     """Files with the body (an HTML page) of the answers that pybalancer makes itself."""
 
-    e400: Text | None = Field(None, alias="400")
-    e401: Text | None = Field(None, alias="401")
-    e403: Text | None = Field(None, alias="403")
-    e404: Text | None = Field(None, alias="404")
-    e408: Text | None = Field(None, alias="408")
-    e413: Text | None = Field(None, alias="413")
-    e414: Text | None = Field(None, alias="414")
-    e417: Text | None = Field(None, alias="417")
-    e429: Text | None = Field(None, alias="429")
-    e431: Text | None = Field(None, alias="431")
-    e500: Text | None = Field(None, alias="500")
-    e501: Text | None = Field(None, alias="501")
-    e502: Text | None = Field(None, alias="502")
-    e503: Text | None = Field(None, alias="503")
-    e504: Text | None = Field(None, alias="504")
-    e505: Text | None = Field(None, alias="505")
+    e400: Path | None = Field(None, alias="400")
+    """The request could not be read."""
+    e401: Path | None = Field(None, alias="401")
+    """The statistics page wants a password."""
+    e403: Path | None = Field(None, alias="403")
+    """Forbidden."""
+    e404: Path | None = Field(None, alias="404")
+    """Not found."""
+    e408: Path | None = Field(None, alias="408")
+    """The client was too slow."""
+    e413: Path | None = Field(None, alias="413")
+    """The body is too large."""
+    e414: Path | None = Field(None, alias="414")
+    """The target is too long."""
+    e417: Path | None = Field(None, alias="417")
+    """The expectation cannot be met."""
+    e429: Path | None = Field(None, alias="429")
+    """Too many requests."""
+    e431: Path | None = Field(None, alias="431")
+    """The head is too large."""
+    e500: Path | None = Field(None, alias="500")
+    """An error of the balancer."""
+    e501: Path | None = Field(None, alias="501")
+    """The transfer coding is unknown."""
+    e502: Path | None = Field(None, alias="502")
+    """The server answered badly."""
+    e503: Path | None = Field(None, alias="503")
+    """No server is available."""
+    e504: Path | None = Field(None, alias="504")
+    """The server was too slow."""
+    e505: Path | None = Field(None, alias="505")
+    """The HTTP version is unknown."""
 
     @property
     def paths(self) -> dict[int, str]:
@@ -149,11 +175,12 @@ class Timeouts(Model):
     server: Duration | None = None
     """For a server that should send or read. Default 30s."""
     http_request: Duration | None = None
-    """For the whole head of a request, from its first octet (or from accept). Default 10s, or `client` when that is shorter."""
+    """For the whole head of a request, from its first octet (or from accept). Default 10s, or `client` if shorter."""
     http_keep_alive: Duration | None = None
     """For the next request on an idle client connection. Default 10s, or `client` when that is shorter."""
     tunnel: Duration | None = None
-    """For an idle tunnel (WebSocket) or TCP connection where it is given. Tunnels default to 1h, TCP to client and server."""
+    """For an idle tunnel (WebSocket), or TCP connection where it is given. Tunnels default to 1h, TCP to client and
+    server."""
     client_fin: Duration | None = None
     """For the client's data once the server has closed its side. Default `client`."""
     server_fin: Duration | None = None
@@ -164,15 +191,14 @@ class TcpKeepalive(Model):
     """Probes of the kernel on idle connections (tcp(7): TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT)."""
 
     idle: Duration = 60.0
+    """Without traffic before the first probe."""
     interval: Duration = 10.0
-    count: Annotated[int, Field(ge=1, le=127)] = 5
+    """Between probes."""
+    count: Annotated[int, Whole(1, 127)] = 5
+    """Probes without an answer after which the connection is dead."""
 
 
-def _keepalive(value: Any) -> Any:
-    return {True: {}, False: None}[value] if isinstance(value, bool) else value
-
-
-Keepalive = Annotated[TcpKeepalive | None, BeforeValidator(_keepalive)]
+Keepalive = Annotated[TcpKeepalive | None, Switch()]
 
 
 class Global(Model):
@@ -181,15 +207,18 @@ class Global(Model):
     user: Text | None = None
     """Workers and control drop to this user when started as root."""
     group: Text | None = None
-    workers: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = "auto"
+    """Workers and control drop to this group when started as root. Default: the user's own."""
+    workers: Workers = "auto"
     """Worker processes; auto is one per core."""
     maxconn: Count = 20000
     """Client connections of all workers together; past it new ones wait in the kernel's backlog."""
     log: Log = Log()
+    """Where records go."""
     runtime_socket: RuntimeSocket | None = None
+    """Commands while running. Without this key there is no such socket."""
     hard_stop_after: Duration = 30.0
     """After SIGTERM, how long connections in flight may still last."""
-    backlog: Annotated[int, Field(ge=1, le=65535)] = 4096
+    backlog: Annotated[int, Whole(1, 65535)] = 4096
     """Connections that the kernel holds for us until they are accepted (listen(2))."""
     max_header_size: Size = 65536
     """Octets of a request's or response's head; more is answered 431 or 502."""
@@ -203,12 +232,15 @@ class Defaults(Model):
     """What frontends and backends take where they say nothing themselves."""
 
     timeout: Timeouts = Timeouts()
-    retries: Annotated[int, Field(ge=0, le=100)] = 3
+    """How long to wait."""
+    retries: Retries = 3
+    """Further attempts to connect after the first."""
     redispatch: bool = True
     """Whether a retry may go to another server."""
     maxconn: Count | None = None
     """Per frontend; none means only `global.maxconn` holds."""
     error_files: ErrorFiles = ErrorFiles()
+    """Pages in place of the built-in ones."""
     tcp_keepalive: Keepalive = None
     """true or {idle, interval, count}; on client and server connections."""
     dontlognull: bool = True
@@ -219,35 +251,35 @@ class Bind(Model):
     """One listening address."""
 
     address: Endpoint
+    """HOST:PORT, [IPV6]:PORT, *:PORT (every IPv4 address) or /path/of.sock."""
     accept_proxy: bool = False
     """Expect the PROXY protocol (v1 or v2) at the start of each connection, and nothing else."""
     v4v6: bool = False
     """A bind to [::] takes IPv4 as well."""
-    interface: Annotated[str, StringConstraints(pattern=r"^[^\s/\x00]{1,15}$")] | None = None
+    interface: Interface | None = None
     """Only what arrives through this interface (SO_BINDTODEVICE)."""
     mode: FileMode | None = None
-    """Permission bits of a Unix socket, in octal and quoted: "0660"."""
+    """Permission bits of a Unix socket, in octal and quoted: "0660". Default "0666", everyone."""
 
 
-def _binds(value: Any) -> Any:
-    return tuple({"address": item} if isinstance(item, str) else item for item in _one_or_many(value))
-
-
-Binds = Annotated[tuple[Bind, ...], BeforeValidator(_binds), Field(min_length=1)]
+_BareBind = Short(
+    "address",
+    str,
+    "an address (HOST:PORT, [IPV6]:PORT, *:PORT or /path/of.sock) or a mapping",
+    {"type": "string", "pattern": ADDRESS_PATTERN},
+)
+Binds = Annotated[tuple[Annotated[Bind, _BareBind], ...], Field(min_length=1), OneOrMany()]
 
 
 class ForwardedFor(Model):
     """X-Forwarded-For (HAProxy's `option forwardfor`): a line of its own is added to each request."""
 
     header: Token = "X-Forwarded-For"
-    exclude: Annotated[tuple[Network, ...], BeforeValidator(_one_or_many)] = Field((), alias="except")
+    """Name of the header."""
+    exclude: Annotated[tuple[Network, ...], OneOrMany()] = Field((), alias="except")
     """Networks whose clients get no such line (they are proxies that added their own)."""
     if_none: bool = False
     """Only where the client sent none. Clients can then forge it."""
-
-
-def _forwarded_for(value: Any) -> Any:
-    return {True: {}, False: None}[value] if isinstance(value, bool) else value
 
 
 class Udp(Model):
@@ -259,7 +291,7 @@ class Udp(Model):
     timeout: Duration | None = None
     """dns: how long to wait for an answer before the query goes to another server (default 2s);
     generic: how long a flow lives without a datagram (default 30s)."""
-    responses: Annotated[int, Field(ge=0)] | None = None
+    responses: Annotated[int, Whole(0, 1_000_000_000)] | None = None
     """generic: a flow ends after this many answers (1 fits query protocols); none means only `timeout` ends it."""
     max_flows: Count = 65536
     """Clients (generic) or outstanding queries (dns) that a worker remembers at most."""
@@ -269,6 +301,7 @@ class Frontend(Model):
     """Where clients come in."""
 
     mode: Literal["tcp", "http", "udp"]
+    """tcp: connections are relayed as they are; http: each request is balanced; udp: datagrams."""
     bind: Binds
     """HOST:PORT, [IPV6]:PORT, *:PORT, /path/of.sock, or {address, accept_proxy, …}; one or a list."""
     engine: Literal["proxy", "kernel"] = "proxy"
@@ -276,23 +309,32 @@ class Frontend(Model):
     forwarding: Literal["nat", "masquerade"] = "nat"
     """engine kernel: nat keeps the client's address towards the server, masquerade does not."""
     default_backend: Name
+    """Name of the backend that serves it."""
     maxconn: Count | None = None
+    """Connections of this frontend, all workers together. Default `defaults.maxconn`."""
     timeout: Timeouts = Timeouts()
-    forwarded_for: Annotated[ForwardedFor | None, BeforeValidator(_forwarded_for)] = None
+    """client, client_fin, http_request and http_keep_alive are taken from here."""
+    forwarded_for: Annotated[ForwardedFor | None, Switch()] = None
     """true, or {header, except, if_none}: tell servers the client's address in X-Forwarded-For."""
     error_files: ErrorFiles = ErrorFiles()
+    """mode http: used in place of those in `defaults`, status by status."""
     tcp_keepalive: Keepalive = None
+    """true, false or {idle, interval, count}; on connections of clients. Default `defaults.tcp_keepalive`."""
     udp: Udp = Udp()
+    """mode udp: how datagrams are taken apart."""
     log: bool = True
     """false: no access records of this frontend."""
     dontlognull: bool | None = None
+    """No log line for connections that carried no octet. Default `defaults.dontlognull`."""
 
 
 class Cookie(Model):
     """Persistence by a cookie (HAProxy's `cookie NAME insert …`)."""
 
     name: Token
+    """The cookie's name."""
     mode: Literal["insert"] = "insert"
+    """insert: the balancer adds a cookie of its own to a response whose client has none that is valid."""
     indirect: bool = False
     """Strip our cookie from requests before the server sees them."""
     nocache: bool = False
@@ -302,12 +344,12 @@ class Cookie(Model):
     preserve: bool = False
     """Leave a cookie of the same name that the server set itself, and insert none."""
     httponly: bool = False
+    """Hide it from scripts (attribute HttpOnly)."""
     secure: bool = False
-    domain: Annotated[tuple[Token, ...], BeforeValidator(_one_or_many)] = ()
-    attr: Annotated[
-        tuple[Annotated[str, StringConstraints(pattern=r"^[\x20-:<-~]+$", max_length=256)], ...],
-        BeforeValidator(_one_or_many),
-    ] = ()
+    """Browsers send it over TLS only (attribute Secure)."""
+    domain: Annotated[tuple[Token, ...], OneOrMany()] = ()
+    """Domains that get it back (attribute Domain); one or a list."""
+    attr: Annotated[tuple[CookieAttribute, ...], OneOrMany()] = ()
     """Further attributes as they are to appear: "SameSite=Lax"."""
     maxidle: Duration | None = None
     """A cookie not used for longer is ignored."""
@@ -319,6 +361,7 @@ class CheckBase(Model):
     """What all checks share (HAProxy's inter, fastinter, downinter, rise, fall)."""
 
     interval: Duration = 2.0
+    """Between two checks of a server."""
     fast_interval: Duration | None = None
     """Between checks while the state is changing or not yet known. Default: `interval`, at most 1s."""
     down_interval: Duration | None = None
@@ -329,7 +372,7 @@ class CheckBase(Model):
     """Successes in a row that bring a server up (the very first check needs one)."""
     fall: Count = 3
     """Failures in a row that take a server down (the very first check needs one)."""
-    port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    port: Port | None = None
     """Check this port instead of the server's."""
     send_proxy: bool = False
     """Begin a tcp or http check with a PROXY protocol v1 header (LOCAL traffic of the balancer)."""
@@ -338,19 +381,23 @@ class CheckBase(Model):
 class NoCheck(Model):
     """No check: the server counts as up."""
 
+    model_config = ConfigDict(json_schema_extra={"required": ["type"]})
+
     type: Literal["none"] = "none"
+    """No check."""
 
 
 class TcpCheck(CheckBase):
     """The server accepts a TCP connection."""
 
     type: Literal["tcp"]
+    """A TCP connection."""
 
 
 class HttpExpect(Model):
     """What a good answer looks like."""
 
-    status: Annotated[str, BeforeValidator(units.status_set)] = "200-399"
+    status: StatusSet = "200-399"
     """Statuses and ranges: 200, "200-299", "200,204,301-303"."""
     text: Text | None = None
     """Text that the body must contain (within its first 64 KiB)."""
@@ -361,7 +408,8 @@ class HttpTls(Model):
 
     verify: bool = False
     """Whether the server's certificate must be valid for its name."""
-    ca_file: Text | None = None
+    ca_file: Path | None = None
+    """Who signs the servers' certificates, in PEM. Default: the system's authorities."""
     sni: Text | None = None
     """Server name to ask for. Default: the check's `host`, if it has one."""
 
@@ -370,13 +418,18 @@ class HttpCheck(CheckBase):
     """The server answers an HTTP request as expected (HAProxy's `option httpchk`)."""
 
     type: Literal["http"]
+    """An HTTP request."""
     method: Literal["OPTIONS", "GET", "HEAD", "POST", "PUT"] = "OPTIONS"
-    path: Annotated[str, StringConstraints(pattern=r"^(/[!-~]*|\*)$", max_length=8192)] = "/"
-    host: Annotated[str, StringConstraints(pattern=r"^[!-~]+$", max_length=256)] | None = None
+    """Method of the request."""
+    path: Annotated[str, Written(r"/[!-~]*|\*", "a path starts with / and has no spaces", 8192)] = "/"
+    """Target of the request."""
+    host: Annotated[str, Written(r"[!-~]+", "a host is printable ASCII without spaces", 256)] | None = None
     """Host header. Default: the server's address."""
-    headers: dict[Token, Text] = {}
+    headers: dict[Token, FieldValue] = {}
+    """Further headers, name to value."""
     expect: HttpExpect = HttpExpect()
-    tls: Annotated[HttpTls | None, BeforeValidator(_keepalive)] = None
+    """What a good answer looks like."""
+    tls: Annotated[HttpTls | None, Switch()] = None
     """true, or {verify, ca_file, sni}."""
 
 
@@ -384,13 +437,12 @@ class DnsCheck(CheckBase):
     """The server answers a DNS query over UDP."""
 
     type: Literal["dns"]
-    query: Annotated[str, BeforeValidator(units.dns_name)] = "."
+    """A DNS query."""
+    query: DnsName = "."
     """Name to ask for; choose one that the servers know without the Internet."""
-    qtype: Annotated[str, BeforeValidator(units.dns_type)] = "SOA"
-    rcodes: Annotated[tuple[Annotated[str, BeforeValidator(units.dns_rcode)], ...], BeforeValidator(_one_or_many)] = (
-        "NOERROR",
-        "NXDOMAIN",
-    )
+    qtype: DnsType = "SOA"
+    """Record type to ask for."""
+    rcodes: Annotated[tuple[DnsRcode, ...], Field(min_length=1), OneOrMany()] = ("NOERROR", "NXDOMAIN")
     """Response codes that count as success."""
 
 
@@ -401,25 +453,27 @@ class CheckOverride(Model):
     """What one server's check does differently from its backend's."""
 
     enabled: bool = True
+    """false: this server is not checked and counts as up."""
     address: IpAddress | None = None
-    port: Annotated[int, Field(ge=1, le=65535)] | None = None
-
-
-def _check_override(value: Any) -> Any:
-    return {"enabled": value} if isinstance(value, bool) else value
+    """Check this address instead of the server's."""
+    port: Port | None = None
+    """Check this port instead of the server's and of the backend's check."""
 
 
 class Server(Model):
     """One server of a backend."""
 
     address: Endpoint
+    """HOST:PORT, [IPV6]:PORT or /path/of.sock."""
     weight: Weight = 1
     """Share of the traffic; 0 drains: nothing new but clients that hold its cookie."""
     cookie: CookieValue | None = None
     """Its value in the persistence cookie."""
     backup: bool = False
     """Used only when no other server of the backend is up."""
-    check: Annotated[CheckOverride, BeforeValidator(_check_override)] = CheckOverride()
+    check: Annotated[
+        CheckOverride, Short("enabled", bool, "true, false or a mapping with address and port", {"type": "boolean"})
+    ] = CheckOverride()
     """false: no check; or {address, port}: check there."""
     send_proxy: Literal["v1", "v2"] | None = None
     """Begin each connection with a PROXY protocol header naming the client."""
@@ -432,41 +486,58 @@ class Server(Model):
 class Backend(Model):
     """Servers that share a task."""
 
-    balance: Balance = Balance.ROUNDROBIN
+    balance: Annotated[Balance, Field(strict=False)] = Balance.ROUNDROBIN
+    """roundrobin, leastconn, source (by client address), random (the less busy of two), first (one after the other),
+    uri (by request target), maglev (by client address, stable when servers change)."""
     hash_type: Literal["map-based", "consistent"] = "map-based"
-    """balance source and uri: map-based moves most clients when a server changes, consistent about 1/N (maglev always is)."""
+    """balance source and uri: map-based moves most clients when a server changes, consistent about 1/N (as maglev)."""
     servers: Annotated[dict[Name, Server], Field(min_length=1)]
+    """Name to server. The order counts for balance first and for backups."""
     check: Check = NoCheck()
+    """How to tell that a server is alive. Without it, servers always count as up."""
     cookie: Cookie | None = None
+    """mode http: clients stay with their server by a cookie."""
     redispatch: bool | None = None
-    retries: Annotated[int, Field(ge=0, le=100)] | None = None
+    """Whether a retry may go to another server. Default `defaults.redispatch`."""
+    retries: Retries | None = None
+    """Further attempts to connect after the first. Default `defaults.retries`."""
     timeout: Timeouts = Timeouts()
+    """connect, server, server_fin and tunnel are taken from here; udp frontends take none."""
     http_reuse: Literal["never", "safe", "always"] = "safe"
     """Idle server connections serve any client. never: each client its own; safe: a request that could not be
     sent again (not idempotent) begins on a connection that has just proved alive; always: without that care."""
-    pool_max_conn: Annotated[int, Field(ge=0)] = 256
+    pool_max_conn: Annotated[int, Whole(0, 1_000_000)] = 256
     """Idle connections kept per server and worker."""
     pool_purge_delay: Duration = 5.0
     """An idle server connection is closed after this time."""
     allbackups: bool = False
     """All backup servers share the traffic, not the first alone."""
     error_files: ErrorFiles = ErrorFiles()
+    """Used in place of those in `defaults`, status by status."""
     tcp_keepalive: Keepalive = None
+    """true, false or {idle, interval, count}; on connections to servers. Default `defaults.tcp_keepalive`."""
 
 
 class Stats(Model):
     """The statistics page and the metrics."""
 
     bind: Binds
-    uri: Annotated[str, StringConstraints(pattern=r"^/[!-~]*$", max_length=256)] = "/haproxy?stats"
-    realm: Annotated[str, StringConstraints(pattern=r"^[\x20!#-\[\]-~]*$", max_length=256)] = "HAProxy Statistics"
+    """HOST:PORT, [IPV6]:PORT, *:PORT, /path/of.sock, or {address, interface, …}; one or a list."""
+    uri: UrlPath = "/haproxy?stats"
+    """Path of the page."""
+    realm: Annotated[
+        str, Written(r"[\x20!#-\[\]-~]+", "a realm is printable ASCII without quotes and backslashes", 256)
+    ] = "HAProxy Statistics"
+    """What a browser shows when it asks for the password."""
     description: Text | None = None
+    """A line on top of the page."""
     refresh: Duration | None = None
-    users: dict[Annotated[str, StringConstraints(pattern=r"^[^:\x00-\x1f]+$")], str] = {}
+    """The page loads itself anew after this time."""
+    users: dict[UserName, Password] = {}
     """Name to password. None at all: the page is open to everyone."""
     admin: bool = False
     """Whether the page may change servers."""
-    metrics: Annotated[str, StringConstraints(pattern=r"^/[!-~]*$", max_length=256)] | None = "/metrics"
+    metrics: UrlPath | None = "/metrics"
     """Path of the Prometheus metrics."""
 
 
@@ -474,44 +545,57 @@ class Authentication(Model):
     """VRRPv2 simple text authentication (RFC 2338), for peers that ask for it."""
 
     type: Literal["none", "pass"]
-    password: Annotated[str, StringConstraints(min_length=1)] | None = None
+    """pass sends the password with each advertisement, readable by everyone on the network."""
+    password: Password | None = None
     """The first 8 octets are used."""
 
 
 class VrrpInstance(Model):
     """One virtual router (RFC 9568)."""
 
-    interface: Annotated[str, StringConstraints(pattern=r"^[^\s/\x00]{1,15}$")]
+    interface: Interface
+    """Where advertisements are sent and addresses are put."""
     state: Literal["MASTER", "BACKUP"] = "BACKUP"
-    virtual_router_id: Annotated[int, Field(ge=1, le=255)]
-    priority: Annotated[int, Field(ge=1, le=255)] = 100
+    """What to be until the first advertisements are exchanged."""
+    virtual_router_id: Annotated[int, Whole(1, 255)]
+    """The same on all directors, and no other virtual router of the network has it."""
+    priority: Annotated[int, Whole(1, 255)] = 100
+    """The highest becomes master; 255 for the owner of the addresses."""
     advert_int: Duration = 1.0
+    """Between a master's advertisements; the same on all directors."""
     authentication: Authentication | None = None
-    virtual_ipaddress: Annotated[tuple[Annotated[str, BeforeValidator(units.interface_address)], ...], Field(min_length=1)]
+    """Without this key there is none."""
+    virtual_ipaddress: Annotated[tuple[InterfaceAddress, ...], Field(min_length=1), OneOrMany()]
+    """Addresses held by the master, with or without prefix length; one or a list."""
 
 
 class Vrrp(Model):
     """Who holds the addresses."""
 
     instances: dict[Name, VrrpInstance] = {}
-    sync_groups: dict[Name, Annotated[tuple[Name, ...], Field(min_length=1)]] = {}
+    """Virtual routers, by name."""
+    sync_groups: dict[Name, Annotated[tuple[Name, ...], Field(min_length=1), OneOrMany()]] = {}
+    """Instances that change state together."""
 
 
 class Masquerade(Model):
     """Traffic of an inner network that leaves with this host's address."""
 
     source: Network
-    interface: Annotated[str, StringConstraints(pattern=r"^[^\s/\x00]{1,15}$")]
+    """The inner network."""
+    interface: Interface
+    """The interface through which its traffic leaves."""
 
 
 class Gateway(Model):
     """The inner network's way out."""
 
     masquerade: tuple[Masquerade, ...] = ()
+    """Networks to masquerade."""
 
 
 class Node(Model):
-    """Overrides of one host. Any part of the file may stand here; it was merged before this model was made."""
+    """What is different on the host of this name: any part of the file, merged before this model is made."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -520,16 +604,25 @@ class Config(Model):
     """A whole balancer.yaml, the overrides of this node merged in."""
 
     global_: Global = Field(Global(), alias="global")
+    """What holds for the whole daemon."""
     defaults: Defaults = Defaults()
+    """What frontends and backends take where they say nothing themselves."""
     frontends: dict[Name, Frontend] = {}
+    """Where clients come in, by name."""
     backends: dict[Name, Backend] = {}
+    """Groups of servers, by name."""
     stats: Stats | None = None
+    """The statistics page and the metrics. Without this key there are none."""
     vrrp: Vrrp = Vrrp()
+    """The addresses that move between directors."""
     gateway: Gateway = Gateway()
+    """The inner network's way out."""
     nodes: dict[Name, Node] = {}
+    """Host name to what is different there, merged over the rest (mappings key by key, all else replaced)."""
 
     @model_validator(mode="after")
-    def _something_to_do(self) -> Config:
-        if not self.frontends and not self.vrrp.instances and self.stats is None:
+    def _something_to_do(self, info: ValidationInfo) -> Config:
+        is_part = info.context is not None and info.context.get("part", False)
+        if not is_part and not self.frontends and not self.vrrp.instances and self.stats is None:
             raise ValueError("nothing to do: give at least one of frontends, vrrp.instances or stats")
         return self

@@ -1,23 +1,216 @@
-"""Little languages of single values. Each function takes what YAML gave and returns the value or raises ValueError
-saying what is allowed."""
+"""Little languages of single values: "5s", "64k", "0660", "200-299,301". Each function takes what YAML gave and
+returns the value, or raises ValueError that says what is allowed."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Any
+from typing import Any, Literal
+
+import dns.exception
+import dns.name
+import dns.rcode
+import dns.rdatatype
 
 from balancer.addr import Address, parse_address
+from balancer.config.words import did_you_mean, shown
 
-__all__ = ["duration", "endpoint", "size"]
+__all__ = [
+    "dns_name",
+    "dns_rcode",
+    "dns_type",
+    "duration",
+    "endpoint",
+    "file_mode",
+    "interface_address",
+    "ip_address",
+    "log_target",
+    "network",
+    "size",
+    "status_set",
+    "statuses",
+    "workers",
+]
 
 _DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)(us|ms|s|m|h|d)")
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+# HAProxy's bound for a cookie's maxlife, the longest time that anybody configures.
+_LONGEST = 3650 * 86400.0
+
+_SIZE = re.compile(r"([0-9]{1,10})([kmg]?)")
+_OCTETS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+_LARGEST = 1 << 30
+
+# Neither a zone nor a netmask in place of the prefix length.
+_NETWORK = re.compile(r"[0-9a-fA-F.:]{1,64}(?:/[0-9]{1,3})?")
+_MODE = re.compile(r"0?[0-7]{3}")
+_STATUSES = re.compile(r"([1-5][0-9]{2})(?:-([1-5][0-9]{2}))?")
+_MOST_WORKERS = 256
+# RFC 1035 section 2.3.4 allows 255 octets on the wire; escapes make the text longer, but not beyond this.
+_LONGEST_NAME = 1024
 
 
 def duration(value: Any) -> float:
     """`500ms`, `5s`, `1.5m` in seconds."""
     match = _DURATION.fullmatch(value) if isinstance(value, str) else None
     if match is None or float(match[1]) == 0:
-        raise ValueError(f"{value!r} is no duration; write a number with its unit (us, ms, s, m, h, d): 500ms, 5s, 1h")
-    return float(match[1]) * _SECONDS[match[2]]
+        raise ValueError(
+            f"{shown(value)} is no duration; write a number above 0 with its unit (us, ms, s, m, h, d): 500ms, 5s, 1h"
+        )
+    seconds = float(match[1]) * _SECONDS[match[2]]
+    if seconds > _LONGEST:
+        raise ValueError(f"{shown(value)} is too long; the longest duration is 3650d")
+    return seconds
+
+
+def size(value: Any) -> int:
+    """`64k`, `1m`, or a plain number, in octets; k, m and g count by 1024."""
+    match = _SIZE.fullmatch(value.lower()) if isinstance(value, str) else None
+    if match is not None:
+        octets = int(match[1]) * _OCTETS[match[2]]
+    elif isinstance(value, int) and not isinstance(value, bool):
+        octets = value
+    else:
+        raise ValueError(f"{shown(value)} is no size; write octets as a number, or with k, m or g: 16384, 64k, 1m")
+    if not 1 <= octets <= _LARGEST:
+        raise ValueError(f"{shown(value)} is out of range; a size is from 1 to 1g")
+    return octets
+
+
+def file_mode(value: Any) -> int:
+    """`"0660"`: permission bits in octal digits, as text because YAML readers disagree on what 0660 is."""
+    if not isinstance(value, str) or not _MODE.fullmatch(value):
+        raise ValueError(f'{shown(value)} is no file mode; write three octal digits in quotes: "0660"')
+    return int(value, 8)
+
+
+def workers(value: Any) -> int | Literal["auto"]:
+    """A number of processes, or `auto`."""
+    if value == "auto":
+        return "auto"
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MOST_WORKERS:
+        raise ValueError(f"wants auto or a whole number from 1 to {_MOST_WORKERS}, not {shown(value)}")
+    return value
+
+
+def endpoint(value: Any) -> Address:
+    """Where a socket is bound or connected."""
+    if isinstance(value, Address):
+        return value
+    # Longer than any host name with its port and any Unix path, or what would spoil a line of a log.
+    if not isinstance(value, str) or len(value) > 300 or not value.isprintable():
+        raise ValueError(f"{shown(value)} is no address; write HOST:PORT, [IPV6]:PORT, *:PORT or /path/of.sock")
+    return parse_address(value)
+
+
+def ip_address(value: Any) -> str:
+    """An IPv4 or IPv6 address, without brackets or port."""
+    return str(_ip(value, "192.0.2.1 or 2001:db8::1"))
+
+
+def network(value: Any) -> str:
+    """`10.0.0.0/8`, `2001:db8::/32`, or one address; the bits behind the prefix must be 0."""
+    example = "write one like 10.0.0.0/8 or 2001:db8::/32"
+    if not isinstance(value, str) or not _NETWORK.fullmatch(value):
+        raise ValueError(f"{shown(value)} is no network; {example}")
+    try:
+        loose = ipaddress.ip_network(value, strict=False)
+    except ValueError:
+        raise ValueError(f"{shown(value)} is no network; {example}") from None
+    try:
+        return str(ipaddress.ip_network(value))
+    except ValueError:
+        raise ValueError(f"{shown(value)} has bits set behind its prefix; did you mean {loose}?") from None
+
+
+def interface_address(value: Any) -> str:
+    """An address to put on an interface: `192.168.1.200`, with or without its prefix length."""
+    example = "192.168.1.200, 192.168.1.200/24 or 2001:db8::1/64"
+    if not isinstance(value, str) or "/" not in value:
+        return str(_ip(value, example))
+    address, _, prefix = value.partition("/")
+    ip = _ip(address, example)
+    if not (prefix.isascii() and prefix.isdigit() and len(prefix) <= 3 and int(prefix) <= ip.max_prefixlen):
+        raise ValueError(f"{shown(value)}: a prefix length of IPv{ip.version} is from 0 to {ip.max_prefixlen}")
+    return f"{ip}/{int(prefix)}"
+
+
+def _ip(value: Any, example: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    if isinstance(value, str):
+        try:
+            return ipaddress.ip_address(value)
+        except ValueError:
+            pass
+    raise ValueError(f"{shown(value)} is no IP address; write one like {example}")
+
+
+def log_target(value: Any) -> str:
+    """`syslog`, `stdout`, `none` or `udp://HOST:PORT`."""
+    names = ("syslog", "stdout", "none")
+    if value in names:
+        return str(value)
+    if isinstance(value, str) and value.startswith("udp://"):
+        address = endpoint(value.removeprefix("udp://"))
+        if address.path or address.is_wildcard:
+            raise ValueError(f"{shown(value)} names no receiver; write udp://HOST:PORT")
+        return value
+    raise ValueError(f"{shown(value)} is none of syslog, stdout, none, udp://HOST:PORT{did_you_mean(value, names)}")
+
+
+def status_set(value: Any) -> str:
+    """`200`, `200-299`, `200,204,301-303`, without spaces; `statuses` gives the numbers."""
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    # A thousand octets hold every sensible set.
+    if not isinstance(text, str) or len(text) > 1000:
+        raise ValueError(f"{shown(value)} is no set of statuses; write them like 200, 200-299 or 200,204,301-303")
+    parts = [part.strip(" ") for part in text.split(",")]
+    for part in parts:
+        match = _STATUSES.fullmatch(part)
+        if match is None or (match[2] is not None and match[2] < match[1]):
+            raise ValueError(
+                f"{shown(part)} is no status or range of statuses (100 to 599); write 200, 200-299 or 200,204,301-303"
+            )
+    return ",".join(parts)
+
+
+def statuses(text: str) -> frozenset[int]:
+    """The numbers that a `status_set` names."""
+    ranges = (part.partition("-") for part in text.split(","))
+    return frozenset(number for low, _, high in ranges for number in range(int(low), int(high or low) + 1))
+
+
+def dns_name(value: Any) -> str:
+    """A domain name (RFC 1035 section 3.1) in presentation form, without its final dot; `.` is the root."""
+    if not isinstance(value, str) or not value or len(value) > _LONGEST_NAME:
+        raise ValueError(f"{shown(value)} is no domain name; write one like example.org, or . for the root")
+    try:
+        return dns.name.from_text(value).to_text(omit_final_dot=True)
+    except (dns.exception.DNSException, UnicodeError, ValueError):
+        raise ValueError(
+            f"{shown(value)} is no domain name; its parts have 1 to 63 characters, all together at most 255"
+        ) from None
+
+
+def dns_type(value: Any) -> str:
+    """A record type that can be asked for: `SOA`, `A`, `TYPE65280`; in upper case."""
+    names = [kind.name for kind in dns.rdatatype.RdataType if not dns.rdatatype.is_metatype(kind) and kind != 0]
+    if isinstance(value, str) and len(value) <= 32 and value.isascii():
+        try:
+            kind = dns.rdatatype.from_text(value)
+        except (dns.exception.DNSException, ValueError):
+            pass
+        else:
+            if kind and not dns.rdatatype.is_metatype(kind):
+                return dns.rdatatype.to_text(kind)
+            raise ValueError(f"{value} cannot be asked for in a check; use a record type such as SOA, A or TXT")
+    raise ValueError(f"{shown(value)} is no DNS record type, such as SOA, A or TXT{did_you_mean(value, names)}")
+
+
+def dns_rcode(value: Any) -> str:
+    """A response code: `NOERROR`, `NXDOMAIN`, …; in upper case."""
+    names = [code.name for code in dns.rcode.Rcode]
+    if isinstance(value, str) and value.upper() in names:
+        return value.upper()
+    raise ValueError(
+        f"{shown(value)} is no DNS response code, such as NOERROR, NXDOMAIN or SERVFAIL{did_you_mean(value, names)}"
+    )

@@ -1,0 +1,306 @@
+"""What no single key can know: names that resolve to nothing, parts that do not fit together."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import stat
+from collections import defaultdict
+from collections.abc import Iterator
+
+from balancer.addr import Address
+from balancer.config.clash import clashes
+from balancer.config.model import (
+    Backend,
+    Balance,
+    Bind,
+    CheckBase,
+    Config,
+    DnsCheck,
+    ErrorFiles,
+    Frontend,
+    HttpCheck,
+    Server,
+    TcpCheck,
+    VrrpInstance,
+)
+from balancer.config.tree import Finding, Loc
+from balancer.config.warn import warnings
+from balancer.config.words import did_you_mean
+
+__all__ = ["check", "warnings"]
+
+# HAProxy's tune.bufsize allows 16 KiB with the head; an error page is kept in the memory of every worker.
+_LARGEST_ERROR_FILE = 64 << 10
+# A shorter head refuses every browser.
+_SMALLEST_HEAD = 1024
+# More often than this, the checks of a few servers keep a core busy.
+_SHORTEST_INTERVAL = 0.01
+# They tell where a message ends or who handles it: the one who writes them must be the proxy itself.
+_FRAMING = frozenset(
+    ("connection", "content-length", "expect", "host", "keep-alive", "proxy-connection", "te", "trailer",
+     "transfer-encoding", "upgrade")
+)  # fmt: skip
+
+
+def check(config: Config, *, broken: frozenset[str] = frozenset()) -> list[Finding]:
+    """All that is wrong between the parts of `config`. Reads error files, and nothing else outside it.
+
+    `broken` names backends that were left out because something else is wrong with them.
+    """
+    users = _users(config)
+    findings = [
+        *_global(config),
+        *_error_files(("defaults", "error_files"), config.defaults.error_files),
+        *clashes(config),
+        *_stats(config),
+        *_vrrp(config),
+    ]
+    for name, frontend in config.frontends.items():
+        findings += _default_backend(config, name, broken)
+        findings += _frontend(name, frontend)
+    for name, backend in config.backends.items():
+        findings += _backend(name, backend, users[name])
+    return findings
+
+
+def _users(config: Config) -> dict[str, list[tuple[str, Frontend]]]:
+    """Backend to the frontends that use it, with their names."""
+    users = defaultdict(list)
+    for name, frontend in config.frontends.items():
+        users[frontend.default_backend].append((name, frontend))
+    return users
+
+
+def _global(config: Config) -> Iterator[Finding]:
+    if config.global_.max_header_size < _SMALLEST_HEAD:
+        yield Finding(("global", "max_header_size"), f"is too small; at least {_SMALLEST_HEAD} octets are needed")
+    if config.global_.max_uri_size > config.global_.max_header_size:
+        yield Finding(
+            ("global", "max_uri_size"),
+            f"is larger than max_header_size ({config.global_.max_header_size}), which the request line is part of",
+        )
+
+
+def _default_backend(config: Config, name: str, broken: frozenset[str]) -> Iterator[Finding]:
+    wanted = config.frontends[name].default_backend
+    if wanted in config.backends or wanted in broken:
+        return
+    known = [*config.backends, *sorted(broken)]
+    loc = ("frontends", name, "default_backend")
+    if not known:
+        yield Finding(loc, f"there is no backend {wanted!r}, and no other; add it under `backends:`")
+    else:
+        some = ", ".join(known[:10]) + (", …" if len(known) > 10 else "")
+        yield Finding(loc, f"there is no backend {wanted!r}; there are {some}{did_you_mean(wanted, known)}")
+
+
+def _frontend(name: str, frontend: Frontend) -> Iterator[Finding]:
+    loc: Loc = ("frontends", name)
+    is_kernel = frontend.engine == "kernel"
+    if is_kernel and frontend.mode == "http":
+        yield Finding((*loc, "engine"), "the kernel cannot read requests; mode http wants engine proxy")
+    if frontend.forwarded_for is not None and frontend.mode != "http":
+        yield Finding((*loc, "forwarded_for"), f"is for mode http only, this is mode {frontend.mode}", "key")
+    if frontend.forwarded_for is not None and frontend.forwarded_for.header.lower() in _FRAMING:
+        text = f"{frontend.forwarded_for.header} has a meaning of its own in HTTP; choose another header"
+        yield Finding((*loc, "forwarded_for", "header"), text)
+    for i, bind in enumerate(frontend.bind):
+        at = (*loc, "bind", i)
+        yield from _bind(at, bind)
+        if bind.accept_proxy and frontend.mode == "udp":
+            yield Finding((*at, "accept_proxy"), "the PROXY protocol needs a connection; not with mode udp", "key")
+        elif bind.accept_proxy and is_kernel:
+            yield Finding((*at, "accept_proxy"), "the kernel knows no PROXY protocol; wants engine proxy", "key")
+        if bind.address.path and frontend.mode == "udp":
+            yield Finding((*at, "address"), f"mode udp wants an IP address and port, not the path {bind.address.path}")
+        elif bind.address.path and is_kernel:
+            text = f"engine kernel wants an IP address and port, not the path {bind.address.path}"
+            yield Finding((*at, "address"), text)
+    yield from _error_files((*loc, "error_files"), frontend.error_files)
+
+
+def _bind(loc: Loc, bind: Bind) -> Iterator[Finding]:
+    if bind.v4v6 and bind.address.host != "::":
+        yield Finding((*loc, "v4v6"), "is for the address [::]:PORT only", "key")
+    if bind.mode is not None and not bind.address.path:
+        yield Finding((*loc, "mode"), "permission bits are for a Unix socket only, this is an IP address", "key")
+    if bind.interface is not None and bind.address.path:
+        yield Finding((*loc, "interface"), "a Unix socket is on no interface", "key")
+
+
+def _backend(name: str, backend: Backend, users: list[tuple[str, Frontend]]) -> Iterator[Finding]:
+    loc: Loc = ("backends", name)
+    other = next(((user, frontend.mode) for user, frontend in users if frontend.mode != "http"), None)
+    if backend.balance is Balance.URI and other is not None:
+        text = f"uri is for requests, but frontend {other[0]} (mode {other[1]}) uses this backend"
+        yield Finding((*loc, "balance"), text)
+    if backend.cookie is not None:
+        if users and all(frontend.mode != "http" for _, frontend in users):
+            text = f"a cookie needs a frontend of mode http, but {users[0][0]} is of mode {users[0][1].mode}"
+            yield Finding((*loc, "cookie"), text, "key")
+        yield from _cookies(loc, backend)
+    yield from _servers(loc, backend, users)
+    if isinstance(backend.check, CheckBase):
+        yield from _check((*loc, "check"), backend.check)
+    yield from _error_files((*loc, "error_files"), backend.error_files)
+
+
+def _cookies(loc: Loc, backend: Backend) -> Iterator[Finding]:
+    if all(server.cookie is None for server in backend.servers.values()):
+        yield Finding((*loc, "cookie"), "no server of this backend has a `cookie: VALUE` of its own", "key")
+    owners: dict[str, tuple[str, Address]] = {}
+    for name, server in backend.servers.items():
+        if server.cookie is None:
+            continue
+        owner, address = owners.setdefault(server.cookie, (name, server.address))
+        # Two names for one server may well share their clients.
+        if owner != name and address != server.address:
+            text = f"{server.cookie!r} is the value of server {owner} too, so a client could not be told apart"
+            yield Finding((*loc, "servers", name, "cookie"), text)
+
+
+def _servers(loc: Loc, backend: Backend, users: list[tuple[str, Frontend]]) -> Iterator[Finding]:
+    udp = next((f"frontend {user} (mode udp)" for user, frontend in users if frontend.mode == "udp"), None)
+    kernel = next((f"frontend {user} (engine kernel)" for user, frontend in users if frontend.engine == "kernel"), None)
+    user = udp or kernel
+    for name, server in backend.servers.items():
+        at = (*loc, "servers", name)
+        if server.address.is_wildcard:
+            yield Finding((*at, "address"), f"{server.address} is no server's address; write the one it listens on")
+        if user is not None and server.address.path:
+            yield Finding((*at, "address"), f"{user} cannot reach a Unix socket")
+        if user is not None and server.send_proxy is not None:
+            yield Finding((*at, "send_proxy"), f"{user} cannot send the PROXY protocol", "key")
+        if server.address.path:
+            yield from _unix_check(at, backend, server)
+
+
+def _unix_check(loc: Loc, backend: Backend, server: Server) -> Iterator[Finding]:
+    """A check of a server that has no port: of its socket, or of an address and port given for it."""
+    own = server.check
+    if not own.enabled or not isinstance(backend.check, CheckBase):
+        return
+    if own.address is not None and own.port is None and backend.check.port is None:
+        text = "wants a `port` beside it: the server is a Unix socket and has none"
+        yield Finding((*loc, "check", "address"), text, "key")
+    elif own.port is not None and own.address is None:
+        text = "wants an `address` beside it: the server is a Unix socket"
+        yield Finding((*loc, "check", "port"), text, "key")
+    elif own.address is None and backend.check.port is not None:
+        text = "is a Unix socket and has no port, which the backend's check wants; give it a check.address"
+        yield Finding((*loc, "address"), text)
+    elif own.address is None and isinstance(backend.check, DnsCheck):
+        text = "a check of type dns cannot ask a Unix socket; give the server a check.address and check.port"
+        yield Finding((*loc, "address"), text)
+
+
+def _check(loc: Loc, own: CheckBase) -> Iterator[Finding]:
+    for key in ("interval", "fast_interval", "down_interval"):
+        value = getattr(own, key)
+        if value is not None and value < _SHORTEST_INTERVAL:
+            yield Finding((*loc, key), "is too short; the shortest is 10ms")
+    if own.send_proxy and not isinstance(own, (TcpCheck, HttpCheck)):
+        yield Finding((*loc, "send_proxy"), "is for checks of type tcp and http only", "key")
+    if isinstance(own, HttpCheck):
+        yield from _http_check(loc, own)
+
+
+def _http_check(loc: Loc, own: HttpCheck) -> Iterator[Finding]:
+    if own.path == "*" and own.method != "OPTIONS":
+        yield Finding((*loc, "path"), f"`*` is for method OPTIONS only, not {own.method}")
+    for header in own.headers:
+        if header.lower() in _FRAMING:
+            hint = "; the key `host` beside `headers` sets it" if header.lower() == "host" else ""
+            yield Finding((*loc, "headers", header), f"{header} cannot be set by hand{hint}", "key")
+    if own.tls is not None and own.tls.ca_file is not None:
+        trouble = _unreadable(own.tls.ca_file, largest=None)
+        if trouble:
+            yield Finding((*loc, "tls", "ca_file"), trouble)
+
+
+def _error_files(loc: Loc, files: ErrorFiles) -> Iterator[Finding]:
+    for status, path in files.paths.items():
+        trouble = _unreadable(path, largest=_LARGEST_ERROR_FILE)
+        if trouble:
+            yield Finding((*loc, str(status)), trouble)
+
+
+def _unreadable(path: str, *, largest: int | None) -> str:
+    """Why the file cannot be used; empty when it can."""
+    try:
+        # Without O_NONBLOCK a named pipe would be waited for.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            kind = os.fstat(descriptor)
+        finally:
+            os.close(descriptor)
+    except (OSError, ValueError) as error:
+        return f"{path} cannot be read: {error.strerror if isinstance(error, OSError) else error}"
+    if not stat.S_ISREG(kind.st_mode):
+        return f"{path} is no regular file"
+    if largest is not None and kind.st_size > largest:
+        return f"{path} has {kind.st_size} octets; {largest} are allowed"
+    return ""
+
+
+def _stats(config: Config) -> Iterator[Finding]:
+    stats = config.stats
+    if stats is None:
+        return
+    for i, bind in enumerate(stats.bind):
+        yield from _bind(("stats", "bind", i), bind)
+    if stats.metrics is not None and stats.metrics.partition("?")[0] == stats.uri.partition("?")[0]:
+        yield Finding(("stats", "metrics"), f"has the same path as the page ({stats.uri}); give one of them another")
+    if stats.admin and not stats.users:
+        text = "wants `users`: without them anyone who reaches the page could change servers"
+        yield Finding(("stats", "admin"), text, "key")
+
+
+def _vrrp(config: Config) -> Iterator[Finding]:
+    routers: dict[tuple[str, int, int], str] = {}
+    holders: dict[str, str] = {}
+    for name, instance in config.vrrp.instances.items():
+        loc: Loc = ("vrrp", "instances", name)
+        families: list[int] = sorted({ipaddress.ip_interface(text).version for text in instance.virtual_ipaddress})
+        if len(families) > 1:
+            text = "has IPv4 and IPv6 addresses; a virtual router has one family (RFC 9568), write two instances"
+            yield Finding((*loc, "virtual_ipaddress"), text)
+        for family in families:
+            other = routers.setdefault((instance.interface, instance.virtual_router_id, family), name)
+            if other != name:
+                text = f"{instance.virtual_router_id} is the id of {other} too, on {instance.interface} (IPv{family})"
+                yield Finding((*loc, "virtual_router_id"), text)
+        for i, text in enumerate(instance.virtual_ipaddress):
+            holder = holders.setdefault(str(ipaddress.ip_interface(text).ip), name)
+            if holder != name:
+                yield Finding((*loc, "virtual_ipaddress", i), f"{text} is an address of {holder} too")
+        yield from _authentication(loc, instance, families)
+    yield from _sync_groups(config)
+
+
+def _authentication(loc: Loc, instance: VrrpInstance, families: list[int]) -> Iterator[Finding]:
+    authentication = instance.authentication
+    if authentication is None or authentication.type == "none":
+        return
+    if authentication.password is None:
+        text = "is missing; type pass wants one"
+        yield Finding((*loc, "authentication", "password"), text, "missing")
+    if 6 in families:
+        text = "exists in VRRPv2 only, which has no IPv6; take it away"
+        yield Finding((*loc, "authentication"), text, "key")
+
+
+def _sync_groups(config: Config) -> Iterator[Finding]:
+    instances = config.vrrp.instances
+    groups: dict[str, str] = {}
+    for group, members in config.vrrp.sync_groups.items():
+        for i, member in enumerate(members):
+            loc = ("vrrp", "sync_groups", group, i)
+            if member not in instances:
+                text = f"there is no instance {member!r} under vrrp.instances{did_you_mean(member, instances)}"
+                yield Finding(loc, text)
+            elif groups.setdefault(member, group) != group:
+                yield Finding(loc, f"{member} is in group {groups[member]} already")
+            elif member in members[:i]:
+                yield Finding(loc, f"{member} stands here twice")

@@ -1,0 +1,121 @@
+"""What holds for one frontend or backend once its own words, `defaults` and the built-in values are put together.
+
+Asked once per frontend and backend, at start and at reload. An HTTP or TCP session takes connect, server,
+server_fin and tunnel from its backend, and client, http_request, http_keep_alive and client_fin from its frontend.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+from balancer.config.model import Backend, Config, Frontend, TcpKeepalive, Timeouts
+
+__all__ = ["BackendSettings", "FrontendSettings", "Waits", "backend", "frontend"]
+
+T = TypeVar("T")
+
+_CONNECT = 5.0
+_CLIENT = 30.0
+_SERVER = 30.0
+_HTTP_REQUEST = 10.0
+_HTTP_KEEP_ALIVE = 10.0
+_TUNNEL = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """Timeouts in seconds, all of them filled in (model.Timeouts says what each is for)."""
+
+    connect: float
+    client: float
+    server: float
+    http_request: float
+    http_keep_alive: float
+    tunnel: float
+    """For an idle tunnel after an Upgrade or CONNECT."""
+    tunnel_given: bool
+    """Whether the operator gave `tunnel`: only then it replaces client and server on TCP connections."""
+    client_fin: float
+    server_fin: float
+
+
+@dataclass(frozen=True, slots=True)
+class FrontendSettings:
+    """A frontend's inherited values."""
+
+    timeouts: Waits
+    maxconn: int | None
+    """Connections of this frontend over all workers; None: only `global.maxconn` holds."""
+    dontlognull: bool
+    tcp_keepalive: TcpKeepalive | None
+    error_files: dict[int, str]
+    """Status to path."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackendSettings:
+    """A backend's inherited values."""
+
+    timeouts: Waits
+    retries: int
+    redispatch: bool
+    tcp_keepalive: TcpKeepalive | None
+    error_files: dict[int, str]
+    """Status to path."""
+
+
+def frontend(config: Config, name: str) -> FrontendSettings:
+    """What holds for the frontend `name`; KeyError if there is none."""
+    own, defaults = config.frontends[name], config.defaults
+    return FrontendSettings(
+        timeouts=_waits(own.timeout, defaults.timeout),
+        maxconn=_first(own.maxconn, defaults.maxconn),
+        dontlognull=own.dontlognull if own.dontlognull is not None else defaults.dontlognull,
+        tcp_keepalive=_keepalive(own, config),
+        error_files=defaults.error_files.paths | own.error_files.paths,
+    )
+
+
+def backend(config: Config, name: str) -> BackendSettings:
+    """What holds for the backend `name`; KeyError if there is none."""
+    own, defaults = config.backends[name], config.defaults
+    return BackendSettings(
+        timeouts=_waits(own.timeout, defaults.timeout),
+        retries=own.retries if own.retries is not None else defaults.retries,
+        redispatch=own.redispatch if own.redispatch is not None else defaults.redispatch,
+        tcp_keepalive=_keepalive(own, config),
+        error_files=defaults.error_files.paths | own.error_files.paths,
+    )
+
+
+def _waits(own: Timeouts, defaults: Timeouts) -> Waits:
+    def given(name: str) -> float | None:
+        return _first(getattr(own, name), getattr(defaults, name))
+
+    def wait(name: str, fallback: float) -> float:
+        value = given(name)
+        return fallback if value is None else value
+
+    client = wait("client", _CLIENT)
+    server = wait("server", _SERVER)
+    return Waits(
+        connect=wait("connect", _CONNECT),
+        client=client,
+        server=server,
+        http_request=wait("http_request", min(_HTTP_REQUEST, client)),
+        http_keep_alive=wait("http_keep_alive", min(_HTTP_KEEP_ALIVE, client)),
+        tunnel=wait("tunnel", _TUNNEL),
+        tunnel_given=given("tunnel") is not None,
+        client_fin=wait("client_fin", client),
+        server_fin=wait("server_fin", server),
+    )
+
+
+def _keepalive(own: Frontend | Backend, config: Config) -> TcpKeepalive | None:
+    # `tcp_keepalive: false` reads as None too, but unlike silence it overrules the defaults.
+    return own.tcp_keepalive if "tcp_keepalive" in own.model_fields_set else config.defaults.tcp_keepalive
+
+
+def _first(own: T | None, default: T | None) -> T | None:
+    return own if own is not None else default

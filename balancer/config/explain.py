@@ -1,0 +1,177 @@
+"""What pydantic found wrong, in the operator's words: what is wrong, and what is allowed."""
+
+from __future__ import annotations
+
+import re
+import types
+from functools import cache
+from itertools import islice
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from balancer.config import tree
+from balancer.config.model import Config
+from balancer.config.tree import MOST_PROBLEMS, Finding, Loc
+from balancer.config.values import WANTS_TEXT
+from balancer.config.words import a_list_of, did_you_mean, shown
+
+__all__ = ["explain"]
+
+# No error text repeats what stands under these keys.
+_SECRET = frozenset(("password", "users"))
+_MAPPING_WANTED = frozenset(("model_type", "model_attributes_type", "dict_type"))
+_CHOICE_WANTED = frozenset(("literal_error", "enum"))
+
+
+def explain(error: ValidationError, root: tree.Mapping) -> tuple[list[Finding], list[Loc]]:
+    """A finding for each error about the data of `root`, and the places of all errors.
+
+    Values that are BROKEN count as errors, but have been complained of already.
+    """
+    details = error.errors(include_url=False, include_input=False)
+    explained = (_explain(detail, root) for detail in details)
+    findings = list(islice((finding for finding in explained if finding is not None), MOST_PROBLEMS + 1))
+    return findings, [detail["loc"] for detail in details]
+
+
+def _explain(detail: ErrorDetails, root: tree.Mapping) -> Finding | None:
+    loc = _without_tag(detail["loc"])
+    match detail["type"]:
+        case "missing":
+            return Finding((*tree.find(root, loc[:-1])[0], loc[-1]), "is missing; it has no default", "missing")
+        case "extra_forbidden":
+            return Finding(loc, _unknown_key(detail["loc"]), "key")
+        case "union_tag_not_found":
+            choices = a_list_of(_tags())
+            return Finding((*loc, "type"), f"is missing; a check is of type {choices}", "missing")
+        case "union_tag_invalid":
+            loc = (*loc, "type")
+    if loc[-1:] == ("[key]",):
+        return Finding(loc[:-1], _text(detail), "key")
+    walked, _, node = tree.find(root, loc)
+    if isinstance(node, tree.Scalar) and node.value is tree.BROKEN:
+        return None
+    # pydantic counts the valid items only; the others have findings of their own.
+    if detail["type"] == "too_short" and (isinstance(node, tree.Scalar) or node.size > 1):
+        return None
+    return Finding(walked, _about(detail, node, is_secret=not _SECRET.isdisjoint(walked)))
+
+
+def _about(detail: ErrorDetails, node: tree.Node, *, is_secret: bool) -> str:
+    """What is wrong with the value at `node`."""
+    kind = detail["type"]
+    found = _found(node)
+    if kind == WANTS_TEXT:
+        return _wants_text(node, is_secret=is_secret)
+    if kind in _CHOICE_WANTED:
+        choices = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
+        text = f"{found} is not allowed; allowed is {a_list_of(choices)}{_near(node, choices)}"
+    elif kind == "union_tag_invalid":
+        text = f"{found} is no type of check; allowed is {a_list_of(_tags())}{_near(node, _tags())}"
+    elif kind == "bool_type":
+        return f"wants true or false, not {found}"
+    elif kind in _MAPPING_WANTED:
+        return f"wants a mapping (lines of `key: value`), not {found}"
+    elif kind == "tuple_type":
+        return f"wants a list, not {found}"
+    elif kind == "too_short":
+        return "must not be empty"
+    else:
+        text = _text(detail)
+    if isinstance(node, tree.Scalar) and isinstance(node.value, bool) and node.text not in ("true", "false"):
+        text += f" (to YAML, {node.text} without quotes is {shown(node.value)}; put it in quotes if it is text)"
+    return text
+
+
+def _wants_text(node: tree.Node, *, is_secret: bool) -> str:
+    if not isinstance(node, tree.Scalar) or node.value is None:
+        return f"wants text, not {_found(node)}"
+    kind = f"the value {shown(node.value)}" if isinstance(node.value, bool) else "a number"
+    if is_secret:
+        return f"without quotes this is {kind} to YAML; put it in quotes"
+    return f'wants text, and without quotes {node.text} is {kind} to YAML; write "{node.text}"'
+
+
+def _found(node: tree.Node) -> str:
+    match node:
+        case tree.Scalar():
+            return shown(node.value)
+        case tree.Sequence():
+            return "a list"
+        case tree.Mapping():
+            return "a mapping"
+
+
+def _near(node: tree.Node, choices: list[str]) -> str:
+    return did_you_mean(node.value, choices) if isinstance(node, tree.Scalar) else ""
+
+
+def _text(detail: ErrorDetails) -> str:
+    """The text of our own validators; pydantic's only where no other was thought of."""
+    reason = detail.get("ctx", {}).get("error")
+    return str(reason) if isinstance(reason, ValueError) else detail["msg"]
+
+
+def _unknown_key(loc: Loc) -> str:
+    model = _model_at(loc[:-1])
+    allowed = _keys(model)
+    key = str(loc[-1])
+    others = [tag for tag, other in _checks().items() if key in _keys(other)]
+    if model in _checks().values() and others:
+        belongs = f"a key of checks of type {a_list_of(others)} only"
+        return f"{belongs}; allowed here: {', '.join(allowed)}"
+    return f"unknown key; allowed here: {', '.join(allowed)}{did_you_mean(key, allowed)}"
+
+
+def _keys(model: type[BaseModel]) -> list[str]:
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _without_tag(loc: Loc) -> Loc:
+    """`loc` without the name of the union's member, which stands in no file: backends, NAME, check, TAG, …"""
+    return loc[:3] + loc[4:] if loc[0:1] == ("backends",) and loc[2:3] == ("check",) and len(loc) > 3 else loc
+
+
+@cache
+def _checks() -> dict[str, type[BaseModel]]:
+    """Type of check to model."""
+    members: tuple[type[BaseModel], ...] = get_args(_bare(_model_at(("backends", "")).model_fields["check"].annotation))
+    return {get_args(member.model_fields["type"].annotation)[0]: member for member in members}
+
+
+def _tags() -> list[str]:
+    return list(_checks())
+
+
+def _model_at(loc: Loc) -> type[BaseModel]:
+    """The model that `loc` leads to."""
+    kind: Any = Config
+    for step in loc:
+        kind = _step(kind, step)
+    model: type[BaseModel] = _bare(kind)
+    return model
+
+
+def _step(kind: Any, step: str | int) -> Any:
+    kind = _bare(kind)
+    if get_origin(kind) in (Union, types.UnionType):
+        return _checks()[str(step)]
+    if get_origin(kind) is dict:
+        return get_args(kind)[1]
+    if get_origin(kind) is tuple:
+        return get_args(kind)[0]
+    return next(field.annotation for name, field in kind.model_fields.items() if step == (field.alias or name))
+
+
+def _bare(kind: Any) -> Any:
+    """`kind` without Annotated and None."""
+    while True:
+        if get_origin(kind) is Annotated:
+            kind = get_args(kind)[0]
+        elif get_origin(kind) in (Union, types.UnionType) and type(None) in get_args(kind):
+            rest = [member for member in get_args(kind) if member is not type(None)]
+            kind = rest[0]
+        else:
+            return kind

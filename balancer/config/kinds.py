@@ -1,0 +1,113 @@
+"""The kinds of single values that a balancer.yaml holds, by name: a duration, a weight, a path."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from balancer.addr import Address
+from balancer.config import units
+from balancer.config.values import FilePath, Unit, Whole, Written
+
+__all__ = [
+    "ADDRESS_PATTERN",
+    "CookieAttribute",
+    "CookieValue",
+    "Count",
+    "DnsName",
+    "DnsRcode",
+    "DnsType",
+    "Duration",
+    "Endpoint",
+    "FieldValue",
+    "FileMode",
+    "Interface",
+    "InterfaceAddress",
+    "IpAddress",
+    "LogTarget",
+    "Name",
+    "Network",
+    "Password",
+    "Path",
+    "Port",
+    "Retries",
+    "Size",
+    "SocketPath",
+    "StatusSet",
+    "Text",
+    "Token",
+    "UrlPath",
+    "UserName",
+    "Weight",
+    "Workers",
+]
+
+ADDRESS_PATTERN = r"^(?:.*:[0-9]{1,5}|(?:unix[@:])?/.*)$"
+
+Duration = Annotated[
+    float, Unit(units.duration, {"type": "string", "pattern": r"^[0-9]{1,12}(\.[0-9]{1,6})?(us|ms|s|m|h|d)$"})
+]
+Size = Annotated[
+    int,
+    Unit(
+        units.size,
+        {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": "^[0-9]{1,10}[kKmMgG]?$"}]},
+    ),
+]
+FileMode = Annotated[int, Unit(units.file_mode, {"type": "string", "pattern": "^0?[0-7]{3}$"})]
+Endpoint = Annotated[Address, Unit(units.endpoint, {"type": "string", "pattern": ADDRESS_PATTERN})]
+Network = Annotated[str, Unit(units.network, {"type": "string", "pattern": "^[0-9a-fA-F.:]+(/[0-9]{1,3})?$"})]
+IpAddress = Annotated[str, Unit(units.ip_address, {"type": "string", "pattern": "^[0-9a-fA-F.:]+(%.+)?$"})]
+InterfaceAddress = Annotated[
+    str, Unit(units.interface_address, {"type": "string", "pattern": "^[0-9a-fA-F.:]+(%.+)?(/[0-9]{1,3})?$"})
+]
+LogTarget = Annotated[
+    str, Unit(units.log_target, {"type": "string", "pattern": "^(?:syslog|stdout|none|udp://.+:[0-9]{1,5})$"})
+]
+StatusSet = Annotated[
+    str,
+    Unit(
+        units.status_set,
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 100, "maximum": 599},
+                {
+                    "type": "string",
+                    "pattern": "^ *[1-5][0-9]{2}(-[1-5][0-9]{2})?( *, *[1-5][0-9]{2}(-[1-5][0-9]{2})?)* *$",
+                },
+            ]
+        },
+    ),
+]
+Workers = Annotated[
+    int | Literal["auto"],
+    Unit(units.workers, {"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1, "maximum": 256}]}),
+]
+DnsName = Annotated[str, Unit(units.dns_name, {"type": "string", "minLength": 1})]
+DnsType = Annotated[str, Unit(units.dns_type, {"type": "string", "pattern": "^[A-Za-z][A-Za-z0-9-]*$"})]
+DnsRcode = Annotated[str, Unit(units.dns_rcode, {"type": "string", "pattern": "^[A-Za-z]+$"})]
+# RFC 9110 section 5.6.2: it stands in a header line as it is.
+Token = Annotated[str, Written(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", "allowed are letters, digits and !#$%&'*+-.^_`|~", 256)]
+# RFC 9110 section 5.5, without obs-text.
+FieldValue = Annotated[str, Written(r"[!-~](?:[\t -~]*[!-~])?", "a header's value is printable ASCII")]
+# RFC 6265 section 4.1.1, cookie-octet.
+CookieValue = Annotated[
+    str,
+    Written(r"[!#-+\--:<-\[\]-~]+", "a cookie's value has no space, quote, comma, semicolon or backslash", 256),
+]
+CookieAttribute = Annotated[str, Written(r"[\x20-:<-~]+", "an attribute is printable ASCII without semicolons", 256)]
+# HAProxy's rule for proxy and server names; they end up in logs, CSV and metrics.
+Name = Annotated[str, Written(r"[A-Za-z0-9_.:-]+", "names are made of letters, digits and - _ . :", 128)]
+Text = Annotated[str, Written(r"[^\x00-\x1f\x7f]+", "it is one line of text")]
+Interface = Annotated[str, Written(r"[^\s/\x00]+", "write the name of a network interface, such as eth0", 15)]
+UrlPath = Annotated[str, Written(r"/[!-~]*", "a path starts with / and has no spaces", 256)]
+Path = Annotated[str, FilePath()]
+# sun_path holds 108 octets with its closing NUL (unix(7)).
+SocketPath = Annotated[str, Written(r"/[^\x00-\x1f\x7f]*", "a socket's path starts with /", 107)]
+# RFC 7617 section 2: the first colon ends the name.
+UserName = Annotated[str, Written(r"[^:\x00-\x1f\x7f]+", "a user's name has no colon and no control characters", 256)]
+Password = Annotated[str, Written(r"[^\x00-\x1f\x7f]+", "a password has no control characters", 256, secret=True)]
+Count = Annotated[int, Whole(1, 1_000_000_000)]
+Retries = Annotated[int, Whole(0, 100)]
+Port = Annotated[int, Whole(1, 65535)]
+# HAProxy's range of weights.
+Weight = Annotated[int, Whole(0, 256)]

@@ -1,0 +1,112 @@
+"""What can be used as it is, but deserves a line: bad habits, keys without effect, parts that do not run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from balancer.config import effective
+from balancer.config.model import Backend, Balance, Config, Frontend, HttpCheck
+from balancer.config.tree import Substituted
+from balancer.config.words import a_list_of
+
+__all__ = ["warnings"]
+
+# RFC 2338 section 5.3.6.2: eight octets of authentication data.
+_VRRP_PASSWORD = 8
+
+
+def warnings(config: Config) -> list[str]:
+    """A line each, beginning with the key that it is about."""
+    lines = [*_not_acted_on(config), *_passwords(config)]
+    used: dict[str, list[str]] = {}
+    for name, frontend in config.frontends.items():
+        used.setdefault(frontend.default_backend, []).append(name)
+        lines += _frontend(config, name, frontend)
+    for name, backend in config.backends.items():
+        lines += _backend(f"backends.{name}", backend, is_used=name in used)
+    return lines
+
+
+def _not_acted_on(config: Config) -> Iterator[str]:
+    kernel = [name for name, frontend in config.frontends.items() if frontend.engine == "kernel"]
+    if kernel:
+        names = a_list_of(kernel, last="and")
+        yield f"frontends: {names} will not run: this version has no `engine: kernel` yet"
+    if config.vrrp.instances:
+        names = a_list_of(config.vrrp.instances, last="and")
+        yield f"vrrp.instances: {names} will not run: this version does not speak VRRP yet"
+    if config.gateway.masquerade:
+        yield "gateway: nothing is masqueraded: this version does not program the kernel yet"
+    if config.global_.runtime_socket is not None:
+        yield "global.runtime_socket: will not be opened: this version takes no runtime commands yet"
+
+
+def _passwords(config: Config) -> Iterator[str]:
+    if config.stats is not None:
+        plain = [name for name, password in config.stats.users.items() if not isinstance(password, Substituted)]
+        if plain:
+            yield f"stats.users: plain-text password of {a_list_of(plain, last='and')}; ${{NAME}} takes it from outside"
+    for name, instance in config.vrrp.instances.items():
+        own = instance.authentication
+        if own is None or own.password is None:
+            continue
+        if not isinstance(own.password, Substituted):
+            yield (
+                f"vrrp.instances.{name}.authentication: plain-text password; it crosses the wire as plainly, "
+                "so it guards against mistakes only"
+            )
+        if len(own.password.encode()) > _VRRP_PASSWORD:
+            yield f"vrrp.instances.{name}.authentication: only the first {_VRRP_PASSWORD} octets of the password count"
+
+
+def _frontend(config: Config, name: str, frontend: Frontend) -> Iterator[str]:
+    at = f"frontends.{name}"
+    if "forwarding" in frontend.model_fields_set and frontend.engine != "kernel":
+        yield f"{at}.forwarding: has no effect with engine {frontend.engine}"
+    if "udp" in frontend.model_fields_set and frontend.mode != "udp":
+        yield f"{at}.udp: has no effect with mode {frontend.mode}"
+    if frontend.error_files.paths and frontend.mode != "http":
+        yield f"{at}.error_files: has no effect with mode {frontend.mode}"
+    if frontend.mode == "udp" or frontend.default_backend not in config.backends:
+        return
+    client = effective.frontend(config, name).timeouts.client
+    server = effective.backend(config, frontend.default_backend).timeouts.server
+    if client < server:
+        yield (
+            f"{at}.timeout.client: {client:g}s is shorter than the server's {server:g}s: "
+            "a slow answer is logged as the client's fault"
+        )
+
+
+def _backend(at: str, backend: Backend, *, is_used: bool) -> Iterator[str]:
+    servers = backend.servers
+    if is_used and "check" not in backend.model_fields_set:
+        yield f"{at}.check: there is none, so its servers always count as up"
+    if all(server.weight == 0 for server in servers.values()):
+        yield f"{at}.servers: every weight is 0, so no new client is served"
+    if all(server.backup for server in servers.values()):
+        yield f"{at}.servers: all are backups, so they serve from the start"
+    yield from _cookies(at, backend)
+    first: dict[str, str] = {}
+    for name, server in servers.items():
+        twin = first.setdefault(str(server.address), name)
+        if twin != name:
+            yield f"{at}.servers.{name}: has the address of {twin} ({server.address})"
+    hashes = (Balance.SOURCE, Balance.URI)
+    if "hash_type" in backend.model_fields_set and backend.balance not in hashes:
+        yield f"{at}.hash_type: has no effect with balance {backend.balance}"
+    if isinstance(backend.check, HttpCheck) and backend.check.tls is not None:
+        tls = backend.check.tls
+        if tls.ca_file is not None and not tls.verify:
+            yield f"{at}.check.tls.ca_file: has no effect without `verify: true`"
+
+
+def _cookies(at: str, backend: Backend) -> Iterator[str]:
+    if backend.cookie is None:
+        lost = [name for name, server in backend.servers.items() if server.cookie is not None]
+        if lost:
+            yield f"{at}.servers.{lost[0]}.cookie: has no effect, as the backend has no `cookie`"
+        return
+    without = [name for name, server in backend.servers.items() if server.cookie is None and not server.backup]
+    if without:
+        yield f"{at}.servers.{without[0]}: has no cookie value, so its clients are not kept"
