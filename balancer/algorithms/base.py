@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, Generic, Literal, Protocol, TypeVar
 
-__all__ = ["Algorithm", "Candidate"]
+__all__ = ["Algorithm", "C", "Candidate"]
 
 
 class _Load(Protocol):
@@ -21,6 +21,7 @@ class Candidate(Protocol):
     @property
     def weight(self) -> int:
         """Never 0 for a server handed to `rebuild`."""
+
     @property
     def counters(self) -> _Load:
         """`scur`: what it serves right now."""
@@ -47,5 +48,5 @@ class Algorithm(ABC, Generic[C]):
         """The server for one connection or request. `avoid` has just failed: choose another if there
         is one. None when there is none at all."""
 
-    def changed(self, server: C) -> None:  # noqa: B027
+    def changed(self, server: C) -> None:
         """`server.counters.scur` has changed (only where `tracks_load`)."""

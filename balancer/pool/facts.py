@@ -11,13 +11,13 @@ A row is `len(COUNTERS)` native signed 64-bit integers; a backend's row is follo
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from operator import attrgetter
 from typing import Literal, NamedTuple
 
-__all__ = ["BUCKETS", "COUNTERS", "GAUGES", "HISTOGRAMS", "Counters", "Entity", "Layout", "Ledger", "Sums"]
+__all__ = ["BUCKETS", "COUNTERS", "GAUGES", "HISTOGRAMS", "Counters", "Entity", "Layout", "Ledger", "Sums", "Totals"]
 
 HISTOGRAMS = ("connect", "response", "total")
 # Bucket i counts durations of i bits in microseconds: below 2**i us. 2**47 us is four years, past any session.
@@ -95,9 +95,10 @@ GAUGES = ("scur", "qcur", "srv_icur", "heartbeat")
 _MAXIMA = frozenset(("lastsess", "qtime_max", "ctime_max", "rtime_max", "ttime_max", "heartbeat"))
 # What a server served counts in its own row alone; a backend's holds what no server got, and what cannot be
 # put together from its servers: sessions at one time, and its histograms.
-_MAXIMA_OF_SERVERS = tuple(_MAXIMA - {"heartbeat"})
-_OF_SERVERS = tuple(name for name in COUNTERS if name not in _MAXIMA and name not in ("scur", "smax", "qcur", "qmax"))
-
+_MAXIMA_OF_SERVERS = _MAXIMA - {"heartbeat"}
+_OF_SERVERS = frozenset(COUNTERS) - _MAXIMA - {"scur", "smax", "qcur", "qmax"}
+_COLUMNS_OF_MAXIMA = tuple((name, column) for column, name in enumerate(COUNTERS) if name in _MAXIMA)
+_COLUMNS_OF_SERVERS = tuple((name, column) for column, name in enumerate(COUNTERS) if name in _OF_SERVERS)
 
 _ROW = struct.Struct(f"={len(COUNTERS)}q")
 _HISTOGRAM = struct.Struct(f"={BUCKETS}q")
@@ -194,7 +195,7 @@ class Ledger:
 
 
 class Sums(NamedTuple):
-    """One entity's numbers over all workers."""
+    """One entity's numbers over all workers. Never changed once made, so whoever holds one may keep it."""
 
     counters: dict[str, int]
     histograms: dict[str, tuple[int, ...]]
@@ -202,29 +203,16 @@ class Sums(NamedTuple):
     @staticmethod
     def read(blocks: Sequence[memoryview], layout: Layout) -> dict[Entity, Sums]:
         """Add up all workers' blocks, and to each backend's own row those of its servers."""
-        sums = {entity: Sums.of(entity, blocks, layout) for entity in layout.rows}
-        backend: dict[str, int] = {}
-        for entity in layout.rows:
-            if entity.kind == "backend":
-                backend = sums[entity].counters
-            elif entity.kind == "server":
-                of_server = sums[entity].counters
-                for name in _OF_SERVERS:
-                    backend[name] += of_server[name]
-                for name in _MAXIMA_OF_SERVERS:
-                    if of_server[name] > backend[name]:
-                        backend[name] = of_server[name]
-        return sums
+        return Totals(blocks, layout).sums
 
     @staticmethod
-    def of(entity: Entity, blocks: Sequence[memoryview], layout: Layout) -> Sums:
+    def of(entity: Entity, blocks: Sequence[memoryview | bytes], layout: Layout) -> Sums:
         """Add up the rows of one entity."""
         offset = layout.places[entity]
-        columns = zip(*(_ROW.unpack_from(block, offset) for block in blocks), strict=True)
-        counters = {
-            name: max(column) if name in _MAXIMA else sum(column)
-            for name, column in zip(COUNTERS, columns, strict=True)
-        }
+        columns = list(zip(*[_ROW.unpack_from(block, offset) for block in blocks], strict=True))
+        counters = dict(zip(COUNTERS, map(sum, columns), strict=True))
+        for name, column in _COLUMNS_OF_MAXIMA:
+            counters[name] = max(columns[column])
         histograms = {}
         if entity.kind == "backend":
             for i, name in enumerate(HISTOGRAMS):
@@ -232,3 +220,83 @@ class Sums(NamedTuple):
                 parts = (_HISTOGRAM.unpack_from(block, start) for block in blocks)
                 histograms[name] = tuple(map(sum, zip(*parts, strict=True)))
         return Sums(counters, histograms)
+
+
+# Of all servers that never served anybody: thousands of them share one.
+_NOTHING = Sums(dict.fromkeys(COUNTERS, 0), {})
+# Rows compared in one go when looking for those that changed.
+_STRETCH = 64
+
+
+class Totals:
+    """Everybody's numbers over all workers, kept up: what stood still since the last look costs next to nothing."""
+
+    def __init__(self, blocks: Sequence[memoryview], layout: Layout) -> None:
+        self._blocks = blocks
+        self._layout = layout
+        self._bounds = (*layout.offsets, layout.size)
+        self._seen = [bytes(layout.size) for _ in blocks]
+        # A backend's own row: what no server got.
+        self._own: dict[Entity, Sums] = {}
+        self._servers: dict[Entity, list[Entity]] = {}
+        self._backend_of: dict[Entity, Entity] = {}
+        self.sums: dict[Entity, Sums] = {}
+        """As of the last look. A backend's are its own row with those of its servers added."""
+        backend = layout.rows[0]
+        for entity in layout.rows:
+            if entity.kind == "backend":
+                backend = entity
+                self._servers[backend] = []
+                self._own[backend] = Sums.of(entity, self._seen, layout)
+            elif entity.kind == "server":
+                self._servers[backend].append(entity)
+                self._backend_of[entity] = backend
+            self.sums[entity] = self._own.get(entity, _NOTHING)
+        self.look()
+
+    def look(self) -> list[Entity]:
+        """Bring `sums` up to date. The entities whose own rows changed since the last look."""
+        rows: set[int] = set()
+        for i, block in enumerate(self._blocks):
+            now, before = bytes(block), self._seen[i]
+            if now != before:
+                rows.update(self._changed(before, now))
+                self._seen[i] = now
+        changed = [self._layout.rows[row] for row in sorted(rows)]
+        backends = set()
+        for entity in changed:
+            sums = Sums.of(entity, self._seen, self._layout)
+            if entity.kind == "backend":
+                self._own[entity] = sums
+                backends.add(entity)
+                continue
+            self.sums[entity] = sums
+            if entity.kind == "server":
+                backends.add(self._backend_of[entity])
+        for backend in backends:
+            self.sums[backend] = self._with_servers(backend)
+        return changed
+
+    def _changed(self, before: bytes, now: bytes) -> Iterator[int]:
+        bounds = self._bounds
+        last = len(bounds) - 1
+        for first in range(0, last, _STRETCH):
+            end = min(first + _STRETCH, last)
+            if now[bounds[first] : bounds[end]] != before[bounds[first] : bounds[end]]:
+                for row in range(first, end):
+                    if now[bounds[row] : bounds[row + 1]] != before[bounds[row] : bounds[row + 1]]:
+                        yield row
+
+    def _with_servers(self, backend: Entity) -> Sums:
+        own = self._own[backend]
+        rows = [sums.counters for server in self._servers[backend] if (sums := self.sums[server]) is not _NOTHING]
+        if not rows:
+            return own
+        columns = list(zip(*(row.values() for row in rows), strict=True))
+        counters = dict(own.counters)
+        for name, column in _COLUMNS_OF_SERVERS:
+            counters[name] += sum(columns[column])
+        for name, column in _COLUMNS_OF_MAXIMA:
+            if name in _MAXIMA_OF_SERVERS:
+                counters[name] = max(counters[name], *columns[column])
+        return Sums(counters, own.histograms)

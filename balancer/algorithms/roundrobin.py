@@ -1,0 +1,88 @@
+"""Each in turn, as often as its weight says, evenly spread.
+
+Servers of one weight form a ring that is walked in configuration order, and the rings take turns: one
+of `m` servers of weight `w` is due `m * w` times per unit of virtual time, at (k + 1/2) / (m * w). That
+is Webster's method of apportionment: at any moment each ring has had its share, rounded. So with equal
+weights the order is exactly 1, 2, 3, 1, 2, 3, and with weights 5, 1, 1 it is a b a a a c a. A pick is one
+heap operation over the distinct weights, however many servers there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from heapq import heapify, heapreplace
+from itertools import cycle
+
+from balancer.algorithms.base import Algorithm, C
+
+__all__ = ["RoundRobin"]
+
+
+class RoundRobin(Algorithm[C]):
+    """HAProxy's `balance roundrobin`."""
+
+    def __init__(self) -> None:
+        # A heap of rings: when due, rank (the first server's place in the configuration, which decides
+        # between rings due at once and is unique), the time between two turns, the servers without end.
+        # Floats will do: after 10**12 picks their error is still far below the time between two turns.
+        self._due: list[tuple[float, int, float, Iterator[C]]] = []
+        self._rings: dict[int, list[C]] = {}
+        self._ranks: dict[int, int] = {}
+        self._one = True
+
+    def rebuild(self, servers: Sequence[C]) -> None:
+        """Servers that stay keep their turns. One that returns waits for its own: it gets no more
+        than its share. A ring goes on from the server whose turn it was."""
+        waits, following, personal = self._positions()
+        rings: dict[int, list[C]] = {}
+        self._ranks = {}
+        for rank, server in enumerate(servers):
+            if server.weight not in rings:
+                rings[server.weight] = []
+                self._ranks[server.weight] = rank
+            rings[server.weight].append(server)
+        self._due = []
+        for weight, ring in rings.items():
+            step = 1 / (len(ring) * weight)
+            places = {server: place for place, server in enumerate(ring)}
+            if weight in waits:
+                wait = waits[weight]
+                start = next((places[server] for server in following[weight] if server in places), 0)
+            else:
+                # A new weight for old servers is no reason to let them wait longer or go first.
+                wait, start = min(
+                    ((personal[s] * len(ring), places[s]) for s in ring if s in personal), default=(0.5, 0)
+                )
+            turns = cycle(ring[start:] + ring[:start])
+            self._due.append((min(wait, 1.0) * step, self._ranks[weight], step, turns))
+        heapify(self._due)
+        self._rings = rings
+        self._one = len(servers) < 2
+
+    def _positions(self) -> tuple[dict[int, float], dict[int, list[C]], dict[C, float]]:
+        """By weight: the ring's wait for its turn (1: a whole step) and its servers from the next one on;
+        by server: its own wait (1: from one turn of its own to the next). Consumes the rings."""
+        waits: dict[int, float] = {}
+        following: dict[int, list[C]] = {}
+        personal: dict[C, float] = {}
+        by_rank = {rank: (due, step, turns) for due, rank, step, turns in self._due}
+        now = self._due[0][0] if self._due else 0.0
+        for weight, ring in self._rings.items():
+            due, step, turns = by_rank[self._ranks[weight]]
+            waits[weight] = wait = (due - now) / step
+            start = ring.index(next(turns))
+            following[weight] = order = ring[start:] + ring[:start]
+            for place, server in enumerate(order):
+                personal[server] = (wait + place) / len(ring)
+        return waits, following, personal
+
+    def pick(self, key: bytes = b"", avoid: C | None = None) -> C | None:  # noqa: ARG002
+        heap = self._due
+        if not heap:
+            return None
+        while True:
+            due, rank, step, turns = heap[0]
+            heapreplace(heap, (due + step, rank, step, turns))
+            server = next(turns)
+            if server is not avoid or self._one:
+                return server

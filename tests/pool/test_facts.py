@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from balancer.pool.facts import BUCKETS, COUNTERS, GAUGES, HISTOGRAMS, Counters, Entity, Layout, Ledger, Sums
+
+LAYOUT = Layout.of(["fe"], [("be", ["s1", "s2"]), ("empty", []), ("other", ["s1"])])
+PROCESS, FRONTEND, BACKEND = Entity("process", ""), Entity("frontend", "fe"), Entity("backend", "be")
+S1, S2 = Entity("server", "be", "s1"), Entity("server", "be", "s2")
+
+
+def block(layout: Layout = LAYOUT) -> memoryview:
+    return memoryview(bytearray(layout.size))
+
+
+def touch(ledger: Ledger, counters: Counters) -> None:
+    """What `Backend.take` does beside counting."""
+    if not counters.dirty:
+        counters.dirty = True
+        ledger.touched.append(counters)
+
+
+def test_every_entity_has_its_row():
+    assert LAYOUT.rows == (
+        PROCESS,
+        FRONTEND,
+        BACKEND,
+        S1,
+        S2,
+        Entity("backend", "empty"),
+        Entity("backend", "other"),
+        Entity("server", "other", "s1"),
+    )
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [LAYOUT, Layout.of([], []), Layout.of([], [("be", [])]), Layout.of(["a", "b"], [("be", ["s"])])],
+)
+def test_rows_neither_overlap_nor_leave_the_block(layout):
+    row, histograms = 8 * len(COUNTERS), 8 * BUCKETS * len(HISTOGRAMS)
+    ends = [*layout.offsets[1:], layout.size]
+    for entity, start, end in zip(layout.rows, layout.offsets, ends, strict=True):
+        assert end - start == row + (histograms if entity.kind == "backend" else 0)
+
+
+def test_rows_are_aligned_so_that_no_number_is_read_half_written():
+    assert all(offset % 8 == 0 for offset in LAYOUT.offsets)
+
+
+def test_counters_begin_at_zero():
+    counters = Counters()
+    assert {getattr(counters, name) for name in COUNTERS} == {0}
+
+
+def test_what_a_worker_counts_is_read_once_it_is_flushed():
+    memory = block()
+    ledger = Ledger(memory, LAYOUT)
+    ledger[FRONTEND].conn_tot = 5
+    ledger[PROCESS].heartbeat = 99
+    ledger[S2].stot = 3
+    touch(ledger, ledger[S2])
+    assert Sums.read([memory], LAYOUT)[FRONTEND].counters["conn_tot"] == 0
+    ledger.flush()
+    sums = Sums.read([memory], LAYOUT)
+    assert sums[FRONTEND].counters["conn_tot"] == 5
+    assert sums[PROCESS].counters["heartbeat"] == 99
+    assert sums[S2].counters["stot"] == 3
+    assert sums[S1].counters["stot"] == 0
+    assert set(sums) == set(LAYOUT.rows)
+
+
+def test_every_number_has_its_own_place():
+    memory = block()
+    ledger = Ledger(memory, LAYOUT)
+    for place, entity in enumerate(LAYOUT.rows):
+        for column, name in enumerate(COUNTERS):
+            setattr(ledger[entity], name, 1000 * (place + 1) + column)
+        for times in (ledger[entity].connect_times, ledger[entity].response_times, ledger[entity].total_times):
+            for bucket in range(len(times)):
+                times[bucket] = 10**6 * (place + 1) + bucket
+        if entity.kind == "server":
+            touch(ledger, ledger[entity])
+    ledger.flush()
+    for place, entity in enumerate(LAYOUT.rows):
+        sums = Sums.of(entity, [memory], LAYOUT)
+        assert list(sums.counters.values()) == [1000 * (place + 1) + column for column in range(len(COUNTERS))]
+        expected = tuple(10**6 * (place + 1) + bucket for bucket in range(BUCKETS))
+        assert sums.histograms == (dict.fromkeys(HISTOGRAMS, expected) if entity.kind == "backend" else {})
+
+
+def test_workers_add_up_but_latest_and_longest_do_not():
+    memory = [block() for _ in range(3)]
+    for i, part in enumerate(memory):
+        ledger = Ledger(part, LAYOUT)
+        backend = ledger[BACKEND]
+        backend.stot, backend.scur, backend.lastsess, backend.ttime_max = 10 + i, i, 1000 + i, 50 - i
+        backend.total_times[3] = i
+        ledger.flush()
+    counters, histograms = Sums.read(memory, LAYOUT)[BACKEND]
+    assert (counters["stot"], counters["scur"]) == (33, 3)
+    assert (counters["lastsess"], counters["ttime_max"]) == (1002, 50)
+    assert histograms["total"][3] == 3
+    assert sum(histograms["connect"]) == 0
+
+
+def test_what_servers_served_their_backend_served_too():
+    memory = [block() for _ in range(2)]
+    for i, part in enumerate(memory):
+        ledger = Ledger(part, LAYOUT)
+        for place, entity in enumerate((S1, S2, Entity("server", "other", "s1"))):
+            counters = ledger[entity]
+            counters.stot, counters.bout, counters.scur, counters.ttime_max = 1, 10**place, 1, 10 * i + place
+            touch(ledger, counters)
+        ledger[BACKEND].stot, ledger[BACKEND].scur, ledger[BACKEND].smax = 5, 2, 3
+        ledger.flush()
+    sums = Sums.read(memory, LAYOUT)
+    be, empty, other = (sums[Entity("backend", name)].counters for name in ("be", "empty", "other"))
+    # No server got 5 in each worker.
+    assert (be["stot"], be["bout"], be["ttime_max"]) == (14, 22, 11)
+    assert (other["stot"], other["bout"], other["ttime_max"]) == (2, 200, 12)
+    assert (empty["stot"], empty["bout"]) == (0, 0)
+    # Sessions at one time are the backend's own count.
+    assert (be["scur"], be["smax"], sums[S1].counters["scur"]) == (4, 6, 2)
+
+
+@given(st.lists(st.integers(0, 2**40), min_size=len(COUNTERS), max_size=len(COUNTERS)), st.data())
+def test_a_worker_in_a_dead_ones_place_goes_on_with_its_totals_and_none_of_its_sessions(values, data):
+    memory = block()
+    ledger = Ledger(memory, LAYOUT)
+    entity = data.draw(st.sampled_from([PROCESS, FRONTEND, BACKEND, S1]))
+    for name, value in zip(COUNTERS, values, strict=True):
+        setattr(ledger[entity], name, value)
+    # A server has had a session if anything was counted for it.
+    ledger[entity].smax = max(ledger[entity].smax, 1)
+    ledger[BACKEND].response_times[7] = 4
+    touch(ledger, ledger[entity])
+    ledger.flush()
+    before = Sums.read([memory], LAYOUT)
+
+    heir = Ledger(memory, LAYOUT)
+    after = Sums.read([memory], LAYOUT)
+    for name in COUNTERS:
+        assert after[entity].counters[name] == (0 if name in GAUGES else before[entity].counters[name])
+        assert getattr(heir[entity], name) == after[entity].counters[name]
+    assert after[BACKEND].histograms == before[BACKEND].histograms
+
+    heir[BACKEND].response_times[7] += 1
+    heir[entity].stot += 1
+    touch(heir, heir[entity])
+    heir.flush()
+    assert Sums.read([memory], LAYOUT)[entity].counters["stot"] == before[entity].counters["stot"] + 1
+    assert Sums.read([memory], LAYOUT)[BACKEND].histograms["response"][7] == 5
+
+
+def test_totals_never_run_backwards_however_often_a_worker_dies():
+    memory = block()
+    seen = []
+    for life in range(5):
+        ledger = Ledger(memory, LAYOUT)
+        seen.append(Sums.read([memory], LAYOUT)[S1].counters["stot"])
+        for _ in range(life):
+            counters = ledger[S1]
+            counters.stot += 1
+            counters.scur += 1
+            counters.smax = max(counters.smax, counters.scur)
+            touch(ledger, counters)
+            ledger.flush()
+            seen.append(Sums.read([memory], LAYOUT)[S1].counters["stot"])
+    assert all(one <= other for one, other in pairwise(seen))
+    assert seen[-1] == 0 + 1 + 2 + 3 + 4
+
+
+def test_a_servers_row_is_copied_as_long_as_something_of_it_goes_on():
+    memory = block()
+    ledger = Ledger(memory, LAYOUT)
+    counters = ledger[S1]
+    counters.scur = counters.smax = 1
+    touch(ledger, counters)
+    ledger.flush()
+    for octets in (100, 200):
+        counters.bout = octets
+        ledger.flush()
+        assert Sums.read([memory], LAYOUT)[S1].counters["bout"] == octets
+    counters.scur, counters.srv_icur = 0, 1
+    ledger.flush()
+    counters.srv_icur, counters.bout = 0, 300
+    ledger.flush()
+    last = Sums.read([memory], LAYOUT)[S1].counters
+    assert (last["scur"], last["srv_icur"], last["bout"]) == (0, 0, 300)
+
+
+def test_a_servers_row_at_rest_is_not_copied_any_more():
+    ledger = Ledger(block(), LAYOUT)
+    counters = ledger[S1]
+    touch(ledger, counters)
+    ledger.flush()
+    assert ledger.touched == []
+    assert not counters.dirty
+    touch(ledger, counters)
+    assert ledger.touched == [counters]
+
+
+def test_the_list_of_touched_rows_stays_the_same_object():
+    """Backends hold on to it."""
+    ledger = Ledger(block(), LAYOUT)
+    touched = ledger.touched
+    touch(ledger, ledger[S1])
+    ledger.flush()
+    assert ledger.touched is touched
