@@ -226,7 +226,28 @@ def parse_request(data: bytes, limits: Limits, searched: int = 0) -> Request | N
         if known is not None:
             first = _REQUEST_LINE.fullmatch(data, 0, eol)
             if first is not None and len(data) <= limits.head and known[1] <= limits.fields:
-                return _known_again(known[0], first, len(data), limits)
+                # Seen before but for the request line.
+                request = _new_request(Request)
+                request.line, request.method, target = first.groups()
+                if len(target) > limits.uri:
+                    _refuse_size(len(data), target, limits)
+                if request.method == b"CONNECT":
+                    raise BadRequest("CONNECT: no tunnels through here", 501)
+                like = known[0]
+                request.target = target
+                request.minor = 1
+                request.size = len(data)
+                request.fields = like.fields
+                request.lower = like.lower
+                request.end_to_end = like.end_to_end
+                request.hop_by_hop = like.hop_by_hop
+                request.plain = like.plain
+                request.body = like.body
+                request.host = like.host
+                request.keep_alive = like.keep_alive
+                request.expects_continue = like.expects_continue
+                request.upgrade = like.upgrade
+                return request
     match = None if searched else _REQUEST.match(data)
     if match is None:
         parts = _take_request_apart(data, limits, searched)
@@ -344,29 +365,6 @@ def parse_request(data: bytes, limits: Limits, searched: int = 0) -> Request | N
         if len(_known_requests) >= _MOST_KNOWN:
             _known_requests.clear()
         _known_requests[data[len(line) + 1 :]] = request, block.count(b"\n") - 1
-    return request
-
-
-def _known_again(known: Request, first: re.Match[bytes], size: int, limits: Limits) -> Request:
-    """A request whose field section has been seen before, behind the request line `first`."""
-    request = _new_request(Request)
-    request.line, request.method, request.target = first.groups()
-    if len(request.target) > limits.uri:
-        _refuse_size(size, request.target, limits)
-    if request.method == b"CONNECT":
-        raise BadRequest("CONNECT: no tunnels through here", 501)
-    request.minor = 1
-    request.fields = known.fields
-    request.lower = known.lower
-    request.end_to_end = known.end_to_end
-    request.hop_by_hop = known.hop_by_hop
-    request.plain = known.plain
-    request.size = size
-    request.body = known.body
-    request.host = known.host
-    request.keep_alive = known.keep_alive
-    request.expects_continue = known.expects_continue
-    request.upgrade = known.upgrade
     return request
 
 
