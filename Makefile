@@ -1,0 +1,63 @@
+# Two commands: `make run` for the demonstration, `make test` for everything that is tested.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+.DELETE_ON_ERROR:
+
+VENV := .venv
+BIN := $(VENV)/bin
+# python3 where it is new enough, else a newer one installed beside it.
+PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,$(shell \
+	$(name) -c 'import sys; sys.version_info >= (3, 11) and print("$(name)")' 2>/dev/null)))
+PIP := $(BIN)/python -m pip --disable-pip-version-check --require-virtualenv install -qq --constraint constraints.txt
+# More arguments for pytest: make test PYTEST="-k cookie -x"
+PYTEST :=
+
+NO_PYTHON := Python 3.11 or newer is missing; on Debian 12, Ubuntu 24.04 or newer: apt-get install python3 python3-venv
+NO_VENV = the venv module of $(PYTHON) is missing; on Debian and Ubuntu: apt-get install python3-venv
+# The environment holds this folder's path and links to the Python that made it; it is made anew when either is gone.
+STALE := $(shell [ "$$(cat $(VENV)/.installed 2>/dev/null)" = "$(CURDIR)" ] && $(BIN)/python -c '' 2>/dev/null || echo stale)
+
+.PHONY: help run test check unit clean stale
+
+help: ## this list
+	@sed -nE 's/^([a-z]+):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 15
+
+run: $(VENV)/.installed ## install into .venv, then start the demonstration (Ctrl-C ends it)
+	@exec $(BIN)/pybalancer demo
+
+test: ## install all that the tests need (as root: system packages too), then check and test everything
+	@tests/provision.sh
+	@$(MAKE) check
+	@$(BIN)/python -m pytest $(PYTEST)
+
+check: $(VENV)/.installed-test ## ruff, mypy --strict and the import layers
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/lint-imports --no-logo >$(VENV)/layers.txt || { cat $(VENV)/layers.txt; exit 1; }
+	@echo "check: ruff, mypy and the import layers find nothing"
+
+unit: $(VENV)/.installed-test ## the tests that need no server of another project
+	@$(BIN)/python -m pytest --ignore=tests/e2e --ignore=tests/system $(PYTEST)
+
+clean: ## remove what was made here, .venv included
+	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.installed: pyproject.toml constraints.txt $(STALE)
+	$(if $(PYTHON),,$(error $(NO_PYTHON)))
+	$(if $(shell $(PYTHON) -c 'import ensurepip' 2>&1),$(error $(NO_VENV)))
+	@echo "installing into $(VENV)"
+	@$(if $(STALE),rm -rf $(VENV) && $(PYTHON) -m venv $(VENV))
+	@$(PIP) setuptools
+	@$(PIP) --no-build-isolation --editable .
+	@echo "$(CURDIR)" >$@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	@echo "installing what the tests need into $(VENV)"
+	@$(PIP) --no-build-isolation --editable '.[test]'
+	@touch $@
+
+stale:

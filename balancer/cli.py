@@ -1,0 +1,161 @@
+"""The `pybalancer` command.
+
+Exit status: 0 done, 1 a configuration or a machine that will not do (the text says why), 2 wrong usage,
+130 interrupted. What was asked for goes to stdout, everything else to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from balancer import __version__
+from balancer.errors import BalancerError
+
+if TYPE_CHECKING:
+    from balancer.config.model import Config
+
+__all__ = ["main"]
+
+_DEFAULT_FILE = "/etc/pybalancer/balancer.yaml"
+_EXAMPLES = """\
+examples:
+  pybalancer demo                             three web and three DNS servers to try it on, no file needed
+  pybalancer check -c balancer.yaml           OK, or every error with its line
+  pybalancer -c balancer.yaml                 balance; SIGTERM lets what is in flight finish, a second one does not
+  pybalancer -c balancer.yaml --node standby  the same file on another director
+  pybalancer schema > balancer.schema.json    for editors that complete keys
+"""
+# What a shell reports of a program that SIGINT or SIGPIPE ended: 128 + the signal's number.
+_INTERRUPTED = 130
+_BROKEN_PIPE = 141
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (default: the process's own); returns the exit status.
+
+    Raises SystemExit for wrong usage, `--help` and `--version`, as argparse does.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        status: int = arguments.command(arguments)
+        sys.stdout.flush()
+    except BalancerError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # Python flushes stdout once more as it ends, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BROKEN_PIPE
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pybalancer",
+        description="Load balancing with high availability: TCP, HTTP and UDP, health checks, statistics.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"pybalancer {__version__}")
+    _takes_file(parser, default=_DEFAULT_FILE)
+    parser.set_defaults(command=_run)
+    commands = parser.add_subparsers(title="commands", metavar="")
+
+    check = commands.add_parser(
+        "check", help="print OK or every error of a configuration", description="Print OK or every error, one a line."
+    )
+    # A default here would win over a value given before the word `check`.
+    _takes_file(check, default=argparse.SUPPRESS)
+    check.set_defaults(command=_check)
+
+    schema = commands.add_parser("schema", help="print the JSON schema of the configuration")
+    schema.set_defaults(command=_schema)
+
+    demo = commands.add_parser(
+        "demo",
+        help="balance three web and three DNS servers of its own on this machine",
+        description="Start three web servers, three DNS servers and a balancer in front of them, all on loopback.",
+    )
+    demo.add_argument(
+        "--ports", metavar="N", type=_port, help="listen on the free ports from N on, instead of 8000, 8080, 5300, 7000"
+    )
+    demo.add_argument("--show-config", action="store_true", help="print its configuration and start nothing")
+    demo.set_defaults(command=_demo)
+    return parser
+
+
+def _takes_file(parser: argparse.ArgumentParser, *, default: str) -> None:
+    parser.add_argument(
+        "-c", "--config", metavar="FILE", default=default, help=f"the configuration (default: {_DEFAULT_FILE})"
+    )
+    parser.add_argument(
+        "--node",
+        metavar="NAME",
+        default=None if default is not argparse.SUPPRESS else default,
+        help="whose part under `nodes:` holds (default: this host's name)",
+    )
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or not 1 <= int(text[:6]) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 1 to 65535")
+    return int(text)
+
+
+# The modules behind a command are imported by it alone: `check` runs before every start and reload.
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    config = _load(arguments)
+    from balancer.daemon import supervisor
+
+    return supervisor.run(config)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    config = _load(arguments)
+    from balancer.config import check
+
+    for warning in check.warnings(config):
+        print(f"warning: {warning}", file=sys.stderr)
+    print("OK")
+    return 0
+
+
+def _schema(_: argparse.Namespace) -> int:
+    from balancer.config.schema import schema
+
+    print(json.dumps(schema(), indent=2))
+    return 0
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from balancer.demo import show
+
+    if arguments.show_config:
+        print(show.configuration(first_port=arguments.ports), end="")
+        return 0
+    return show.run(first_port=arguments.ports)
+
+
+def _load(arguments: argparse.Namespace) -> Config:
+    """The configuration as this node has it."""
+    from balancer.config import read
+
+    node = arguments.node or socket.gethostname()
+    config = read.load(arguments.config, node=node, environ=os.environ)
+    short = node.partition(".")[0]
+    if arguments.node is None and node not in config.nodes and short in config.nodes:
+        config = read.load(arguments.config, node=short, environ=os.environ)
+    if arguments.node and arguments.node not in config.nodes:
+        known = ", ".join(config.nodes) or "none"
+        print(f"warning: no {arguments.node} under nodes, the file holds as it is; known: {known}", file=sys.stderr)
+    return config

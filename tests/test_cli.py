@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from balancer import __version__, cli
+
+GOOD = """\
+frontends:
+  web: {mode: tcp, bind: "127.0.0.1:8000", default_backend: web}
+backends:
+  web: {check: {type: tcp}, servers: {one: {address: "127.0.0.1:8001"}}}
+nodes:
+  standby: {backends: {web: {retries: 7}}}
+  "standby.lab.local": {backends: {web: {retries: 8}}}
+"""
+
+
+@pytest.fixture
+def good(tmp_path):
+    file = tmp_path / "balancer.yaml"
+    file.write_text(GOOD)
+    return str(file)
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """The configurations that the daemon was started with."""
+    from balancer.daemon import supervisor
+
+    configs = []
+    monkeypatch.setattr(supervisor, "run", lambda config: configs.append(config) or 0)
+    return configs
+
+
+def test_check_says_ok(good, capsys):
+    assert cli.main(["check", "-c", good]) == 0
+    assert capsys.readouterr() == ("OK\n", "")
+
+
+def test_check_says_everything_that_is_wrong(tmp_path, capsys):
+    file = tmp_path / "balancer.yaml"
+    file.write_text(
+        "frontends:\n"
+        "  web:\n"
+        "    mode: tpc\n"
+        "    bind: 127.0.0.1:99999\n"
+        "    default_backend: nowhere\n"
+        "backends:\n"
+        "  web: {servers: {one: {address: '127.0.0.1:80', wieght: 3}}}\n"
+    )
+    assert cli.main(["check", "-c", str(file)]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    lines = err.splitlines()
+    for place, word in ((3, "mode"), (4, "bind"), (7, "weight")):
+        assert any(line.startswith(f"{file}:{place}:") and word in line for line in lines), (place, err)
+
+
+def test_check_of_a_file_that_is_not_there(tmp_path, capsys):
+    assert cli.main(["check", "-c", str(tmp_path / "none.yaml")]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and "No such file" in err and len(err.splitlines()) == 1
+
+
+def test_warnings_go_to_stderr_and_it_is_ok(good, capsys, monkeypatch):
+    from balancer.config import check
+
+    monkeypatch.setattr(check, "warnings", lambda config: ["mind the gap"])
+    assert cli.main(["check", "-c", good]) == 0
+    assert capsys.readouterr() == ("OK\n", "warning: mind the gap\n")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["-c", "FILE", "check"], ["check", "--config", "FILE"], ["--config=FILE", "check"]]
+)
+def test_the_file_may_stand_on_either_side_of_check(arguments, good, capsys):
+    assert cli.main([argument.replace("FILE", good) for argument in arguments]) == 0
+
+
+def test_without_a_command_it_runs(good, ran):
+    assert cli.main(["-c", good]) == 0
+    assert list(ran[0].frontends) == ["web"]
+
+
+def test_the_exit_status_is_the_daemons(good, monkeypatch):
+    from balancer.daemon import supervisor
+
+    monkeypatch.setattr(supervisor, "run", lambda config: 5)
+    assert cli.main(["-c", good]) == 5
+
+
+@pytest.mark.parametrize(
+    ("host", "retries"),
+    [("standby", 7), ("standby.elsewhere.example", 7), ("standby.lab.local", 8), ("master", None)],
+    ids=["its name", "its name before the first dot", "its whole name before a part of it", "a host without a part"],
+)
+def test_the_hosts_name_chooses_its_part(host, retries, good, ran, monkeypatch):
+    monkeypatch.setattr("socket.gethostname", lambda: host)
+    cli.main(["-c", good])
+    assert ran[0].backends["web"].retries == retries
+
+
+def test_node_chooses_it_too(good, ran, monkeypatch, capsys):
+    monkeypatch.setattr("socket.gethostname", lambda: "master")
+    cli.main(["-c", good, "--node", "standby"])
+    assert ran[0].backends["web"].retries == 7
+    assert capsys.readouterr().err == ""
+
+
+def test_a_node_that_the_file_does_not_know_is_said(good, ran, capsys):
+    cli.main(["-c", good, "--node", "standbye"])
+    assert capsys.readouterr().err == (
+        "warning: no standbye under nodes, the file holds as it is; known: standby, standby.lab.local\n"
+    )
+
+
+def test_a_machine_that_will_not_do_is_said_without_a_traceback(good, monkeypatch, capsys):
+    from balancer.daemon import supervisor
+    from balancer.errors import StartError
+
+    def refuse(config):
+        raise StartError("frontends.web.bind: cannot bind 127.0.0.1:8000")
+
+    monkeypatch.setattr(supervisor, "run", refuse)
+    assert cli.main(["-c", good]) == 1
+    assert capsys.readouterr() == ("", "frontends.web.bind: cannot bind 127.0.0.1:8000\n")
+
+
+def test_an_interrupt_is_130(good, monkeypatch):
+    from balancer.daemon import supervisor
+
+    def interrupt(config):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(supervisor, "run", interrupt)
+    assert cli.main(["-c", good]) == 130
+
+
+def test_the_schema_is_json_for_editors(capsys):
+    assert cli.main(["schema"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    assert {"frontends", "backends", "stats"} <= schema["properties"].keys()
+
+
+def test_the_demos_configuration_is_shown(capsys):
+    assert cli.main(["demo", "--show-config"]) == 0
+    assert "frontends:" in capsys.readouterr().out
+
+
+def test_demo_starts_from_the_port_given(monkeypatch):
+    from balancer.demo import show
+
+    seen = []
+    monkeypatch.setattr(show, "run", lambda *, first_port: seen.append(first_port) or 0)
+    assert cli.main(["demo", "--ports", "9000"]) == 0
+    assert cli.main(["demo"]) == 0
+    assert seen == [9000, None]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["chekc"], ["--port", "1"], ["demo", "--ports", "0"], ["demo", "--ports", "70000"], ["-c"]]
+)
+def test_wrong_usage_is_2(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code == 2
+    assert "usage: pybalancer" in capsys.readouterr().err
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"pybalancer {__version__}\n"
+
+
+def test_help_shows_examples(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    out = capsys.readouterr().out
+    assert "pybalancer check -c balancer.yaml" in out
+    assert "/etc/pybalancer/balancer.yaml" in out
+
+
+def test_a_reader_that_leaves_is_no_error():
+    """`pybalancer schema | head -1`"""
+    command = f'"{sys.executable}" -m balancer schema | head -n 1; echo "${{PIPESTATUS[0]}}"'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stderr == ""
+    assert done.stdout.splitlines()[-1] in ("0", "141")
+
+
+def test_a_pipe_closed_before_it_writes_is_141(good):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer) as out:
+        done = subprocess.run(
+            [sys.executable, "-m", "balancer", "check", "-c", good], stdout=out, stderr=-1, timeout=60
+        )
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_check_imports_no_data_plane():
+    """It runs before every start and reload: what it does not need would only make it slow."""
+    program = "import sys; from balancer import cli; cli.main(['schema']); print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    modules = set(done.stderr.split())
+    assert "balancer.config.model" in modules
+    assert not {"asyncio", "uvloop", "aiohttp", "balancer.daemon", "balancer.demo"} & modules
