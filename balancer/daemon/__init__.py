@@ -3,8 +3,10 @@
 supervisor  parent: binds the sockets, starts and replaces the children, ends them
 worker      the proxy data plane, one process per core
 control     health checks, server states, statistics page
-plan        what all processes derive from the configuration: rows, indexes, addresses
+plan        what all processes derive from the configuration: rows, indexes, addresses, descriptors
 memory      what they share: counters, states, doorbells
 sockets     binding, also what this host does not hold yet
-privileges  user, group, limits, death with the parent
+resolve     names to addresses at start, in bounded time
+privileges  user, group, capabilities, limits, death with the parent
+faults      what nobody expected, as lines in the log
 """

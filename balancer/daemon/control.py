@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 import os
 import signal
 import socket
@@ -19,6 +18,7 @@ import uvloop
 from balancer import __version__
 from balancer.addr import Address
 from balancer.config import model
+from balancer.daemon.faults import report_to
 from balancer.daemon.memory import Memory, answer, ring
 from balancer.daemon.plan import Plan
 from balancer.health import report, verdict
@@ -26,14 +26,18 @@ from balancer.health.runner import Event, Runner, Target
 from balancer.observe.log import AccessLog, Level
 from balancer.observe.snapshot import Availability, LastCheck, Process, Rates, Roster, Snapshot, take
 from balancer.observe.web import Web
-from balancer.pool.facts import Entity, Sums
-from balancer.pool.orders import Condition
+from balancer.pool.facts import Entity, Sums, Totals
+from balancer.pool.orders import Condition, ServerState
 
 __all__ = ["Control", "initialise"]
 
 # Rates are per second, and events of one moment go out together.
 _SECOND = 1.0
 _LOG_FLUSH = 0.1
+# A worker's heart beats about three times a second.
+_SILENCE = 5.0
+_MICROSECOND = 1e-6
+_PROCESS = Entity("process", "")
 
 
 class Control:
@@ -42,20 +46,28 @@ class Control:
     def __init__(
         self, plan: Plan, memory: Memory, stats: Sequence[socket.socket], *, node: str, started: float
     ) -> None:
+        """`started` is Unix time in seconds."""
         self._plan = plan
         self._memory = memory
         self._sockets = stats
-        self._log = AccessLog(plan.config.global_.log)
+        self._log = AccessLog(plan.log)
         self._roster = Roster.of(plan.config)
         self._rates = Rates()
         self._availability = Availability(started)
+        self._totals = Totals(memory.blocks, plan.layout)
+        # The board as we left it: nobody else writes there.
+        self._states = list(memory.board)[: len(plan.seats)]
+        self._has_news = True
         self._checks: dict[int, LastCheck] = {}
-        self._failures: dict[int, int] = {}
-        self._entities = {seat.index: Entity("server", seat.backend, seat.server) for seat in plan.seats.values()}
+        self._silent: set[int] = set()
         targets = _targets(plan)
-        self._runner = Runner(targets, state_of=memory.board.__getitem__, on_change=self._on_check)
-        self._checked = {target.index for target in targets}
-        self._usable = {name: _Usable(plan, memory, name) for name in plan.config.backends}
+        self._runner = Runner(targets, state_of=self._states.__getitem__, on_change=self._on_check)
+        self._checked = {Entity("server", target.backend, target.server): target.index for target in targets}
+        self._failures = {entity: _failures(self._totals.sums[entity]) for entity in self._checked}
+        self._usable = {name: _Usable() for name in plan.config.backends}
+        for seat in plan.seats.values():
+            is_backup = plan.config.backends[seat.backend].servers[seat.server].backup
+            self._usable[seat.backend].count(self._states[seat.index], 1, is_backup=is_backup)
         stats_config = plan.config.stats
         self._process = Process(
             version=__version__,
@@ -64,7 +76,7 @@ class Control:
             pid=os.getppid(),
             started=started,
             workers=plan.workers,
-            maxconn=plan.config.global_.maxconn,
+            maxconn=plan.maxconn,
         )
 
     def run(self) -> None:
@@ -72,13 +84,14 @@ class Control:
         gc.collect()
         gc.freeze()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            report_to(self._log, runner.get_loop())
             runner.run(self._serve())
+        self._log.close()
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
         stopped = asyncio.Event()
         loop.add_signal_handler(signal.SIGTERM, stopped.set)
-        logging.getLogger().addHandler(_ToLog(self._log))
         loop.add_reader(self._memory.control_bell, self._on_bell)
         self._every_second(loop)
         self._flush_log(loop)
@@ -92,7 +105,6 @@ class Control:
         await self._runner.close()
         if web is not None:
             await web.stop()
-        self._log.flush()
 
     # Health
 
@@ -107,9 +119,14 @@ class Control:
             at=time.time(),
         )
         if event.new != event.old:
-            self._memory.board[target.index] = event.new
-            self._usable[target.backend].change(target, event)
-        if event.is_worth_a_check_line and not event.is_first:
+            self._states[target.index] = self._memory.board[target.index] = event.new
+            self._has_news = True
+            for sign, state in ((-1, event.old), (1, event.new)):
+                self._usable[target.backend].count(state, sign, is_backup=target.backup)
+        # What a server is at its start is no news; nor is what it was all along, to a control process that takes
+        # the place of a dead one and has seen no check before.
+        is_news = event.previous is not None or event.new.health != event.old.health
+        if event.is_worth_a_check_line and is_news and not event.is_first:
             line = report.check_line(
                 target.backend, target.server, event.new, target.check, result=result, is_backup=target.backup
             )
@@ -122,47 +139,47 @@ class Control:
 
     def _report(self, event: Event) -> None:
         target = event.target
-        standing = self._standing(target)
+        usable = self._usable[target.backend]
+        entity = Entity("server", target.backend, target.server)
+        sessions = Sums.of(entity, self._memory.blocks, self._plan.layout).counters["scur"]
         line = report.server_line(
             target.backend,
             target.server,
             event.new.condition,
             result=event.result,
-            standing=standing,
+            standing=report.Standing(usable.active, usable.backup, sessions),
             is_backup=target.backup,
+            was_draining=not _takes_clients(event.old),
         )
         self._log.event(Level(line.severity), line.text)
-        if event.new.condition is Condition.DOWN and not standing.active and not standing.backup:
+        if _takes_clients(event.old) and not _takes_clients(event.new) and not usable.active and not usable.backup:
             line = report.no_server_line(target.backend)
             self._log.event(Level(line.severity), line.text)
-
-    def _standing(self, target: Target) -> report.Standing:
-        usable = self._usable[target.backend]
-        entity = self._entities[target.index]
-        sessions = Sums.of(entity, self._memory.blocks, self._plan.layout).counters["scur"]
-        return report.Standing(usable.active, usable.backup, sessions)
 
     def _on_bell(self) -> None:
         """A worker could not reach a server."""
         answer(self._memory.control_bell)
-        for index in self._checked:
-            counters = Sums.of(self._entities[index], self._memory.blocks, self._plan.layout).counters
-            failures = counters["econ"] + counters["wretr"] + counters["wredis"]
-            if failures > self._failures.get(index, 0):
-                self._failures[index] = failures
-                self._runner.hint(index)
+        self._look()
+
+    def _look(self) -> None:
+        """Take in what the workers have counted; a server that failed them is checked soon."""
+        for entity in self._totals.look():
+            index = self._checked.get(entity)
+            if index is not None:
+                failures = _failures(self._totals.sums[entity])
+                if failures > self._failures[entity]:
+                    self._runner.hint(index)
+                self._failures[entity] = failures
 
     # Statistics
 
-    def _sums(self) -> dict[Entity, Sums]:
-        return Sums.read(self._memory.blocks, self._plan.layout)
-
     def _snapshot(self) -> Snapshot:
+        self._look()
         return take(
             self._roster,
             process=self._process,
-            sums=self._sums(),
-            states=list(self._memory.board),
+            sums=self._totals.sums,
+            states=self._states,
             checks=self._checks,
             rates=self._rates,
             availability=self._availability,
@@ -171,8 +188,26 @@ class Control:
 
     def _every_second(self, loop: asyncio.AbstractEventLoop) -> None:
         loop.call_later(_SECOND, self._every_second, loop)
-        self._rates.feed(self._sums(), time.monotonic())
-        self._availability.feed(self._roster, list(self._memory.board), time.time())
+        now = time.monotonic()
+        self._look()
+        self._rates.feed(self._totals.sums, now)
+        if self._has_news:
+            self._has_news = False
+            self._availability.feed(self._roster, self._states, time.time())
+        self._watch_workers(now)
+
+    def _watch_workers(self, now: float) -> None:
+        """One that hangs keeps its listening sockets: connections that reach them wait until it is killed."""
+        for number, block in enumerate(self._memory.blocks):
+            heartbeat = Sums.of(_PROCESS, [block], self._plan.layout).counters["heartbeat"] * _MICROSECOND
+            # Zero: not started yet, or ended.
+            is_silent = 0 < heartbeat < now - _SILENCE
+            if is_silent and number not in self._silent:
+                self._silent.add(number)
+                self._log.event(Level.ALERT, f"worker {number} has not moved for {now - heartbeat:.0f} s")
+            elif not is_silent and number in self._silent:
+                self._silent.remove(number)
+                self._log.event(Level.NOTICE, f"worker {number} moves again")
 
     def _flush_log(self, loop: asyncio.AbstractEventLoop) -> None:
         loop.call_later(_LOG_FLUSH, self._flush_log, loop)
@@ -180,35 +215,27 @@ class Control:
 
 
 class _Usable:
-    """How many servers of a backend take new clients: counted once, then kept up."""
+    """How many servers of a backend take new clients. Those not checked yet count as HAProxy counts them: as up."""
 
-    def __init__(self, plan: Plan, memory: Memory, backend: str) -> None:
+    def __init__(self) -> None:
         self.active = self.backup = 0
-        for name, server in plan.config.backends[backend].servers.items():
-            self._count(memory.board[plan.seats[backend, name].index].is_usable, server.backup)
 
-    def _count(self, change: int, is_backup: bool) -> None:
+    def count(self, state: ServerState, sign: int, *, is_backup: bool) -> None:
+        """One more (`sign` 1) or one less (-1) in this state."""
+        change = sign * _takes_clients(state)
         if is_backup:
             self.backup += change
         else:
             self.active += change
 
-    def change(self, target: Target, event: Event) -> None:
-        """A server's state has changed."""
-        self._count(event.new.is_usable - event.old.is_usable, target.backup)
+
+def _takes_clients(state: ServerState) -> bool:
+    return state.is_usable or state.is_unchecked
 
 
-class _ToLog(logging.Handler):
-    """What libraries say through `logging` goes to our log, not to a traceback on the console."""
-
-    def __init__(self, log: AccessLog) -> None:
-        super().__init__(logging.WARNING)
-        self._log = log
-
-    def emit(self, record: logging.LogRecord) -> None:
-        error = record.exc_info[1] if record.exc_info else None
-        text = record.getMessage() + (f": {error!r}" if error is not None else "")
-        self._log.event(Level.ERR if record.levelno >= logging.ERROR else Level.WARNING, text, kind=record.name)
+def _failures(sums: Sums) -> int:
+    counters = sums.counters
+    return counters["econ"] + counters["wretr"] + counters["wredis"]
 
 
 def initialise(plan: Plan, memory: Memory) -> None:

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-import socket
+import dataclasses
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
-from balancer.addr import Address
-from balancer.config import effective
+from balancer.addr import Address, parse_address
+from balancer.config import effective, model
 from balancer.config.model import Config
+from balancer.daemon.resolve import first_addresses
+from balancer.errors import StartError
 from balancer.pool.facts import Layout
 
 __all__ = ["Plan", "Seat"]
 
 # A resolver that does not answer must not keep the daemon from starting.
 _RESOLVE_TIMEOUT = 3.0
+# Descriptors of any child besides its sockets: doorbells, log, the loop's own, one look at /proc, and room to work.
+_SPARE_FILES = 64
+# A datagram forwarder's own towards the servers (`mode: udp` with a query protocol).
+_UDP_FILES = 256
+# One check under way each; more than that are never under way (health.runner).
+_MOST_CHECKS = 2000
+_UDP_SCHEME = "udp://"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,24 +48,34 @@ class Plan:
     seats: Mapping[tuple[str, str], Seat]
     pages: Mapping[str, bytes]
     """Contents of the error files by path, read while we may still read them."""
+    log: model.Log
+    """`global.log` with an address in place of a name: no child asks a resolver."""
+    maxconn: int
+    """Connections of all workers together: `global.maxconn`, or what the limit of open files allows."""
 
     @staticmethod
     def of(config: Config, *, cores: int) -> Plan:
-        """Resolve names, read files, number the servers."""
+        """Resolve names, read files, number the servers.
+
+        StartError where an error file cannot be read, a server's network interface does not exist, or the log's
+        host has no address. A server whose name has none is left out (`unresolved`).
+        """
         names = [(backend, server) for backend, of in config.backends.items() for server in of.servers]
-        addresses = _resolve({pair: config.backends[pair[0]].servers[pair[1]].address for pair in names})
-        seats = {pair: Seat(index, *pair, addresses[pair]) for index, pair in enumerate(names)}
-        layout = Layout.of(config.frontends, [(name, backend.servers) for name, backend in config.backends.items()])
-        files = [effective.frontend(config, name).error_files for name in config.frontends]
-        files += [effective.backend(config, name).error_files for name in config.backends]
-        paths = {path for of_one in files for path in of_one.values()}
+        written = {pair: config.backends[pair[0]].servers[pair[1]].address for pair in names}
+        log_host = _log_host(config.global_.log)
+        hosts = {address.host for address in written.values() if address.is_name}
+        if log_host is not None:
+            hosts.add(log_host.host)
+        found = first_addresses(hosts, within=_RESOLVE_TIMEOUT)
         workers = config.global_.workers
         return Plan(
             config=config,
             workers=cores if workers == "auto" else workers,
-            layout=layout,
-            seats=seats,
-            pages={path: Path(path).read_bytes() for path in paths},
+            layout=Layout.of(config.frontends, [(name, backend.servers) for name, backend in config.backends.items()]),
+            seats={pair: Seat(i, *pair, _resolved(pair, written[pair], found)) for i, pair in enumerate(names)},
+            pages=_pages(config),
+            log=_resolved_log(config.global_.log, log_host, found),
+            maxconn=config.global_.maxconn,
         )
 
     @property
@@ -65,27 +83,89 @@ class Plan:
         """Servers whose names have no address."""
         return [f"{seat.backend}/{seat.server}" for seat in self.seats.values() if seat.address is None]
 
+    @property
+    def maxconn_per_worker(self) -> int:
+        """A worker's share; the kernel does not spread connections quite evenly, so parts are not lost."""
+        return -(-self.maxconn // self.workers)
 
-def _resolve(addresses: Mapping[tuple[str, str], Address]) -> dict[tuple[str, str], Address | None]:
-    found: dict[tuple[str, str], Address | None] = {
-        pair: None if address.is_name else address for pair, address in addresses.items()
-    }
-    wanted = {address.host for address in addresses.values() if address.is_name}
-    if not wanted:
-        return found
-    pool = ThreadPoolExecutor(max_workers=8)
-    lookups = {host: pool.submit(_first_address, host) for host in wanted}
-    wait(lookups.values(), timeout=_RESOLVE_TIMEOUT)
-    pool.shutdown(wait=False, cancel_futures=True)
-    for pair, address in addresses.items():
-        lookup = lookups.get(address.host)
-        if lookup is not None and lookup.done() and not lookup.cancelled() and (host := lookup.result()):
-            found[pair] = address.with_host(host)
-    return found
+    @property
+    def open_files(self) -> int:
+        """How many descriptors the process that needs most of them needs."""
+        own = self._own_files
+        flows = sum(
+            frontend.udp.max_flows
+            for frontend in self.config.frontends.values()
+            if frontend.mode == "udp" and frontend.engine == "proxy" and frontend.udp.protocol != "dns"
+        )
+        supervisor = own * self.workers
+        control = 2 * min(len(self.seats), _MOST_CHECKS) + _SPARE_FILES
+        # A client's and a server's connection each.
+        worker = own + 2 * self.maxconn_per_worker + flows
+        return max(supervisor, control, worker)
+
+    def within(self, open_files: int) -> Plan:
+        """The same with as many connections as that many descriptors carry.
+
+        StartError when they carry none.
+        """
+        affordable = (open_files - self._own_files) // 2
+        if affordable < 1 or open_files < self._own_files * self.workers:
+            raise StartError(
+                f"{open_files} open files are too few to serve anybody, the limit must be "
+                f"{max(self._own_files * self.workers, self._own_files + 2)} at least: raise it "
+                "(LimitNOFILE=, ulimit -n)"
+            )
+        return dataclasses.replace(self, maxconn=min(self.maxconn, affordable * self.workers))
+
+    @property
+    def _own_files(self) -> int:
+        """A worker's descriptors before the first connection. Listening sockets count twice: the loop has its own."""
+        files = _SPARE_FILES
+        for frontend in self.config.frontends.values():
+            if frontend.engine == "proxy":
+                files += 2 * len(frontend.bind)
+                if frontend.mode == "udp":
+                    servers = len(self.config.backends[frontend.default_backend].servers)
+                    files += min(_UDP_FILES, 8 * servers)
+        return files
 
 
-def _first_address(host: str) -> str | None:
+def _resolved(pair: tuple[str, str], address: Address, found: Mapping[str, str]) -> Address | None:
+    if address.is_name:
+        return address.with_host(found[address.host]) if address.host in found else None
     try:
-        return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
+        _ = address.sockaddr
     except OSError:
+        zone = address.host.partition("%")[2]
+        raise StartError(
+            f"backends.{pair[0]}.servers.{pair[1]}.address: {address}: there is no interface {zone!r}"
+        ) from None
+    return address
+
+
+def _log_host(log: model.Log) -> Address | None:
+    """Where syslog datagrams go, if that is a name."""
+    if not log.target.startswith(_UDP_SCHEME):
         return None
+    address = parse_address(log.target.removeprefix(_UDP_SCHEME))
+    return address if address.is_name else None
+
+
+def _resolved_log(log: model.Log, host: Address | None, found: Mapping[str, str]) -> model.Log:
+    if host is None:
+        return log
+    if host.host not in found:
+        raise StartError(f"global.log.target: no address found for {host.host}; write an address or mend the name")
+    return log.model_copy(update={"target": _UDP_SCHEME + str(host.with_host(found[host.host]))})
+
+
+def _pages(config: Config) -> dict[str, bytes]:
+    files = [effective.frontend(config, name).error_files for name in config.frontends]
+    files += [effective.backend(config, name).error_files for name in config.backends]
+    pages = {}
+    for path in {path for of_one in files for path in of_one.values()}:
+        try:
+            pages[path] = Path(path).read_bytes()
+        except OSError as error:
+            raise StartError(f"error_files: cannot read {path}: {error.strerror}") from None
+    return pages

@@ -1,4 +1,4 @@
-"""User, group, limits, and death with the parent."""
+"""User, group, capabilities, limits, and death with the parent."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ __all__ = ["Identity", "die_with_parent", "drop", "identity", "raise_open_files"
 # prctl(2)
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
+# capset(2), linux/capability.h
+_LINUX_CAPABILITY_VERSION_3 = 0x20080522
 
 Identity = tuple[int, int]
 
@@ -47,18 +49,20 @@ def identity(user: str | None, group: str | None) -> Identity | None:
 
 
 def drop(ids: Identity | None) -> None:
-    """Become that user for good, and never gain a right again."""
+    """Become that user for good, and never gain a right again. OSError where the kernel refuses."""
     if ids is not None:
         uid, gid = ids
         os.setgroups([])
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
-    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    if os.geteuid() != 0:
+        _drop_capabilities()
+    _checked(_LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
 
 
 def die_with_parent(parent: int) -> None:
     """Be killed when the parent dies, however it dies. Called after `drop`, which would undo it."""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _checked(_LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0))
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -66,22 +70,36 @@ def die_with_parent(parent: int) -> None:
 def raise_open_files(wanted: int) -> int:
     """Raise the limit of open files to `wanted` as far as allowed; the limit there is."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        if os.geteuid() == 0 and allowed < wanted:
-            try:
-                resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
-            except (OSError, ValueError):
-                pass
-            else:
-                return wanted
-        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-        return allowed
-    return soft if soft != resource.RLIM_INFINITY else wanted
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return wanted if soft == resource.RLIM_INFINITY else soft
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        try:
+            # CAP_SYS_RESOURCE may, up to fs.nr_open.
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
+        except (OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            return hard
+        return wanted
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted
 
 
-def _prctl(option: int, value: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(option, value, 0, 0, 0) != 0:
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+class _CapabilityHeader(ctypes.Structure):
+    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
+
+
+def _drop_capabilities() -> None:
+    """Those that a service manager gave for binding (AmbientCapabilities=), too."""
+    header = _CapabilityHeader(_LINUX_CAPABILITY_VERSION_3, 0)
+    # Effective, permitted, inheritable, each in two words. What is not permitted leaves the ambient set as well.
+    nothing = (ctypes.c_uint32 * 6)()
+    _checked(_LIBC.capset(ctypes.byref(header), ctypes.byref(nothing)))
+
+
+def _checked(result: int) -> None:
+    if result != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))

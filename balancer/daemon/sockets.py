@@ -6,6 +6,7 @@ supervisor keeps all of them open, so a worker that dies takes no queued connect
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -13,7 +14,6 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from balancer.addr import Address
 from balancer.config.model import Bind, Config
 from balancer.errors import StartError
 
@@ -22,8 +22,8 @@ __all__ = ["Sockets"]
 # linux/in6.h; the socket module has no name for it.
 _IPV6_FREEBIND = 78
 _IP_FREEBIND = 15
-# Room for a burst of queries while the worker does something else.
-_UDP_BUFFER = 4 * 1024 * 1024
+# Whoever may enter the directory may connect, as with a TCP port.
+_UNIX_MODE = 0o666
 
 
 class Sockets:
@@ -60,16 +60,14 @@ class Sockets:
         return sockets
 
     def _bind(self, where: str, bind: Bind, kind: socket.SocketKind, count: int, backlog: int) -> list[socket.socket]:
-        address = bind.address
         try:
-            if address.path:
-                sock = _bind_unix(bind, backlog)
-                self._paths.append(address.path)
-                return [sock] * count
-            _refuse_second_copy(bind, kind)
-            return [_bind_ip(bind, kind, backlog) for _ in range(count)]
+            if not bind.address.path:
+                return _bind_ip(bind, kind, count, backlog)
+            sock = _bind_unix(bind, backlog)
+            self._paths.append(bind.address.path)
+            return [sock] * count
         except OSError as error:
-            raise StartError(f"{where}: cannot bind {address}: {_advice(error, address)}") from error
+            raise StartError(f"{where}: cannot bind {bind.address}: {_advice(error, bind)}") from error
 
     def keep(self, wanted: Callable[[str, int], bool], *, stats: bool) -> None:
         """In a child: close what is another's. `wanted(frontend, worker)` says what is its own."""
@@ -92,30 +90,39 @@ class Sockets:
             sock.close()
 
     def unlink(self) -> None:
-        """Remove the files of Unix sockets."""
+        """Remove the files of Unix sockets, once all processes have closed them. Another copy's stay."""
         for path in self._paths:
-            try:
-                Path(path).unlink()
-            except OSError:
-                continue
+            with contextlib.suppress(OSError):
+                _remove_stale(path)
+        self._paths.clear()
 
 
-def _bind_ip(bind: Bind, kind: socket.SocketKind, backlog: int) -> socket.socket:
-    sock = socket.socket(bind.address.family, kind | socket.SOCK_NONBLOCK)
+def _bind_ip(bind: Bind, kind: socket.SocketKind, count: int, backlog: int) -> list[socket.socket]:
+    """`count` sockets that share the port. SO_REUSEPORT would let a second daemon of the same user share it too, in
+    silence; so the first is bound without, which fails where anybody has the port, and joins the others afterwards."""
+    group: list[socket.socket] = []
     try:
-        _prepare(sock, bind)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        if kind == socket.SOCK_DGRAM:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _UDP_BUFFER)
-        else:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(bind.address.sockaddr)
-        if kind == socket.SOCK_STREAM:
-            sock.listen(backlog)
+        address = bind.address.sockaddr
+        for _ in range(count):
+            sock = socket.socket(bind.address.family, kind | socket.SOCK_NONBLOCK)
+            group.append(sock)
+            _prepare(sock, bind)
+            if kind == socket.SOCK_STREAM:
+                # Connections of the one before us, in TIME_WAIT, hold the port no more.
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(sock is not group[0]))
+            sock.bind(address)
+            if kind == socket.SOCK_STREAM:
+                # Two that start at the same moment may both be bound by now; only one can listen.
+                sock.listen(backlog)
+            if sock is group[0] and count > 1:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                address = sock.getsockname()
     except BaseException:
-        sock.close()
+        for sock in group:
+            sock.close()
         raise
-    return sock
+    return group
 
 
 def _prepare(sock: socket.socket, bind: Bind) -> None:
@@ -129,24 +136,14 @@ def _prepare(sock: socket.socket, bind: Bind) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, bind.interface.encode())
 
 
-def _refuse_second_copy(bind: Bind, kind: socket.SocketKind) -> None:
-    """SO_REUSEPORT would let a second daemon of the same user share the port in silence; without it, bind(2) tells."""
-    with socket.socket(bind.address.family, kind) as probe:
-        _prepare(probe, bind)
-        if kind == socket.SOCK_STREAM:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(bind.address.sockaddr)
-
-
 def _bind_unix(bind: Bind, backlog: int) -> socket.socket:
     path = bind.address.path
     _remove_stale(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    # Closed to others until its mode is set.
-    before = os.umask(0o177)
+    # It has its mode from the first moment, and nothing is followed as chmod(2) would.
+    before = os.umask(0o777 & ~(bind.mode if bind.mode is not None else _UNIX_MODE))
     try:
         sock.bind(path)
-        Path(path).chmod(bind.mode if bind.mode is not None else 0o666)
         sock.listen(backlog)
     except BaseException:
         sock.close()
@@ -163,20 +160,28 @@ def _remove_stale(path: str) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise OSError(errno.EADDRINUSE, "there is a file of that name that is no socket")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            Path(path).unlink()
+        raise OSError(errno.EEXIST, "there is something of that name that is no socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        # Refused: nobody listens. EAGAIN: somebody does whose backlog is full. EPROTOTYPE: somebody's datagrams.
+        if probe.connect_ex(path) == errno.ECONNREFUSED:
+            Path(path).unlink(missing_ok=True)
             return
     raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
-def _advice(error: OSError, address: Address) -> str:
+def _advice(error: OSError, bind: Bind) -> str:
     text = error.strerror or str(error)
-    if error.errno == errno.EADDRINUSE:
-        return f"{text}; is another copy or another server running there?"
-    if error.errno in (errno.EACCES, errno.EPERM) and 0 < address.port < 1024:
-        return f"{text}; ports below 1024 need root or CAP_NET_BIND_SERVICE"
+    match error.errno:
+        case errno.EADDRINUSE:
+            return f"{text}; is another copy or another server running there?"
+        case errno.EACCES | errno.EPERM if 0 < bind.address.port < 1024:
+            return f"{text}; ports below 1024 need root or CAP_NET_BIND_SERVICE"
+        case errno.EACCES | errno.EPERM | errno.ENOENT | errno.EROFS if bind.address.path:
+            return f"{text}; is {Path(bind.address.path).parent} there, and may we write to it?"
+        case errno.ENODEV if bind.interface is not None:
+            return f"{text}; there is no interface {bind.interface}"
+        case errno.EAFNOSUPPORT | errno.EADDRNOTAVAIL if ":" in bind.address.host:
+            return f"{text}; is IPv6 switched off on this machine?"
+        case errno.EMFILE | errno.ENFILE:
+            return f"{text}; raise the limit (LimitNOFILE=, ulimit -n)"
     return text

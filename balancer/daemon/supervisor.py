@@ -7,6 +7,8 @@ is shared memory, and a replacement is there in milliseconds.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import gc
 import os
 import selectors
@@ -14,30 +16,33 @@ import signal
 import socket
 import sys
 import time
-import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 
+from balancer.config import model
 from balancer.config.check import warnings
 from balancer.config.model import Config
 from balancer.daemon import privileges
 from balancer.daemon.control import Control, initialise
+from balancer.daemon.faults import described
 from balancer.daemon.memory import Memory
 from balancer.daemon.plan import Plan
 from balancer.daemon.sockets import Sockets
 from balancer.daemon.worker import Worker
+from balancer.errors import BalancerError, StartError
 from balancer.observe.log import AccessLog, Level
 
 __all__ = ["Supervisor", "run"]
 
-# Descriptors besides connections: sockets, doorbells, logs, the loop's own.
-_SPARE_FILES = 256
 # A child that dies young is started again after a pause that doubles up to this.
 _LONGEST_PAUSE = 5.0
 _YOUNG = 1.0
 # After the children's own hard stop, what they get before they are killed.
 _GRACE = 2.0
+_STDERR = 2
+_HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 
 
 @dataclass
@@ -50,6 +55,8 @@ class Child:
     started: float = 0.0
     start_at: float = 0.0
     pause: float = 0.0
+    is_told: bool = False
+    """Has it got its SIGTERM?"""
 
 
 def run(config: Config) -> int:
@@ -58,91 +65,107 @@ def run(config: Config) -> int:
 
 
 class Supervisor:
-    """One start of the daemon."""
+    """One start of the daemon, in a process of its own: signal handlers and the like are not put back."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._plan = Plan.of(config, cores=len(os.sched_getaffinity(0)))
-        self._identity = privileges.identity(config.global_.user, config.global_.group)
-        self._log = AccessLog(config.global_.log)
         self._started = time.time()
+        self._children: list[Child] = []
         self._stopping = False
         self._kill_at = 0.0
+        self._killed = False
 
     def run(self) -> int:
         """Start everything, keep it running, end it."""
-        self._prepare()
-        wakeup, signals = socket.socketpair()
-        wakeup.setblocking(False)
-        signals.setblocking(False)
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(wakeup, selectors.EVENT_READ)
-        signal.set_wakeup_fd(signals.fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
-            signal.signal(number, lambda *_: None)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        self._children = [Child("control", self._control)]
-        self._children += [
-            Child(f"worker {number}", lambda number=number: self._worker(number))  # type: ignore[misc]
-            for number in range(self._plan.workers)
-        ]
-        # Nothing made so far is ever freed; not even looked at, it stays shared with the children.
-        gc.collect()
-        gc.freeze()
-        try:
-            while self._children:
-                self._start_due()
-                self._selector.select(self._until_next())
-                self._hear(wakeup)
-                self._reap()
-                if self._stopping and time.monotonic() >= self._kill_at:
-                    self._signal(signal.SIGKILL)
-        finally:
-            self._signal(signal.SIGKILL)
-            self._sockets.unlink()
-        self._say(Level.NOTICE, "stopped")
+        _open_standard_files()
+        with contextlib.ExitStack() as at_the_end:
+            try:
+                self._hear_signals()
+                self._prepare(at_the_end)
+            except OSError as error:
+                raise StartError(f"cannot start: {error}") from error
+            at_the_end.callback(self._end_children)
+            # Nothing made so far is ever freed; not even looked at, it stays shared with the children.
+            gc.collect()
+            gc.freeze()
+            self._look_after_children()
+            self._say(Level.NOTICE, "stopped")
         return 0
 
-    def _prepare(self) -> None:
-        config, plan = self._config, self._plan
+    def _prepare(self, at_the_end: contextlib.ExitStack) -> None:
+        config = self._config
+        plan = self._plan = Plan.of(config, cores=len(os.sched_getaffinity(0)))
+        self._identity = privileges.identity(config.global_.user, config.global_.group)
+        self._log = AccessLog(plan.log)
+        self._console = None if plan.log.target == "stdout" else AccessLog(model.Log(), stdout=_STDERR)
         for text in warnings(config):
             self._say(Level.WARNING, text)
         if plan.unresolved:
-            self._say(Level.WARNING, f"no address found for {', '.join(plan.unresolved)}; not used")
-        per_worker = -(-config.global_.maxconn // plan.workers)
-        # A client and a server connection each.
-        wanted = 2 * per_worker + _SPARE_FILES
-        allowed = privileges.raise_open_files(wanted)
-        if allowed < wanted:
-            self._say(
-                Level.WARNING,
-                f"global.maxconn {config.global_.maxconn} needs {wanted} open files per worker, "
-                f"the limit is {allowed}: raise it (LimitNOFILE=, ulimit -n) or lower maxconn",
-            )
+            names = ", ".join(plan.unresolved)
+            self._say(Level.WARNING, f"no address found for {names}: not used until the next start")
+        self._afford_connections()
+        plan = self._plan
         self._memory = Memory(plan)
         initialise(plan, self._memory)
         self._sockets = Sockets.open(config, plan.workers)
-        self._say(Level.NOTICE, f"pybalancer starts, {plan.workers} workers")
+        at_the_end.callback(self._sockets.unlink)
+        at_the_end.callback(self._sockets.close)
+        self._children = [Child("control", self._control)]
+        self._children += [
+            Child(f"worker {number}", functools.partial(self._worker, number)) for number in range(plan.workers)
+        ]
+        self._say(Level.NOTICE, f"pybalancer starts, {plan.workers} worker{'s' if plan.workers > 1 else ''}")
+
+    def _afford_connections(self) -> None:
+        """As many as our descriptors carry: serve with less rather than run out of them, or not serve at all."""
+        wanted = self._plan.open_files
+        allowed = privileges.raise_open_files(wanted)
+        if allowed >= wanted:
+            return
+        within = self._plan.within(allowed)
+        if within.maxconn < self._plan.maxconn:
+            self._say(
+                Level.WARNING,
+                f"global.maxconn {self._plan.maxconn} needs {wanted} open files per worker, {allowed} are allowed: "
+                f"{within.maxconn} connections are served; raise the limit (LimitNOFILE=, ulimit -n) or lower maxconn",
+            )
+        self._plan = within
 
     def _say(self, level: Level, text: str) -> None:
         self._log.event(level, text)
-        if self._config.global_.log.target != "stdout":
-            print(f"pybalancer: {text}", file=sys.stderr, flush=True)  # noqa: T201
+        if self._console is not None:
+            self._console.event(level, text)
 
     # Children
+
+    def _look_after_children(self) -> None:
+        # One may have come while we prepared.
+        self._take_signals()
+        while self._children:
+            self._start_due()
+            self._selector.select(self._until_next())
+            self._take_signals()
+            self._reap()
+            if self._stopping:
+                self._see_to_the_end()
 
     def _start_due(self) -> None:
         now = time.monotonic()
         for child in self._children:
             if not child.pid and child.start_at <= now and not self._stopping:
                 child.started = now
-                child.pid = self._fork(child)
+                try:
+                    child.pid = self._fork(child)
+                except OSError as error:
+                    self._start_later(child, f"{child.name} could not be started: {error.strerror}")
 
     def _fork(self, child: Child) -> int:
         parent = os.getpid()
-        pid = os.fork()
-        if not pid:
-            self._be(child, parent)
+        # A signal that reached the child before it has left our handlers behind would come out of our pipe.
+        with _blocked(_HANDLED):
+            pid = os.fork()
+            if not pid:
+                self._be(child, parent)
         return pid
 
     def _be(self, child: Child, parent: int) -> NoReturn:
@@ -154,25 +177,25 @@ class Supervisor:
                 signal.signal(number, signal.SIG_DFL)
             # Ctrl-C reaches the whole process group; the supervisor tells the children what to do.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
             self._selector.close()
+            for end in self._pipe:
+                end.close()
             privileges.drop(self._identity)
             privileges.die_with_parent(parent)
             child.main()
             status = 0
-        except BaseException:
-            traceback.print_exc()
+        except (BalancerError, OSError) as error:
+            self._say(Level.ALERT, f"{child.name}: {error}")
+        except BaseException as error:
+            self._say(Level.ALERT, f"{child.name}: {described(error)}")
         finally:
-            sys.stderr.flush()
             os._exit(status)
 
     def _worker(self, number: int) -> None:
         self._sockets.keep(lambda _, worker: worker == number, stats=False)
-        Worker(
-            self._plan,
-            self._memory,
-            number,
-            {name: of_worker[number] for name, of_worker in self._sockets.frontends.items()},
-        ).run()
+        own = {name: of_worker[number] for name, of_worker in self._sockets.frontends.items()}
+        Worker(self._plan, self._memory, number, own).run()
 
     def _control(self) -> None:
         self._sockets.keep(lambda *_: False, stats=True)
@@ -183,14 +206,13 @@ class Supervisor:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
-                pid = 0
+                return
             if not pid:
-                break
+                return
+            # Others: children of whatever ran in this process before us, or orphans where we are process 1.
             child = next((child for child in self._children if child.pid == pid), None)
             if child is not None:
                 self._on_death(child, status)
-        if self._stopping and all(child.name == "control" for child in self._children):
-            self._signal(signal.SIGTERM)
 
     def _on_death(self, child: Child, status: int) -> None:
         child.pid = 0
@@ -198,24 +220,39 @@ class Supervisor:
             self._children.remove(child)
             return
         code = os.waitstatus_to_exitcode(status)
-        how = f"killed by signal {-code}" if code < 0 else f"ended with status {code}"
+        self._start_later(child, f"{child.name} {_ending(code)}")
+
+    def _start_later(self, child: Child, why: str) -> None:
         now = time.monotonic()
         young = now - child.started < _YOUNG
         child.pause = min(_LONGEST_PAUSE, max(0.1, 2 * child.pause)) if young else 0.0
         child.start_at = now + child.pause
-        self._say(Level.ALERT, f"{child.name} {how}, starting another")
-
-    # Signals
+        self._say(Level.ALERT, f"{why}, starting another{f' in {child.pause:g} s' if child.pause else ''}")
 
     def _until_next(self) -> float | None:
+        """Seconds to the next deadline; None where only a signal can bring work."""
         if self._stopping:
-            return max(0.0, self._kill_at - time.monotonic())
+            return None if self._killed else max(0.0, self._kill_at - time.monotonic())
         waiting = [child.start_at for child in self._children if not child.pid]
         return max(0.0, min(waiting) - time.monotonic()) if waiting else None
 
-    def _hear(self, wakeup: socket.socket) -> None:
+    # Signals and the end
+
+    def _hear_signals(self) -> None:
+        """SIGHUP will reload one day, and must not kill until then."""
+        self._pipe = socket.socketpair()
+        for end in self._pipe:
+            end.setblocking(False)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._pipe[0], selectors.EVENT_READ)
+        signal.set_wakeup_fd(self._pipe[1].fileno(), warn_on_full_buffer=False)
+        for number in _HANDLED:
+            signal.signal(number, lambda *_: None)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    def _take_signals(self) -> None:
         try:
-            heard = wakeup.recv(4096)
+            heard = self._pipe[0].recv(4096)
         except BlockingIOError:
             return
         for number in heard:
@@ -231,9 +268,50 @@ class Supervisor:
         self._say(Level.NOTICE, "stopping; a second signal ends at once")
         self._sockets.close()
         self._children = [child for child in self._children if child.pid]
-        self._signal(signal.SIGTERM, but="control")
+        self._see_to_the_end()
 
-    def _signal(self, number: signal.Signals, *, but: str = "") -> None:
+    def _see_to_the_end(self) -> None:
+        workers = [child for child in self._children if child.name != "control"]
+        for child in workers or self._children:
+            # Until the last worker is gone somebody has to check servers and show statistics.
+            if not child.is_told:
+                child.is_told = True
+                os.kill(child.pid, signal.SIGTERM)
+                if not workers:
+                    self._kill_at = min(self._kill_at, time.monotonic() + _GRACE)
+        if time.monotonic() >= self._kill_at and not self._killed:
+            self._killed = True
+            for child in self._children:
+                os.kill(child.pid, signal.SIGKILL)
+
+    def _end_children(self) -> None:
+        """Whatever ended us: when we are gone, so are they, and the ports are free."""
         for child in self._children:
-            if child.pid and child.name != but:
-                os.kill(child.pid, number)
+            if child.pid:
+                os.kill(child.pid, signal.SIGKILL)
+                os.waitpid(child.pid, 0)
+
+
+@contextlib.contextmanager
+def _blocked(numbers: Iterable[signal.Signals]) -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _ending(code: int) -> str:
+    if code >= 0:
+        return f"ended with status {code}"
+    return f"killed by signal {-code} ({signal.strsignal(-code)})"
+
+
+def _open_standard_files() -> None:
+    """Closed ones lead nowhere from now on: else a socket would get their number, and what is printed."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        os.set_inheritable(number, True)
+    os.close(number)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115

@@ -17,6 +17,7 @@ import uvloop
 from balancer.algorithms import registry
 from balancer.config import effective, model
 from balancer.config.model import Bind
+from balancer.daemon.faults import report_to
 from balancer.daemon.memory import Memory, answer, ring
 from balancer.daemon.plan import Plan
 from balancer.observe.log import AccessLog
@@ -43,6 +44,10 @@ __all__ = ["Worker"]
 # Counters reach shared memory every so many sweeps: four times a second, with INTERVAL at 0.1 s.
 _SWEEPS_PER_FLUSH = 3
 _SWEEPS_PER_PURGE = 10
+# Records written in one go, two milliseconds of work.
+_LOG_BATCH = 256
+# The time that reading server states took, this many times over, belongs to the traffic before they are read again.
+_REST = 10
 _DNS_PORT = 53
 _DNS_TIMEOUT = 2.0
 _FLOW_TIMEOUT = 30.0
@@ -67,7 +72,8 @@ class Worker:
         self._process = self._ledger[Entity("process", "")]
         self._clock = Clock()
         self._sweeper = Sweeper(self._clock)
-        self._log = AccessLog(plan.config.global_.log)
+        self._log = AccessLog(plan.log)
+        self._dropped_before = self._process.log_dropped
         self._backends: dict[str, Backend] = {}
         self._pools: dict[str, Pool] = {}
         self._servers: list[Server] = []
@@ -77,7 +83,10 @@ class Worker:
         self._upstreams: dict[str, Upstream] = {}
         self._stop_at: float | None = None
         self._ticks = 0
-        self._failures = 0
+        self._seen = bytearray()
+        self._read_at = 0.0
+        self._reading: asyncio.TimerHandle | None = None
+        self._failures: dict[Counters, int] = {}
 
     def run(self) -> None:
         """Serve until SIGTERM has been received and what was in flight is done."""
@@ -86,7 +95,9 @@ class Worker:
         gc.freeze()
         gc.set_threshold(20_000, 20, 50)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            report_to(self._log, runner.get_loop())
             runner.run(self._serve())
+        self._log.close()
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
@@ -102,8 +113,8 @@ class Worker:
             forwarder.start()
         self._tick(loop)
         await self._finished.wait()
-        self._ledger.flush()
-        self._log.flush()
+        self._process.heartbeat = 0
+        self._flush()
 
     # Building
 
@@ -156,7 +167,7 @@ class Worker:
             name,
             config,
             servers=servers,
-            algorithm=registry.create(config.balance, hash_type=config.hash_type, rng=rng),
+            algorithm=registry.create(config.balance, hash_type=config.hash_type, rng=rng, servers=len(config.servers)),
             counters=self._ledger[Entity("backend", name)],
             touched=self._ledger.touched,
         )
@@ -164,7 +175,7 @@ class Worker:
     def _gate(self, name: str) -> Gate:
         share = self._plan.workers
         own = effective.frontend(self._config, name).maxconn
-        process_limit = -(-self._config.global_.maxconn // share)
+        process_limit = self._plan.maxconn_per_worker
         limit = -(-own // share) if own is not None else process_limit
         return Gate(self._ledger[Entity("frontend", name)], limit, self._process, process_limit)
 
@@ -281,15 +292,19 @@ class Worker:
 
     def _on_bell(self) -> None:
         answer(self._memory.worker_bells[self._number])
-        self._read_board()
+        if self._reading is None:
+            self._reading = asyncio.get_running_loop().call_at(self._read_at, self._read_board)
 
     def _read_board(self) -> None:
         """Take over what control has decided since the last look."""
+        self._reading = None
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         changed: set[str] = set()
-        for server, state in zip(self._servers, self._memory.board, strict=False):
+        # A board without servers has a row all the same.
+        for index, state in self._memory.board.changes(self._seen) if self._servers else ():
+            server = self._servers[index]
             before = server.state
-            if state == before:
-                continue
             server.apply(state)
             changed.add(server.backend)
             if state.condition is Condition.DOWN and before.condition is not Condition.DOWN:
@@ -300,6 +315,9 @@ class Worker:
                     session.kill("D")
         for name in changed:
             self._backends[name].refresh()
+        now = loop.time()
+        # Thousands of servers that flap must not keep us from the traffic.
+        self._read_at = now + _REST * (now - began)
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         loop.call_later(INTERVAL, self._tick, loop)
@@ -308,8 +326,9 @@ class Worker:
         now = self._clock.now
         for forwarder in self._forwarders:
             forwarder.sweep(now)
-        self._log.flush()
+        self._write_log(loop)
         if self._ticks % _SWEEPS_PER_FLUSH == 0:
+            self._process.heartbeat = int(time.monotonic() * 1e6)
             self._flush()
         if self._ticks % _SWEEPS_PER_PURGE == 0:
             for pool in self._pools.values():
@@ -319,16 +338,22 @@ class Worker:
         if self._stop_at is not None:
             self._see_whether_done(now)
 
+    def _write_log(self, loop: asyncio.AbstractEventLoop) -> None:
+        """A part at a time, with a turn for the traffic between them, for as long as the log takes them."""
+        waiting = self._log.flush(0)
+        if waiting and waiting - self._log.flush(_LOG_BATCH) >= _LOG_BATCH:
+            loop.call_soon(self._write_log, loop)
+
     def _flush(self) -> None:
-        self._process.heartbeat = int(time.monotonic() * 1e6)
-        self._process.log_dropped = self._log.dropped
+        self._process.log_dropped = self._dropped_before + self._log.dropped
+        failed = False
+        for counters in self._ledger.touched:
+            failures = counters.econ + counters.wretr + counters.wredis
+            if failures and failures != self._failures.get(counters):
+                self._failures[counters] = failures
+                failed = True
         self._ledger.flush()
-        failures = sum(
-            backend.counters.econ + backend.counters.wretr + backend.counters.wredis
-            for backend in self._backends.values()
-        )
-        if failures != self._failures:
-            self._failures = failures
+        if failed:
             ring(self._memory.control_bell)
 
     # Stopping

@@ -17,13 +17,14 @@ from collections.abc import Callable, Sequence
 from heapq import merge
 from itertools import islice, takewhile
 from operator import itemgetter
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from balancer.pool.backend import Backend
 from balancer.pool.facts import BUCKETS, Counters
 from balancer.pool.records import UdpRecord
 from balancer.pool.server import Server
-from balancer.proxy.udp import BATCH, LARGEST, LOCAL_TROUBLE, Receiver, connected, packed
+from balancer.proxy.mmsg import Batch
+from balancer.proxy.udp import BATCH, LOCAL_TROUBLE, Receiver, connected
 from balancer.wire.dns import is_answer, qname, question_end, question_text, servfail
 
 __all__ = ["DnsForwarder"]
@@ -43,19 +44,18 @@ _MOST_OCTETS = 64 << 20
 # A query that waits: when it was sent (this attempt), when it came, the message, the end of its question, where it
 # came in, its client there, attempts before this one. A bare tuple, as there is one for each query: a class
 # with names costs as much again as finding the server.
-_Query: TypeAlias = tuple[float, float, bytes, int, Receiver, Any, int]
+_Query: TypeAlias = tuple[float, float, bytes, int, Receiver, bytes, int]
 
 
 class _Channel:
     """A socket connected to a server."""
 
-    __slots__ = ("born", "drawn", "ids", "peer", "pending", "receive", "send", "sock")
+    __slots__ = ("born", "drawn", "ids", "peer", "pending", "send", "sock")
 
     def __init__(self, peer: _Peer, sock: socket.socket, now: float) -> None:
         self.peer = peer
         self.sock = sock
         self.send = sock.send
-        self.receive = sock.recv
         self.born = now
         self.pending: dict[bytes, _Query] = {}
         """By id on the wire, the one sent first at the front."""
@@ -97,9 +97,10 @@ class DnsForwarder:
 
     Counted on the frontend: queries in `stot` and `req_tot`, outstanding ones in `scur`; `udp_dropped` datagrams
     of clients that are no query, and queries and answers dropped for want of room; `udp_late` late and duplicate
-    answers; `udp_forged` answers to nothing that was asked. A failed attempt is an `econ` of server and backend
-    and, where another server is asked, a `wretr` and `wredis`. `log` gets a record for each query answered, by
-    SERVFAIL too. The listening sockets are the caller's: bound, non-blocking, never closed here.
+    answers; `udp_forged` answers to nothing that was asked. A failed attempt counts at its server, as `wredis`
+    where another server is asked and as `econ` where none is; a query that no server was there for is an `econ`
+    of the backend. `log` gets a record for each query answered, by SERVFAIL too. The listening sockets are the
+    caller's: bound, non-blocking, never closed here.
     """
 
     def __init__(
@@ -131,6 +132,7 @@ class DnsForwarder:
         """Which of a server's sockets takes the next queries, until its ids are used up."""
         self._channels: set[_Channel] = set()
         self._width = min(_MOST_SOCKETS, max(_FEWEST_SOCKETS, _ALL_SOCKETS // len(backend.servers)))
+        self._batch = Batch(BATCH)
         self._octets = 0
         """Of all outstanding queries."""
         self._orphans: list[tuple[_Query, Server]] = []
@@ -149,7 +151,7 @@ class DnsForwarder:
     def stop_accepting(self) -> None:
         """Listen no longer; what is outstanding is still answered."""
         for receiver in self._receivers:
-            receiver.stop(self._loop)
+            receiver.stop()
 
     def close(self) -> None:
         """End everything at once; outstanding queries get no answer."""
@@ -157,7 +159,7 @@ class DnsForwarder:
         for channel in list(self._channels):
             self._break(channel)
         for query, server in self._orphans:
-            self._backend.release(server)
+            self._leave(query, server)
             self._forget(query)
         self._orphans.clear()
 
@@ -183,19 +185,18 @@ class DnsForwarder:
     # From clients to servers
 
     def _from_clients(self, receiver: Receiver) -> None:
-        receive, counters, backend, clock = receiver.receive, self._counters, self._backend, self._clock
+        counters, backend, clock = self._counters, self._backend, self._clock
+        try:
+            datagrams = receiver.receive()
+        except OSError:
+            receiver.listen(self._loop, self._from_clients)
+            return
         queries = octets = 0
-        for _ in range(BATCH):
-            try:
-                message, client = receive(LARGEST)
-            except BlockingIOError:
-                break
-            except OSError:
-                receiver.relisten(self._loop, self._from_clients)
-                break
+        for message, client in datagrams:
             end = question_end(message)
             if not end:
                 counters.bin += len(message)
+                counters.ereq += 1
                 counters.udp_dropped += 1
                 continue
             queries += 1
@@ -209,7 +210,6 @@ class DnsForwarder:
         counters.scur += queries
         if counters.scur > counters.smax:
             counters.smax = counters.scur
-        backend.counters.bin += octets
         self._octets += octets
         if counters.scur > self._max_flows or self._octets > _MOST_OCTETS:
             self._make_room()
@@ -217,12 +217,15 @@ class DnsForwarder:
     def _key(self, query: _Query) -> bytes:
         _, _, message, end, receiver, client, _ = query
         if self._backend.needs == "source":
-            return packed(receiver.address(client))
-        return qname(message, end)
+            return receiver.source(client)
+        # To `balance uri` a question mark ends the key; here it is a label's length, or a letter.
+        return qname(message, end).replace(b"?", b"\0")
 
     def _forward(self, query: _Query, server: Server | None) -> None:
         """Send to `server`, or to another if that fails at once and this is the first attempt."""
+        failed = None
         while server is not None:
+            server.counters.lbtot += 1
             self._backend.take(server)
             try:
                 self._send(query[2], query, server)
@@ -232,10 +235,11 @@ class DnsForwarder:
                     self._counters.udp_dropped += 1
                     self._forget(query)
                     return
+                failed = server
                 query, server = self._another(query, server)
             else:
                 return
-        self._refuse(query, None, "SC")
+        self._refuse(query, failed, "SC")
 
     def _send(self, message: bytes, query: _Query, server: Server) -> None:
         try:
@@ -251,7 +255,6 @@ class DnsForwarder:
                 self._break(channel)
             raise
         channel.pending[ident] = query
-        server.counters.bin += len(message)
 
     def _prepare(self, server: Server) -> _Channel:
         """Choose one of the sockets towards `server` for the next queries; OSError when none can be had."""
@@ -285,35 +288,34 @@ class DnsForwarder:
     # From servers to clients
 
     def _from_server(self, channel: _Channel) -> None:
-        receive, pending, clock = channel.receive, channel.pending, self._clock
         backend, server, times = self._backend, channel.peer.server, self._backend.counters.response_times
-        answered = asked = octets = response = response_max = total = total_max = 0
-        for _ in range(BATCH):
-            try:
-                answer = receive(LARGEST)
-            except BlockingIOError:
-                break
-            except OSError:
-                self._break(channel)
-                break
-            ident = answer[:2]
+        counters, pending = self._counters, channel.pending
+        refused = False
+        try:
+            messages = self._batch.receive(channel.sock.fileno())
+        except OSError:
+            refused = True
+            messages = self._batch.receive_rest(channel.sock.fileno())
+        now = self._clock()
+        outgoing: dict[Receiver, list[tuple[bytes, bytes]]] = {}
+        via, answers = None, []
+        asked = octets = response = response_max = total = total_max = 0
+        for message in messages:
+            ident = message[:2]
             query = pending.get(ident)
-            if query is None or not is_answer(answer, query[2], query[3]):
+            if query is None or not is_answer(message, query[2], query[3]):
                 if query is None and ident in channel.drawn:
-                    self._counters.udp_late += 1
+                    counters.udp_late += 1
                 else:
-                    self._counters.udp_forged += 1
+                    counters.udp_forged += 1
                 continue
             del pending[ident]
-            sent, came, message, _, receiver, client, retries = query
-            try:
-                receiver.send(message[:2] + answer[2:], client)
-            except OSError:
-                self._counters.udp_dropped += 1
-            answered += 1
-            asked += len(message)
-            octets += len(answer)
-            now = clock()
+            sent, came, question, _, receiver, client, retries = query
+            if receiver is not via:
+                via, answers = receiver, outgoing.setdefault(receiver, [])
+            answers.append((question[:2] + message[2:], client))
+            asked += len(question)
+            octets += len(message)
             micros = int((now - sent) * 1e6)
             response += micros
             if micros > response_max:
@@ -326,19 +328,24 @@ class DnsForwarder:
                 total_max = micros
             backend.release(server)
             if self._log is not None:
-                self._record(self._log, query, server, len(answer), "--")
-            if not pending:
-                # Most likely nothing is left to read, and if there is the loop comes back.
-                break
-        self._counters.bout += octets
-        self._counters.scur -= answered
+                self._record(self._log, query, server, len(message), "--")
+        for receiver, answers in outgoing.items():
+            counters.scur -= len(answers)
+            counters.udp_dropped += receiver.send(answers)
+        counters.bout += octets
         self._octets -= asked
-        for row in (backend.counters, server.counters):
-            row.bout += octets
-            row.rtime += response
-            row.ttime += total
-            row.rtime_max = max(row.rtime_max, response_max)
-            row.ttime_max = max(row.ttime_max, total_max)
+        row = server.counters
+        row.bin += asked
+        row.bout += octets
+        row.rtime += response
+        row.ttime += total
+        row.lastsess = int(self._wall())
+        if response_max > row.rtime_max:
+            row.rtime_max = response_max
+        if total_max > row.ttime_max:
+            row.ttime_max = total_max
+        if refused:
+            self._break(channel)
 
     # What goes wrong
 
@@ -354,31 +361,33 @@ class DnsForwarder:
         backend = self._backend
         _, came, message, end, receiver, client, retries = query
         other = None if retries else backend.pick(self._key(query) if backend.needs else b"", failed)
-        if other is failed:
-            other = None
-        for row in (backend.counters, failed.counters):
-            row.econ += 1
-            if other is not None:
-                row.wretr += 1
-                row.wredis += 1
-        backend.release(failed)
-        if other is not None:
-            query = (self._clock(), came, message, end, receiver, client, 1)
-        return query, other
+        self._leave(query, failed)
+        if other is None or other is failed:
+            failed.counters.econ += 1
+            return query, None
+        failed.counters.wredis += 1
+        return (self._clock(), came, message, end, receiver, client, 1), other
 
     def _refuse(self, query: _Query, failed: Server | None, termination: str) -> None:
         """Tell the client that no server answers."""
         _, _, message, end, receiver, client, _ = query
         answer = servfail(message, end)
-        try:
-            receiver.send(answer, client)
-        except OSError:
-            self._counters.udp_dropped += 1
-        self._counters.bout += len(answer)
-        self._backend.counters.bout += len(answer)
+        counters = self._counters
+        counters.udp_dropped += receiver.send([(answer, client)])
+        counters.bout += len(answer)
+        counters.intercepted += 1
+        if failed is None:
+            row = self._backend.counters
+            row.econ += 1
+            row.bin += len(message)
+            row.bout += len(answer)
         self._forget(query)
         if self._log is not None:
             self._record(self._log, query, failed, len(answer), termination)
+
+    def _leave(self, query: _Query, server: Server) -> None:
+        server.counters.bin += len(query[2])
+        self._backend.release(server)
 
     def _forget(self, query: _Query) -> None:
         self._counters.scur -= 1
@@ -423,20 +432,21 @@ class DnsForwarder:
             [(query[0], ident, channel) for ident, query in channel.pending.items()] for channel in self._channels
         )
         for _, ident, channel in list(islice(merge(*waiting, key=itemgetter(0)), excess)):
-            self._forget(channel.pending.pop(ident))
-            self._backend.release(channel.peer.server)
+            query = channel.pending.pop(ident)
+            self._leave(query, channel.peer.server)
+            self._forget(query)
             counters.udp_dropped += 1
 
     def _record(
         self, log: Callable[[UdpRecord], None], query: _Query, server: Server | None, size: int, termination: str
     ) -> None:
         _, came, message, end, receiver, client, retries = query
-        address = receiver.address(client)
+        host, port = receiver.address(client)
         elapsed = self._clock() - came
         log(
             UdpRecord(
-                client=address[0],
-                client_port=address[1],
+                client=host,
+                client_port=port,
                 began=self._wall() - elapsed,
                 frontend=self._frontend,
                 backend=self._backend.name,

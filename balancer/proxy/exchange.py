@@ -28,7 +28,7 @@ from balancer.proxy.listen import Gate
 from balancer.proxy.origin import Pool, ServerConnection, Stage
 from balancer.proxy.replies import Replies
 from balancer.proxy.sweep import NEVER, Clock, Sweeper
-from balancer.proxy.tcp import reset
+from balancer.proxy.tcp import cut, reset
 from balancer.proxy.upstream import ConnectError, Upstream
 from balancer.wire import rewrite
 from balancer.wire.framing import ChunkedReader
@@ -53,8 +53,12 @@ class ForwardedFor:
 
     def line(self, host: str) -> bytes:
         """The field line for a client at `host`; empty where it is excluded."""
+        host = host.partition("%")[0]
+        if host.startswith("::ffff:") and "." in host:
+            # An IPv4 client on a dual-stack socket.
+            host = host[len("::ffff:") :]
         if self.exclude:
-            address = ip_address(host.partition("%")[0])
+            address = ip_address(host)
             if any(address.version == network.version and address in network for network in self.exclude):
                 return b""
         return b"%b: %b\r\n" % (self.header, host.encode())
@@ -116,6 +120,9 @@ class Client(Protocol):
 
     def keep(self, data: bytes, *, hold: bool) -> None:
         """Not now: put `data` into the buffer, and read no more if `hold` (or if there is too much already)."""
+
+    def hold(self) -> None:
+        """Read no more for now."""
 
     def listen(self) -> None:
         """Read on."""
@@ -250,6 +257,12 @@ class Exchange:
             self.dialling = None
             self._answer(503, error.why, error.termination)
             return
+        except Exception as error:
+            # A fault of ours; the client is not to wait for ever.
+            self.dialling = None
+            self.to.backend.counters.eint += 1
+            self._answer(500, f"internal error: {error!r}", "IC")
+            raise
         self.dialling = None
         connection, server = made[-1], self.server
         assert server is not None
@@ -334,17 +347,26 @@ class Exchange:
 
     def hold_request(self) -> None:
         """The server reads slower than the client sends."""
-        transport = self.client.transport
-        if transport is not None:
-            transport.pause_reading()
-            timeout = self.to.tunnel_timeout if self.step is _TUNNEL else self.to.server_timeout
-            self.client.deadline = self.frontend.clock.now + timeout
+        self.client.hold()
+        timeout = self.to.tunnel_timeout if self.step is _TUNNEL else self.to.server_timeout
+        self.client.deadline = self.frontend.clock.now + timeout
 
     def resume_request(self) -> None:
         """The server has caught up."""
-        transport = self.client.transport
-        if transport is not None and not transport.is_closing():
-            transport.resume_reading()
+        self.client.listen()
+        self.touch()
+
+    def hold_response(self) -> None:
+        """The client reads slower than the server sends."""
+        if self.connection is not None:
+            self.connection.transport.pause_reading()
+        if self.step is _TUNNEL:
+            self.touch()
+
+    def resume_response(self) -> None:
+        """The client has caught up."""
+        if self.connection is not None:
+            self.connection.transport.resume_reading()
             self.touch()
 
     def touch(self) -> None:
@@ -355,6 +377,10 @@ class Exchange:
         else:
             timeout = frontend.client_timeout if self.step is _UPLOADING else to.server_timeout
         self.client.deadline = frontend.clock.now + timeout
+
+    def finish_up(self) -> None:
+        """The worker is stopping: no further request on this connection."""
+        self.keep_alive = False
 
     # From the server
 
@@ -369,7 +395,7 @@ class Exchange:
             request.keep_alive
             and body != UNTIL_CLOSE
             and self.step is _WAITING
-            and not client.eof
+            and (not client.eof or client.buffer != b"")
             and not frontend.gate.stopping
         )
         fields = None
@@ -418,6 +444,7 @@ class Exchange:
         """A 1xx response to pass on (RFC 9110 section 15.2): not to HTTP/1.0 clients, who do not know them."""
         if self.request.minor:
             self.bytes_out += len(head)
+            self.touch()
             self.client.write(head)
 
     def pass_on(self, data: bytes) -> None:
@@ -466,7 +493,9 @@ class Exchange:
         connection, response = self.connection, self.response
         assert connection is not None and response is not None
         # A server that answers before it has the whole request will not want the rest: nobody gets this connection.
-        reusable = response.keep_alive and self.step is _WAITING and not connection.has_more
+        reusable = (
+            response.keep_alive and self.step is _WAITING and not connection.has_more and not connection.write_paused
+        )
         self._leave(connection, reusable=reusable, now=now)
         self._account("--", response.status, now)
         self.client.exchange_over(keep_alive=self.keep_alive, now=now)
@@ -529,6 +558,8 @@ class Exchange:
                 self._end_tunnel()
             else:
                 connection.transport.write_eof()
+        elif not self.client.buffer:
+            self.keep_alive = False
 
     def on_client_lost(self) -> None:
         """The client's connection is gone."""
@@ -540,13 +571,16 @@ class Exchange:
 
     def expire(self, now: float) -> None:
         """The client connection's deadline has passed."""
-        client = self.client
-        if self.step is _TUNNEL:
+        client, connection = self.client, self.connection
+        if client.write_paused and client.reads_slowly(now):
+            return
+        if connection is not None and connection.write_paused and connection.reads_slowly():
+            self.touch()
+        elif self.step is _TUNNEL:
             self.abort("cD", why="the tunnel was idle for too long")
         elif client.write_paused:
-            if not client.reads_slowly(now):
-                self.abort("cD", why="the client stopped reading")
-        elif self.step is _UPLOADING and not (self.connection is not None and self.connection.write_paused):
+            self.abort("cD", why="the client stopped reading")
+        elif self.step is _UPLOADING and not (connection is not None and connection.write_paused):
             why = "the request's body stopped coming"
             if self.response is None:
                 self._answer(408, why, "cD")
@@ -576,7 +610,12 @@ class Exchange:
         if self.connection is not None:
             self._leave(self.connection, reusable=False, now=0.0)
         # A body still to come would have to be read for nothing.
-        keep_alive = request.keep_alive and self.step is _WAITING and not client.eof and not frontend.gate.stopping
+        keep_alive = (
+            request.keep_alive
+            and self.step is _WAITING
+            and (not client.eof or client.buffer != b"")
+            and not frontend.gate.stopping
+        )
         reply = self.to.replies.reply(status, keep_alive=keep_alive, head_only=request.method == b"HEAD")
         self.bytes_out += len(reply)
         client.write(reply)
@@ -587,6 +626,8 @@ class Exchange:
 
     def abort(self, termination: str, *, why: str = "") -> None:
         """End in the middle: both connections are cut, so that nobody takes a part for the whole."""
+        if self.step is _OVER:
+            return
         if self.dialling is not None:
             self.dialling.cancel()
             self.dialling = None
@@ -599,15 +640,19 @@ class Exchange:
         self._account(termination, status, time.monotonic(), why=why)
         client = self.client
         if client.transport is not None:
-            reset(client.transport)
+            if termination[0] in "SsP":
+                # It may have what came until here.
+                cut(client.transport)
+            else:
+                reset(client.transport)
         client.shut()
 
     def _end_tunnel(self) -> None:
         """Both sides have said all they had to say."""
         connection, response = self.connection, self.response
         assert connection is not None and response is not None
-        connection.transport.close()
-        self._leave(connection, reusable=False, now=0.0)
+        self.connection = None
+        connection.finish(self.frontend.loop, self.to.server_timeout)
         self._account("--", response.status, time.monotonic())
         self.client.shut()
 
@@ -655,7 +700,7 @@ class Exchange:
         if termination != "--":
             if termination[0] in "Cc":
                 counters.cli_abrt += 1
-            elif termination == "SD":
+            elif termination == "SD" or termination == "sD":
                 counters.srv_abrt += 1
         log = frontend.log
         if log is not None:

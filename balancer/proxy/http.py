@@ -1,7 +1,8 @@
 """An HTTP/1 client connection: reads requests, one exchange at a time.
 
-Pipelined requests wait in its buffer, unread past a bound. A connection that has been answered for
-good is closed only after the client has had time to read the answer (RFC 9112 section 9.6).
+Pipelined requests wait in its buffer, unread past a bound, and as long as the client does not read the answers
+it has got. A connection that has been answered for good is closed only after the client has had time to read
+the answer (RFC 9112 section 9.6). It counts, and its deadline is watched, until its socket is closed.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ _AHEAD = 65536
 # A lingering close reads on for so long and so much (seconds, octets), so that no reset destroys the answer.
 _LINGER_TIME = 2.0
 _LINGER_OCTETS = 16 * 1024 * 1024
+# A client that had just connected when the worker was told to stop has so long for its first request (seconds).
+_LAST_CALL = 1.0
+# White space that some clients send after a body; more of it is refused by the parser.
+_EMPTY_LINES = 32
 
 
 class Phase(IntEnum):
@@ -38,21 +43,22 @@ class Phase(IntEnum):
     PROXY = 1  # before the PROXY protocol header
     HEAD = 2  # idle, or in a request's head
     BUSY = 3  # in an exchange
-    LINGER = 4  # answered for good; what still comes is discarded
-    CLOSED = 5
+    FULL = 4  # it has yet to read what it was answered before it may ask again
+    LINGER = 5  # answered for good; what still comes is discarded
+    CLOSED = 6  # closed by us; what is unsent may be on its way
 
 
 # Bound once: to look a member up in its class costs more than comparing it (Python 3.11).
-_PARKED, _PROXY, _HEAD, _BUSY, _LINGER, _CLOSED = Phase
+_PARKED, _PROXY, _HEAD, _BUSY, _FULL, _LINGER, _CLOSED = Phase
 
 
 class ClientConnection(asyncio.Protocol):
     """One client."""
 
     __slots__ = (
-        "accept_proxy", "began", "buffer", "bytes_left", "deadline", "destination", "eof", "exchange", "exchanges",
-        "forwarded", "frontend", "is_held", "key", "own", "phase", "searched", "source", "transport", "unsent", "write",
-        "write_paused",
+        "accept_proxy", "accepted", "began", "buffer", "bytes_left", "deadline", "destination", "eof", "exchange",
+        "exchanges", "forwarded", "frontend", "is_held", "key", "own", "phase", "searched", "source", "transport",
+        "unsent", "write", "write_paused",
     )  # fmt: skip
 
     write: Callable[[bytes], None]
@@ -66,7 +72,9 @@ class ClientConnection(asyncio.Protocol):
         self.exchanges = 0
         self.buffer = b""
         self.searched = self.unsent = self.bytes_left = 0
+        self.accepted = 0.0
         self.began = 0.0
+        """When the first octet of the request that is being read came; 0 if none did."""
         self.deadline = NEVER
         self.source: tuple[str, int] | None = None
         self.destination: tuple[str, int] | None = None
@@ -88,7 +96,7 @@ class ClientConnection(asyncio.Protocol):
     def unpark(self) -> None:
         """There is room for this connection (see `listen.Gate`)."""
         frontend = self.frontend
-        self.began = time.monotonic()
+        self.accepted = time.monotonic()
         self.deadline = frontend.clock.now + frontend.request_timeout
         frontend.sweeper.members.add(self)
         if frontend.keepalive is not None and self.transport is not None:
@@ -100,6 +108,8 @@ class ClientConnection(asyncio.Protocol):
             self._identify()
         self.listen()
         self._next()
+        if frontend.gate.stopping:
+            self.finish_up()
 
     def _identify(self) -> None:
         """The client's address is known for good."""
@@ -119,57 +129,83 @@ class ClientConnection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """The client sends no more."""
+        if self.eof:
+            # Told again when reading is resumed.
+            return True
         self.eof = True
         phase = self.phase
         if phase is _BUSY:
             self.exchange.on_client_eof()  # type: ignore[union-attr]
-        elif phase is _HEAD and self.buffer and not self.write_paused:
-            self._refuse(400, "the client left in the middle of a request's head", "CR")
-        elif phase is not _PARKED and not (phase is _HEAD and self.buffer):
+        elif phase is _HEAD and self.began:
+            # What has not been looked at yet may well be whole.
+            if self.searched:
+                self._refuse(400, "the client left in the middle of a request's head", "CR")
+        elif phase is _PARKED:
+            if not self.buffer and self.transport is not None:
+                self.transport.abort()
+        elif phase is not _FULL or not self.buffer:
+            self._note_departure(phase)
             self.shut()
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         self.transport = None
         phase = self.phase
+        frontend = self.frontend
         if phase is _PARKED:
             self.phase = _CLOSED
-            self.frontend.gate.forget(self)
-        elif phase is _BUSY:
+            frontend.gate.forget(self)
+            return
+        if phase is _BUSY:
             self.exchange.on_client_lost()  # type: ignore[union-attr]
-        elif phase is not _CLOSED:
-            if phase is _HEAD and self.buffer:
+        else:
+            self._note_departure(phase)
+        self.shut()
+        frontend.sweeper.members.discard(self)
+        frontend.gate.leave()
+
+    def _note_departure(self, phase: Phase) -> None:
+        """The client has gone by itself; log it where that was no time to go."""
+        if phase is _HEAD or phase is _PROXY:
+            if self.began or (phase is _PROXY and self.buffer):
                 self._log_unread("CR", -1, "")
-            self.shut()
+            else:
+                self._log_silence("CR")
 
     def shut(self) -> None:
-        """Close; nothing of an exchange is left."""
+        """Close; nothing of an exchange is left. What is unsent still has the client's timeout."""
         if self.phase is _CLOSED:
             return
-        was_parked = self.phase is _PARKED
         self.phase = _CLOSED
         self.exchange = None
         self.buffer = b""
-        self.deadline = NEVER
         if self.own is not None:
             self.own.close()
             self.own = None
-        if self.transport is not None:
-            self.transport.close()
-        if not was_parked:
-            self.frontend.sweeper.members.discard(self)
-            self.frontend.gate.leave()
+        transport = self.transport
+        if transport is not None:
+            self.deadline = self.frontend.clock.now + self.frontend.client_timeout
+            self.unsent = transport.get_write_buffer_size()
+            transport.close()
 
     def finish_up(self) -> None:
-        """The worker is stopping: an idle connection goes now, a busy one after its response."""
-        if self.phase is _HEAD and not self.buffer:
-            self.shut()
+        """The worker is stopping: an idle connection goes now, a busy one after its response, and one that has
+        just come is asked once."""
+        if self.exchange is not None:
+            self.exchange.finish_up()
+        elif self.phase is _PROXY or (self.phase is _HEAD and not self.began):
+            if self.exchanges:
+                self.shut()
+            else:
+                self.deadline = min(self.deadline, self.frontend.clock.now + _LAST_CALL)
 
     def kill(self, termination: str) -> None:
         """End what goes on: K at a hard stop."""
         if self.exchange is not None:
             self.exchange.kill(termination)
         else:
+            if self.transport is not None:
+                reset(self.transport)
             self.shut()
 
     def report(self) -> None:
@@ -194,18 +230,23 @@ class ClientConnection(asyncio.Protocol):
         elif phase is _PROXY:
             self.buffer += data
             self._on_proxy_header()
-        elif phase is _PARKED:
+        elif phase is _PARKED or phase is _FULL:
             self.keep(data, hold=True)
 
     def keep(self, data: bytes, *, hold: bool) -> None:
         """It is not its turn yet."""
         self.buffer += data
-        if (hold or len(self.buffer) >= _AHEAD) and self.transport is not None:
+        if hold or len(self.buffer) >= _AHEAD:
+            self.hold()
+
+    def hold(self) -> None:
+        """Read no more for now."""
+        if self.transport is not None:
             self.is_held = True
             self.transport.pause_reading()
 
     def listen(self) -> None:
-        """Read on after `keep` has held the client back."""
+        """Read on after `hold`."""
         if self.is_held:
             self.is_held = False
             if self.transport is not None and not self.transport.is_closing():
@@ -230,7 +271,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _next(self) -> None:
         """Go on with what is in the buffer."""
-        if not self.buffer or self.write_paused:
+        if not self.buffer:
             return
         if self.phase is _PROXY:
             self._on_proxy_header()
@@ -243,6 +284,7 @@ class ClientConnection(asyncio.Protocol):
         try:
             request = parse_request(data, frontend.limits, self.searched)
         except BadRequest as error:
+            self.buffer = data
             self._refuse(error.status, error.why, "PR")
             return
         if request is None:
@@ -258,15 +300,22 @@ class ClientConnection(asyncio.Protocol):
         exchange.begin()
 
     def _wait_for_more(self, data: bytes) -> None:
-        """The head is not complete. From its first octet on the whole of it has `request_timeout`."""
-        if not self.searched:
-            if self.exchanges:
-                self.deadline = self.frontend.clock.now + self.frontend.request_timeout
-            self.began = self.began or time.monotonic()
+        """The head is not complete. From its first octet on the whole of it has `request_timeout`, and the first
+        one of a connection from accept; empty lines before it are no part of it."""
         self.buffer = data
+        if data[:_EMPTY_LINES].strip(b"\r\n"):
+            if not self.searched or not self.began:
+                if self.exchanges:
+                    self.deadline = self.frontend.clock.now + self.frontend.request_timeout
+                self.began = self.began or time.monotonic()
+        else:
+            self.began = 0.0
         self.searched = len(data)
         if self.eof:
-            self._refuse(400, "the client left in the middle of a request's head", "CR")
+            if self.began:
+                self._refuse(400, "the client left in the middle of a request's head", "CR")
+            else:
+                self.shut()
 
     def exchange_over(self, *, keep_alive: bool, now: float) -> None:
         """The exchange has ended."""
@@ -278,6 +327,10 @@ class ClientConnection(asyncio.Protocol):
         self.exchanges += 1
         frontend = self.frontend
         self.deadline = frontend.clock.now + frontend.keep_alive_timeout
+        if self.write_paused:
+            self.phase = _FULL
+            self.deadline = frontend.clock.now + frontend.client_timeout
+            return
         if self.is_held:
             self.listen()
         if self.buffer:
@@ -287,21 +340,23 @@ class ClientConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.write_paused = True
-        exchange = self.exchange
-        if exchange is not None and exchange.connection is not None:
-            exchange.connection.transport.pause_reading()
+        self.unsent = self.transport.get_write_buffer_size() if self.transport is not None else 0
         self.deadline = self.frontend.clock.now + self.frontend.client_timeout
+        if self.exchange is not None:
+            self.exchange.hold_response()
 
     def resume_writing(self) -> None:
         self.write_paused = False
-        exchange = self.exchange
-        if exchange is not None:
-            if exchange.connection is not None:
-                exchange.connection.transport.resume_reading()
-            exchange.touch()
-        elif self.phase is _HEAD:
-            self.deadline = self.frontend.clock.now + self.frontend.keep_alive_timeout
-            self._next()
+        if self.exchange is not None:
+            self.exchange.resume_response()
+        elif self.phase is _FULL:
+            frontend = self.frontend
+            self.phase = _HEAD
+            self.deadline = frontend.clock.now + frontend.keep_alive_timeout
+            self.listen()
+            if self.buffer:
+                self.began = time.monotonic()
+                frontend.loop.call_soon(self._next)
 
     # The end
 
@@ -310,7 +365,7 @@ class ClientConnection(asyncio.Protocol):
         phase = self.phase
         if phase is _BUSY:
             self.exchange.expire(now)  # type: ignore[union-attr]
-        elif phase is _LINGER or self.write_paused:
+        elif phase is _LINGER or phase is _FULL or phase is _CLOSED:
             if not self.reads_slowly(now):
                 if self.unsent and self.transport is not None:
                     reset(self.transport)
@@ -318,11 +373,10 @@ class ClientConnection(asyncio.Protocol):
         elif phase is _PROXY:
             self._log_unread("cR", -1, "no PROXY protocol header in time")
             self.shut()
-        elif self.buffer:
+        elif self.began:
             self._refuse(408, "no complete request head in time", "cR")
         else:
-            if not self.exchanges and not self.frontend.dontlognull:
-                self._log_unread("cR", -1, "no request in time")
+            self._log_silence("cR")
             self.shut()
 
     def reads_slowly(self, now: float) -> bool:
@@ -358,11 +412,17 @@ class ClientConnection(asyncio.Protocol):
         self.phase = _LINGER
         self.buffer = b""
         self.bytes_left = _LINGER_OCTETS
+        self.unsent = 0
         self.deadline = self.frontend.clock.now + _LINGER_TIME
         self.is_held = True
         self.listen()
         if not transport.is_closing():
             transport.write_eof()
+
+    def _log_silence(self, termination: str) -> None:
+        """The record of a connection that ended without an octet, where these are wanted."""
+        if not self.exchanges and not self.frontend.dontlognull:
+            self._log_unread(termination, -1, "")
 
     def _log_unread(self, termination: str, status: int, why: str, *, sent: int = 0) -> None:
         """The record of a connection that gave no request to speak of."""
@@ -370,7 +430,7 @@ class ClientConnection(asyncio.Protocol):
         if frontend.log is None:
             return
         host, port = self.source or ("unix", 0)
-        total = int((time.monotonic() - self.began) * 1000) if self.began else 0
+        total = int((time.monotonic() - (self.began or self.accepted)) * 1000)
         frontend.log(
             HttpRecord(
                 client=host,

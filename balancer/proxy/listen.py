@@ -16,6 +16,9 @@ from balancer.pool.facts import Counters
 
 __all__ = ["Gate", "Listener", "Parked"]
 
+# After this time (seconds) we look again whether there are file descriptors to listen with.
+_SECOND_TRY = 0.5
+
 
 class Parked(Protocol):
     """A connection that waits for another to end."""
@@ -70,8 +73,11 @@ class Gate:
         """A connection that had entered is gone."""
         self.counters.scur -= 1
         self.process.scur -= 1
-        for gate in self.siblings:
-            gate.admit()
+        if self.process.scur == self.process_limit - 1:
+            for gate in self.siblings:
+                gate.admit()
+        else:
+            self.admit()
 
     def admit(self) -> None:
         """Let parked connections in as far as there is room, then accept again."""
@@ -113,13 +119,32 @@ class Listener:
                 self._starting = self._loop.create_task(self._start())
 
     async def _start(self) -> None:
-        for sock, factory in self._endpoints:
-            # A duplicate, since the loop closes what it was given.
-            create = self._loop.create_unix_server if sock.family == socket.AF_UNIX else self._loop.create_server
-            self._servers.append(await create(factory, sock=sock.dup(), backlog=self._backlog))
-        self._starting = None
+        try:
+            for sock, factory in self._endpoints:
+                self._servers.append(await self._serve(sock, factory))
+        except OSError:
+            # Mostly EMFILE. The clients wait in the backlog meanwhile.
+            self._close()
+            self._loop.call_later(_SECOND_TRY, self._try_again)
+        finally:
+            self._starting = None
         if not self._wanted:
             self._close()
+
+    async def _serve(self, sock: socket.socket, factory: Callable[[], asyncio.Protocol]) -> asyncio.AbstractServer:
+        create = self._loop.create_unix_server if sock.family == socket.AF_UNIX else self._loop.create_server
+        # A duplicate, since the loop closes what it was given.
+        own = sock.dup()
+        try:
+            return await create(factory, sock=own, backlog=self._backlog)
+        except OSError:
+            own.close()
+            raise
+
+    def _try_again(self) -> None:
+        if self._wanted:
+            self._wanted = False
+            self.resume()
 
     def pause(self) -> None:
         """Accept no more; what exists goes on."""

@@ -78,7 +78,7 @@ class Pool:
     def lease(self, server: Server, newer_than: float = 0.0) -> ServerConnection | None:
         """The idle connection used last, if its last use was after `newer_than`."""
         idle = server.idle
-        if not idle or (newer_than and idle[-1].idle_since < newer_than):
+        if not idle or (newer_than and (idle[-1].idle_since < newer_than or idle[-1].transport.is_closing())):
             return None
         server.counters.srv_icur -= 1
         connection: ServerConnection = idle.pop()
@@ -152,6 +152,7 @@ class ServerConnection(asyncio.Protocol):
         "searched",
         "server",
         "transport",
+        "unsent",
         "was_pooled",
         "write",
         "write_paused",
@@ -166,7 +167,7 @@ class ServerConnection(asyncio.Protocol):
         self.client: Holder | None = None
         self.owner: Owner | None = None
         self.buffer = b""
-        self.searched = self.left = self.interims = 0
+        self.searched = self.left = self.interims = self.unsent = 0
         self.method = b""
         self.phase = _IDLE
         self.chunks: ChunkedReader | None = None
@@ -297,6 +298,7 @@ class ServerConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.write_paused = True
+        self.unsent = self.transport.get_write_buffer_size()
         if self.client is not None:
             self.client.hold_request()
 
@@ -305,7 +307,15 @@ class ServerConnection(asyncio.Protocol):
         if self.client is not None:
             self.client.resume_request()
 
+    def reads_slowly(self) -> bool:
+        """Whether the server has read some of what waits for it since the last look."""
+        unsent, self.unsent = self.unsent, self.transport.get_write_buffer_size()
+        return self.unsent != unsent
+
     def eof_received(self) -> bool:
+        if self.eof:
+            # Told again when reading is resumed.
+            return True
         self.eof = True
         client = self.client
         phase = self.phase
@@ -338,6 +348,14 @@ class ServerConnection(asyncio.Protocol):
 
     def close(self) -> None:
         """Close without ceremony."""
-        self.client = None
+        self.client = self.owner = None
         self.phase = _IDLE
         self.transport.abort()
+
+    def finish(self, loop: asyncio.AbstractEventLoop, patience: float) -> None:
+        """Close once all is sent, or after `patience` seconds."""
+        self.client = None
+        self.phase = _IDLE
+        self.transport.close()
+        if self.transport.get_write_buffer_size():
+            loop.call_later(patience, self.transport.abort)

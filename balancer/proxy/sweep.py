@@ -12,7 +12,7 @@ from typing import Protocol
 
 __all__ = ["INTERVAL", "NEVER", "Clock", "Sweeper", "Timed"]
 
-# Ten looks a second: a timeout is late by a tenth of a second at most, and 20 000 connections cost 2 % of a core.
+# Ten looks a second: a timeout is early or late by a tenth at most, and 20 000 connections cost 2 % of a core.
 INTERVAL = 0.1
 NEVER = math.inf
 

@@ -4,7 +4,7 @@
 
 A chunk costs one call: count, write to the other side. A full side pauses the reader of the other.
 A half that ends is passed on as a half-close; a reset is passed on as a reset, so that a cut
-transfer never looks complete.
+transfer never looks complete. A session counts, and its deadline is watched, until both sockets are closed.
 """
 
 from __future__ import annotations
@@ -26,17 +26,31 @@ from balancer.proxy.sweep import NEVER, Clock, Sweeper
 from balancer.proxy.upstream import ConnectError, Upstream, set_keepalive
 from balancer.wire import proxyproto
 
-__all__ = ["TcpFrontend"]
+__all__ = ["TcpFrontend", "cut", "reset", "source_key"]
 
 _LINGER_RESET = struct.pack("ii", 1, 0)
 
 
 def reset(transport: asyncio.Transport) -> None:
-    """Close with RST: the peer must not take what it has got for the whole."""
-    sock = transport.get_extra_info("socket")
-    if sock is not None and sock.family != socket.AF_UNIX and not transport.is_closing():
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
+    """Close with RST, now: the peer must not take what it has got for the whole."""
+    _end_with_reset(transport)
     transport.abort()
+
+
+def cut(transport: asyncio.Transport) -> None:
+    """Close with RST once the kernel has taken what is unsent. Whoever calls this limits the time it may take."""
+    _end_with_reset(transport)
+    transport.close()
+
+
+def _close(transport: asyncio.Transport) -> None:
+    transport.close()
+
+
+def _end_with_reset(transport: asyncio.Transport) -> None:
+    sock = transport.get_extra_info("socket")
+    if sock is not None and sock.family != socket.AF_UNIX and sock.fileno() >= 0:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +110,10 @@ class Half(asyncio.Protocol):
         session.active = session.clock.now
 
     def eof_received(self) -> bool:
-        self.eof = True
-        self.session.ended(self)
+        if not self.eof:
+            # It is told again when reading is resumed.
+            self.eof = True
+            self.session.ended(self)
         return True
 
     def pause_writing(self) -> None:
@@ -111,10 +127,15 @@ class Half(asyncio.Protocol):
             other.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.transport = None
         self.session.lost(self, exc)
-        # Halves and session hold each other; let them go without the garbage collector.
+        self.forget()
+
+    def forget(self) -> None:
+        """Nothing more will happen here: halves and session, which hold each other, go without the garbage
+        collector."""
         self.peer = None
-        del self.session
+        self.session = None  # type: ignore[assignment]
 
 
 class Session:
@@ -159,10 +180,10 @@ class Session:
     def made(self, half: Half) -> None:
         transport = cast(asyncio.Transport, half.transport)
         if half is self.server_half:
-            if self.done:
-                transport.abort()
             # A server may speak first, and before `_join`.
             half.peer = self.client.transport
+            if self.done:
+                transport.abort()
             return
         self.began = time.monotonic()
         peer = transport.get_extra_info("peername")
@@ -181,13 +202,15 @@ class Session:
         transport = cast(asyncio.Transport, self.client.transport)
         if frontend.keepalive is not None:
             set_keepalive(transport, frontend.keepalive)
-        if self.accept_proxy:
-            self.deadline = self.clock.now + frontend.proxy_header_timeout
-            if self.buffer:
-                transport.resume_reading()
-                self._read_proxy_header()
-        else:
+        if not self.accept_proxy:
             self._start()
+            return
+        self.deadline = self.clock.now + frontend.proxy_header_timeout
+        if self.buffer:
+            transport.resume_reading()
+            self._read_proxy_header()
+        if self.client.eof and not self.started:
+            self._give_up("CR", "the client left before its PROXY protocol header was whole")
 
     def early(self, data: bytes) -> None:
         """The client sent before there was a server to send it to."""
@@ -230,37 +253,50 @@ class Session:
         self.dialling = self.frontend.loop.create_task(self._dial())
 
     async def _dial(self) -> None:
+        half = self.server_half
         try:
-            await self.frontend.upstream.connect(self, lambda: self.server_half)
+            await self.frontend.upstream.connect(self, lambda: half)
         except ConnectError as error:
             self.dialling = None
             self._give_up(error.termination, error.why)
-            return
-        self.dialling = None
-        self._join()
+        except Exception as error:
+            # A fault of ours; the client is not to wait for ever.
+            self.dialling = None
+            self.frontend.upstream.backend.counters.eint += 1
+            self._give_up("IC", f"internal error: {error!r}")
+            raise
+        else:
+            self.dialling = None
+            self._join()
+        finally:
+            self.dialling = None
+            if half.transport is None:
+                half.forget()
 
     def _join(self) -> None:
         client, server = self.client, self.server_half
-        if client.transport is None or server.transport is None:
+        if self.done or client.transport is None or server.transport is None:
             return
         self.connected = time.monotonic()
         connect_us = int((self.connected - self.began) * 1e6)
-        counters = cast(Server, self.server).counters
+        chosen = cast(Server, self.server)
+        counters = chosen.counters
         counters.ctime += connect_us
         counters.ctime_max = max(counters.ctime_max, connect_us)
         self.frontend.upstream.backend.counters.connect_times[connect_us.bit_length()] += 1
         self.active = self.clock.now
         self.deadline = self.active + self.frontend.idle_timeout
-        chosen = cast(Server, self.server)
         if chosen.watches_sessions:
             chosen.sessions.add(self)
         client.peer, server.peer = server.transport, client.transport
+        # Before the write, which may find that the server is full.
+        client.transport.resume_reading()
         if self.buffer:
             data, self.buffer = self.buffer, b""
             client.data_received(data)
-            client.transport.resume_reading()
-        if client.eof:
-            server.transport.write_eof()
+        for half in (client, server):
+            if half.eof:
+                self.ended(half)
 
     # The end
 
@@ -268,40 +304,44 @@ class Session:
         """`half` will send no more."""
         if self.done:
             return
-        if half is self.client and not self.started:
-            if self.counted:
+        if self.connected < 0:
+            # Until then its end is only noted.
+            if half is self.client and self.counted and not self.started:
                 self._give_up("CR", "the client left before its PROXY protocol header was whole")
             return
         other = self.other(half)
-        if other.transport is None or half.peer is None:
-            return
         if other.eof:
             self._finish()
-            return
-        other.transport.write_eof()
-        fin = self.frontend.server_fin if half is self.client else self.frontend.client_fin
-        self.deadline = self.active + fin
+        elif other.transport is not None:
+            other.transport.write_eof()
+            fin = self.frontend.server_fin if half is self.client else self.frontend.client_fin
+            self.deadline = self.active + fin
 
     def lost(self, half: Half, exc: Exception | None) -> None:
         """The connection of `half` is gone, after an error or because we closed it."""
-        half.transport = None
+        if not self.counted:
+            if not self.done:
+                self.done = True
+                self.frontend.gate.forget(self)
+                self.server_half.forget()
+            return
         if not self.done:
-            if half is self.server_half:
-                self.termination = "SD"
-            else:
-                self.termination = "CD" if self.connected >= 0 else "CC"
-            self.why = str(exc) if exc is not None else ""
-            self._finish(cut=True)
-        if not self.counted and half is self.client:
-            self.frontend.gate.forget(self)
+            side = "S" if half is self.server_half else "C"
+            self._finish(f"{side}{self._phase_letter()}", str(exc) if exc is not None else "", end=cut)
+        if self.client.transport is None and self.server_half.transport is None:
+            self.counted = False
+            self.frontend.sweeper.members.discard(self)
+            self.frontend.gate.leave()
 
     def expire(self, now: float) -> None:
         """The deadline noted has passed: by now there may have been traffic."""
+        frontend = self.frontend
         if not self.started:
             self._give_up("cR", "no PROXY protocol header in time")
             return
-        frontend = self.frontend
-        if self.client.eof or self.server_half.eof:
+        if self.done:
+            timeout, side = frontend.client_timeout, ""
+        elif self.client.eof or self.server_half.eof:
             timeout, side = (frontend.server_fin, "s") if self.client.eof else (frontend.client_fin, "c")
         else:
             timeout = frontend.idle_timeout
@@ -309,9 +349,10 @@ class Session:
         self._note_slow_progress(now)
         if self.active + timeout > now:
             self.deadline = self.active + timeout
-            return
-        self.termination = f"{side}D"
-        self._finish(cut=True)
+        elif self.done:
+            self._hang_up(reset)
+        else:
+            self._finish(f"{side}D", "idle for too long", end=reset)
 
     def _note_slow_progress(self, now: float) -> None:
         """A reader slower than its buffer empties makes progress that no callback tells of."""
@@ -327,30 +368,39 @@ class Session:
 
     def kill(self, termination: str) -> None:
         """End it now: D its server went down, K by the operator or at a hard stop."""
-        self.termination = f"{termination}{'D' if self.connected >= 0 else 'C'}"
-        self._finish(cut=True)
+        if self.done:
+            self._hang_up(reset)
+        else:
+            self._finish(f"{termination}{self._phase_letter()}", end=reset)
+
+    def _phase_letter(self) -> str:
+        """The second character of the termination code."""
+        return "D" if self.connected >= 0 else "C"
 
     def _give_up(self, termination: str, why: str) -> None:
-        self.termination, self.why = termination, why
-        self._finish(cut=True)
+        self._finish(termination, why, end=reset)
 
-    def _finish(self, *, cut: bool = False) -> None:
+    def _finish(
+        self, termination: str = "--", why: str = "", *, end: Callable[[asyncio.Transport], None] = _close
+    ) -> None:
+        """Account for the session and let both connections end, each after what is still unsent to it."""
         if self.done:
             return
         self.done = True
+        self.termination, self.why = termination, why
         if self.dialling is not None:
             self.dialling.cancel()
-            self.dialling = None
+        elif self.server_half.transport is None:
+            self.server_half.forget()
+        self.active = self.clock.now
+        self.deadline = self.active + self.frontend.client_timeout
+        self._hang_up(end)
+        self._account()
+
+    def _hang_up(self, end: Callable[[asyncio.Transport], None]) -> None:
         for half in (self.client, self.server_half):
             if half.transport is not None:
-                if cut:
-                    reset(half.transport)
-                else:
-                    half.transport.close()
-        self._account()
-        self.frontend.sweeper.members.discard(self)
-        if self.counted:
-            self.frontend.gate.leave()
+                end(half.transport)
 
     def report(self) -> None:
         """Count what has passed since the last report: a session may go on for days."""
@@ -382,16 +432,16 @@ class Session:
         counters.ttime_max = max(counters.ttime_max, total_us)
         backend.counters.total_times[total_us.bit_length()] += 1
         counters.lastsess = int(self.clock.wall)
-        if self.termination[0] == "C":
+        if self.termination[0] in "Cc":
             counters.cli_abrt += 1
-        elif self.termination == "SD":
+        elif self.termination == "SD" or self.termination == "sD":
             counters.srv_abrt += 1
         server.sessions.discard(self)
         backend.release(server)
 
     def _is_to_be_logged(self) -> bool:
         frontend = self.frontend
-        if frontend.log is None or not self.counted:
+        if frontend.log is None:
             return False
         return bool(not frontend.dontlognull or self.client.count or self.server_half.count or self.why)
 
@@ -426,4 +476,7 @@ class Session:
 def source_key(host: str) -> bytes:
     """The client's address packed, as the hashing algorithms want it."""
     host = host.partition("%")[0]
+    if host.startswith("::ffff:") and "." in host:
+        # An IPv4 client on a dual-stack socket.
+        host = host[len("::ffff:") :]
     return socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)

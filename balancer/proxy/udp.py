@@ -12,7 +12,6 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from heapq import heapify, heappop, heappush, heapreplace
 from itertools import count
 from typing import Any
@@ -21,22 +20,20 @@ from balancer.pool.backend import Backend
 from balancer.pool.facts import BUCKETS, Counters
 from balancer.pool.records import UdpRecord
 from balancer.pool.server import Server
+from balancer.proxy.mmsg import Batch
 
-__all__ = ["BATCH", "LARGEST", "LOCAL_TROUBLE", "FlowForwarder", "Receiver", "connected", "packed"]
-
-LARGEST = 65535
-"""More than any datagram holds (65 507 octets over IPv4, 65 527 over IPv6): nothing is ever cut."""
+__all__ = ["BATCH", "LOCAL_TROUBLE", "FlowForwarder", "Receiver", "connected"]
 
 BATCH = 32
-"""Datagrams read from one socket before the others have their turn: about half a millisecond's work."""
+"""Datagrams read from one socket before the others have their turn: some 300 microseconds' work."""
 
 LOCAL_TROUBLE = frozenset((errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EMSGSIZE))
 """What ails this machine or this datagram and says nothing about the server."""
 
-# linux/in.h and linux/in6.h; Python has no names for them.
-_IP_MTU_DISCOVER, _IP_PMTUDISC_OMIT = 10, 5
-_IPV6_MTU_DISCOVER, _IPV6_PMTUDISC_OMIT = 23, 5
+# linux/in.h and linux/in6.h; Python has no names for them. The values are the same for IPv6.
 _IP_PKTINFO = 8
+_IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER = 10, 23
+_PMTUDISC_DONT, _PMTUDISC_OMIT = 0, 5
 
 # Room for a burst; the kernel cuts it down to net.core.rmem_max without an error.
 _RECEIVE_BUFFER = 4 << 20
@@ -44,94 +41,104 @@ _RECEIVE_BUFFER = 4 << 20
 # Flows ended by `responses` stay in the heap of deadlines until they are more than those alive, and so many.
 _DEAD_FLOWS = 1024
 
-_IN_PKTINFO = struct.Struct("=i4s4s")
-_IN6_PKTINFO = struct.Struct("=16si")
-_ANCILLARY = socket.CMSG_SPACE(_IN_PKTINFO.size) + socket.CMSG_SPACE(_IN6_PKTINFO.size)
+# struct cmsghdr (cmsg(3)) and what follows it: in_pktinfo (ip(7)) or in6_pktinfo (RFC 3542 section 6.1).
+_PKTINFO = struct.Struct("@Nii4s4s4s")
+_PKTINFO6 = struct.Struct("@Nii16si")
+# struct sockaddr_in and sockaddr_in6 (ip(7), ipv6(7)).
+_SOCKADDR = struct.Struct("=2xH4s8x")
+_SOCKADDR6 = struct.Struct("=2xH4x16s4x")
 
 _MAPPED = b"\0" * 10 + b"\xff\xff"
-
-Sockaddr = tuple[Any, ...]
 
 
 class Receiver:
     """A socket that clients send to. An answer leaves from the address that its client called.
 
-    On a wildcard bind that address comes with each datagram (IP_PKTINFO, RFC 3542 section 6) and a client is the
-    pair of what to send back and the socket address; else a client is its socket address. Both can be dict keys.
+    A client is octets: its socket address and, on a wildcard bind, ancillary data that has an answer leave from
+    the address called (IP_PKTINFO, RFC 3542 section 6.2).
     """
 
-    __slots__ = ("_wildcard", "receive", "send", "sock")
+    __slots__ = ("_batch", "_is_v6", "_loop", "_sockaddr", "_wildcard", "sock")
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_v6 = sock.family == socket.AF_INET6
+        self._sockaddr = _SOCKADDR6 if self._is_v6 else _SOCKADDR
         self._wildcard = sock.getsockname()[0] in ("0.0.0.0", "::")
-        self.receive: Callable[[int], tuple[bytes, Any]] = sock.recvfrom
-        """Takes the size to read; gives datagram and client."""
-        self.send: Callable[[bytes, Any], int] = sock.sendto
-        """Takes datagram and client. Both raise OSError as the socket does."""
-        v6 = sock.family == socket.AF_INET6
+        control = 0
         if self._wildcard:
-            self.receive, self.send = self._receive, self._send
             # A socket for both families gives IPv4 datagrams as mapped addresses with the IPv6 option.
-            if v6:
+            if self._is_v6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+                control = socket.CMSG_SPACE(20)
             else:
                 sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+                control = socket.CMSG_SPACE(12)
+        self._batch = Batch(BATCH, name=self._sockaddr.size, control=control)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
-        # Large answers go out in fragments, whatever path MTU somebody claims in a forged ICMP message.
-        with suppress(OSError):
-            sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_OMIT)
-        if v6:
-            with suppress(OSError):
-                sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _IPV6_PMTUDISC_OMIT)
+        # Large answers go out in fragments of the link's size, whatever path MTU a forged ICMP message claims.
+        _discover_mtu(sock, _PMTUDISC_OMIT)
 
     def listen(self, loop: asyncio.AbstractEventLoop, callback: Callable[[Receiver], None]) -> None:
-        """Have `callback` called whenever there is something to receive."""
+        """Have `callback` called whenever there is something to receive.
+
+        To be called again after an error: uvloop ceases to watch a socket that had one (libuv does, on POLLERR).
+        """
+        self.stop()
+        self._loop = loop
         loop.add_reader(self.sock.fileno(), callback, self)
 
-    def relisten(self, loop: asyncio.AbstractEventLoop, callback: Callable[[Receiver], None]) -> None:
-        """Go on after an error: uvloop ceases to watch a socket that had one (libuv does, on POLLERR)."""
-        self.stop(loop)
-        self.listen(loop, callback)
-
-    def stop(self, loop: asyncio.AbstractEventLoop) -> None:
+    def stop(self) -> None:
         """Call no more."""
-        loop.remove_reader(self.sock.fileno())
+        if self._loop is not None:
+            self._loop.remove_reader(self.sock.fileno())
+            self._loop = None
 
-    def address(self, client: Any) -> Sockaddr:
-        """The client's socket address."""
-        address: Sockaddr = client[1] if self._wildcard else client
-        return address
+    def receive(self) -> list[tuple[bytes, bytes]]:
+        """Up to BATCH datagrams with their clients; none when none waits. Raises OSError."""
+        datagrams = self._batch.receive_from(self.sock.fileno())
+        if not self._wildcard:
+            return datagrams
+        at, way_back = self._batch.control_at, self._way_back6 if self._is_v6 else self._way_back
+        return [(data, end[:at] + way_back(end[at:])) for data, end in datagrams]
 
-    def _receive(self, size: int) -> tuple[bytes, Any]:
-        data, ancillary, _, address = self.sock.recvmsg(size, _ANCILLARY)
-        for level, _, value in ancillary:
-            if level == socket.IPPROTO_IP:
-                # The interface is left open: the answer's route need not be the query's.
-                _, local, _ = _IN_PKTINFO.unpack(value)
-                return data, (((level, _IP_PKTINFO, _IN_PKTINFO.pack(0, local, b"\0\0\0\0")),), address)
-            if level == socket.IPPROTO_IPV6:
-                local, interface = _IN6_PKTINFO.unpack(value)
-                # A link-local address means nothing without its link (RFC 4007 section 6).
-                scope = interface if local[0] == 0xFE and local[1] & 0xC0 == 0x80 else 0
-                return data, (((level, socket.IPV6_PKTINFO, _IN6_PKTINFO.pack(local, scope)),), address)
-        return data, ((), address)
+    def send(self, answers: Sequence[tuple[bytes, bytes]]) -> int:
+        """Answer clients. Gives how many answers the kernel did not take."""
+        return self._batch.send_to(self.sock.fileno(), answers)
 
-    def _send(self, data: bytes, client: Any) -> int:
-        ancillary, address = client
-        return self.sock.sendmsg((data,), ancillary, 0, address)
+    def address(self, client: bytes) -> tuple[str, int]:
+        """The client's IP address and port."""
+        port, octets = self._sockaddr.unpack_from(client)
+        return socket.inet_ntop(self.sock.family, octets), socket.ntohs(port)
+
+    def source(self, client: bytes) -> bytes:
+        """The client's IP address as 4 or 16 octets, the key for `balance source`; an IPv4-mapped one as 4."""
+        octets: bytes = self._sockaddr.unpack_from(client)[1]
+        return octets[12:] if octets.startswith(_MAPPED) else octets
+
+    @staticmethod
+    def _way_back(control: bytes) -> bytes:
+        length, level, kind, _, local, called = _PKTINFO.unpack_from(control)
+        if length < _PKTINFO.size:
+            return b""
+        # `local` is empty on what came before the option was set. The interface is left open, as the answer's
+        # route need not be the query's.
+        local = local if any(local) else called
+        return _PKTINFO.pack(length, level, kind, bytes(4), local, bytes(4))
+
+    @staticmethod
+    def _way_back6(control: bytes) -> bytes:
+        length, level, kind, local, interface = _PKTINFO6.unpack_from(control)
+        if length < _PKTINFO6.size:
+            return b""
+        # A link-local address means nothing without its link (RFC 4007 section 6).
+        if not (local[0] == 0xFE and local[1] & 0xC0 == 0x80):
+            interface = 0
+        return _PKTINFO6.pack(length, level, kind, local, interface)
 
 
-def packed(address: Sockaddr) -> bytes:
-    """An IP address as 4 or 16 octets, the key for `balance source`; an IPv4-mapped one as 4."""
-    host = address[0]
-    if ":" not in host:
-        return socket.inet_pton(socket.AF_INET, host)
-    octets = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
-    return octets[12:] if octets.startswith(_MAPPED) else octets
-
-
-def connected(sockaddr: Sockaddr | str | None) -> socket.socket:
+def connected(sockaddr: tuple[Any, ...] | str | None) -> socket.socket:
     """A non-blocking UDP socket connected to a server, from a port that the kernel drew by lot.
 
     Raises OSError when there is no way to the server, and for a server without an address (`None`, a Unix path).
@@ -142,11 +149,19 @@ def connected(sockaddr: Sockaddr | str | None) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+        # Or else "fragmentation needed" would be an error of the socket, as if the server had refused.
+        _discover_mtu(sock, _PMTUDISC_DONT)
         sock.connect(sockaddr)
     except OSError:
         sock.close()
         raise
     return sock
+
+
+def _discover_mtu(sock: socket.socket, how: int) -> None:
+    sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, how)
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, how)
 
 
 class _Leg:
@@ -173,7 +188,7 @@ class _Flow:
         "retries", "server", "table",
     )  # fmt: skip
 
-    def __init__(self, table: dict[Any, _Flow], receiver: Receiver, client: Any, now: float) -> None:
+    def __init__(self, table: dict[bytes, _Flow], receiver: Receiver, client: bytes, now: float) -> None:
         self.table = table
         self.receiver = receiver
         self.client = client
@@ -195,8 +210,9 @@ class FlowForwarder:
     is in maintenance, changed its address or refused (ICMP) goes to another with its next datagram.
 
     Counted on the frontend: flows in `stot` and `scur`, datagrams in `req_tot`, what was dropped either way in
-    `udp_dropped`. A refusal is an `econ` of server and backend, a flow moved a `wredis`. `log` gets a record for
-    each flow that ends. The listening sockets are the caller's: bound, non-blocking, never closed here.
+    `udp_dropped`. A refusal is an `econ` of the server, a flow that leaves it for another a `wredis`; a flow that no
+    server was there for is an `econ` of the backend. `log` gets a record for each flow that ends. The listening
+    sockets are the caller's: bound, non-blocking, never closed here.
     """
 
     def __init__(
@@ -224,11 +240,12 @@ class FlowForwarder:
         self._log = log
         self._clock = clock
         self._wall = wall
-        self._tables: dict[Receiver, dict[Any, _Flow]] = {Receiver(sock): {} for sock in sockets}
+        self._tables: dict[Receiver, dict[bytes, _Flow]] = {Receiver(sock): {} for sock in sockets}
         """Flows by where they came in and by client."""
         self._due: list[tuple[float, int, _Flow]] = []
         """A heap: every flow once, with the earliest time it can be over, and a number to tell equal times apart."""
         self._numbers = count()
+        self._batch = Batch(BATCH)
 
     @property
     def outstanding(self) -> int:
@@ -243,7 +260,7 @@ class FlowForwarder:
     def stop_accepting(self) -> None:
         """Listen no longer; answers to what came before still pass."""
         for receiver in self._tables:
-            receiver.stop(self._loop)
+            receiver.stop()
 
     def close(self) -> None:
         """End all flows at once."""
@@ -272,17 +289,15 @@ class FlowForwarder:
 
     def _from_clients(self, receiver: Receiver) -> None:
         counters, table = self._counters, self._tables[receiver]
-        for _ in range(BATCH):
-            try:
-                data, client = receiver.receive(LARGEST)
-            except BlockingIOError:
-                return
-            except OSError:
-                receiver.relisten(self._loop, self._from_clients)
-                return
+        try:
+            datagrams = receiver.receive()
+        except OSError:
+            receiver.listen(self._loop, self._from_clients)
+            return
+        now = self._clock()
+        for data, client in datagrams:
             counters.req_tot += 1
             counters.bin += len(data)
-            now = self._clock()
             flow = table.get(client)
             if flow is None:
                 if counters.scur >= self._max_flows:
@@ -305,7 +320,7 @@ class FlowForwarder:
             elif self._responses == 0:
                 self._end(flow)
 
-    def _begin(self, table: dict[Any, _Flow], receiver: Receiver, client: Any, now: float) -> _Flow:
+    def _begin(self, table: dict[bytes, _Flow], receiver: Receiver, client: bytes, now: float) -> _Flow:
         flow = table[client] = _Flow(table, receiver, client, now)
         heappush(self._due, (now + self._timeout, next(self._numbers), flow))
         counters = self._counters
@@ -334,11 +349,10 @@ class FlowForwarder:
                 except OSError as error:
                     if error.errno in LOCAL_TROUBLE:
                         raise
-                    self._refused(flow, leg.server)
+                    leg.server.counters.econ += 1
                     self._leave(flow, leg)
                 else:
                     flow.datagrams += 1
-                    self._backend.counters.bin += len(data)
                     leg.server.counters.bin += len(data)
                     return True
         return False
@@ -346,12 +360,13 @@ class FlowForwarder:
     def _pick(self, flow: _Flow) -> Server | None:
         key = b""
         if self._backend.needs == "source":
-            key = packed(flow.receiver.address(flow.client))
+            key = flow.receiver.source(flow.client)
         return self._backend.pick(key, flow.avoid)
 
     def _join(self, flow: _Flow, server: Server) -> _Leg | None:
         """Open the flow's socket towards `server`; None when there is no way there."""
         flow.server = server
+        server.counters.lbtot += 1
         self._backend.take(server)
         try:
             leg = _Leg(server)
@@ -359,20 +374,15 @@ class FlowForwarder:
             self._backend.release(server)
             if error.errno in LOCAL_TROUBLE:
                 raise
-            self._refused(flow, server)
+            server.counters.econ += 1
+            flow.avoid = server
             return None
         if flow.avoid is not None and flow.avoid is not server:
             flow.retries += 1
-            self._backend.counters.wredis += 1
             flow.avoid.counters.wredis += 1
         flow.leg = leg
         self._loop.add_reader(leg.sock.fileno(), self._from_server, flow, leg)
         return leg
-
-    def _refused(self, flow: _Flow, server: Server) -> None:
-        self._backend.counters.econ += 1
-        server.counters.econ += 1
-        flow.avoid = server
 
     def _leave(self, flow: _Flow, leg: _Leg) -> None:
         """Take the flow from its server."""
@@ -383,28 +393,24 @@ class FlowForwarder:
         self._backend.release(leg.server)
 
     def _from_server(self, flow: _Flow, leg: _Leg) -> None:
-        receiver, responses = flow.receiver, self._responses
-        for _ in range(BATCH):
-            try:
-                answer = leg.sock.recv(LARGEST)
-            except BlockingIOError:
-                return
-            except OSError:
-                self._refused(flow, leg.server)
-                self._leave(flow, leg)
-                return
-            flow.last = self._clock()
-            flow.answers += 1
-            flow.bytes_out += len(answer)
-            for counters in (self._counters, self._backend.counters, leg.server.counters):
-                counters.bout += len(answer)
-            try:
-                receiver.send(answer, flow.client)
-            except OSError:
-                self._counters.udp_dropped += 1
-            if responses is not None and flow.answers >= responses * flow.datagrams:
-                self._end(flow)
-                return
+        refused = False
+        try:
+            answers = self._batch.receive(leg.sock.fileno())
+        except OSError:
+            refused = True
+            answers = self._batch.receive_rest(leg.sock.fileno())
+        size = sum(map(len, answers))
+        self._counters.udp_dropped += flow.receiver.send([(answer, flow.client) for answer in answers])
+        self._counters.bout += size
+        leg.server.counters.bout += size
+        flow.last = self._clock()
+        flow.answers += len(answers)
+        flow.bytes_out += size
+        if self._responses is not None and flow.answers >= self._responses * flow.datagrams:
+            self._end(flow)
+        elif refused:
+            leg.server.counters.econ += 1
+            self._leave(flow, leg)
 
     def _forget(self, flow: _Flow) -> None:
         if flow.leg is not None:
@@ -413,26 +419,31 @@ class FlowForwarder:
         self._counters.scur -= 1
 
     def _end(self, flow: _Flow) -> None:
+        """Close, count and log."""
         elapsed = self._clock() - flow.began
         micros = int(elapsed * 1e6)
-        rows = [self._backend.counters]
-        if flow.server is not None:
-            rows.append(flow.server.counters)
-        for row in rows:
-            row.ttime += micros
-            row.ttime_max = max(row.ttime_max, micros)
+        if flow.server is None:
+            # Nobody was there for it.
+            row = self._backend.counters
+            row.econ += 1
+            row.bin += flow.bytes_in
+        else:
+            row = flow.server.counters
+            row.lastsess = int(self._wall())
+        row.ttime += micros
+        row.ttime_max = max(row.ttime_max, micros)
         self._backend.counters.total_times[min(micros.bit_length(), BUCKETS - 1)] += 1
         refused = flow.leg is None
         self._forget(flow)
         if self._log is None:
             return
-        address = flow.receiver.address(flow.client)
+        host, port = flow.receiver.address(flow.client)
         done = flow.answers or (self._responses == 0 and not refused)
         termination = "--" if done else "SC" if refused else "sH"
         self._log(
             UdpRecord(
-                client=address[0],
-                client_port=address[1],
+                client=host,
+                client_port=port,
                 began=self._wall() - elapsed,
                 frontend=self._frontend,
                 backend=self._backend.name,

@@ -92,7 +92,11 @@ class Upstream:
                 failure = ConnectError(code, f"{backend.name}/{server.name}: {error.strerror or error}")
             if failure.termination == "RC" or errand.retries >= self._retries:
                 server.counters.econ += 1
-                raise failure
+                try:
+                    raise failure
+                finally:
+                    # Else the error holds this frame, and the frame the error.
+                    del failure
             errand.retries += 1
             other = self._another(errand, server)
             if other is None:
@@ -129,6 +133,9 @@ class Upstream:
                 transport = await self._dial_scoped(address, factory)
             else:
                 transport, _ = await self._loop.create_connection(factory, address[0], address[1])
+        if transport.is_closing():
+            # Reset as soon as it was open: the protocol has heard of it.
+            return transport
         if self._keepalive is not None:
             set_keepalive(transport, self._keepalive)
         version = server.config.send_proxy

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+import gc
+import random
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import uvloop
@@ -20,10 +25,15 @@ from balancer.pool.records import Record
 from balancer.proxy.origin import Pool
 
 PATIENCE = 10.0
+GET = b"GET / HTTP/1.1\r\nHost: t\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
-def run(main: Callable[[], Awaitable[None]]) -> None:
-    """Run a test's coroutine on the loop that workers use; whatever the loop would only log fails the test."""
+def run(main: Callable[[], Awaitable[None]], *, plain: bool = False) -> None:
+    """Run a test's coroutine on the loop that workers use; whatever the loop would only log fails the test.
+
+    `plain`: on asyncio's own loop in debug mode, which knows more of what one must not do.
+    """
     complaints: list[dict[str, Any]] = []
 
     async def watched() -> None:
@@ -31,8 +41,12 @@ def run(main: Callable[[], Awaitable[None]]) -> None:
         async with asyncio.timeout(60):
             await main()
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    factory = asyncio.new_event_loop if plain else uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory, debug=plain) as runner:
         runner.run(watched())
+        if plain:
+            # Tasks and transports forgotten complain as they are collected.
+            gc.collect()
     assert not complaints
 
 
@@ -53,9 +67,22 @@ class Peer:
         self.reader = reader
         self.writer = writer
 
+    @property
+    def address(self) -> tuple[str, int]:
+        """Its own."""
+        host, port = self.writer.get_extra_info("sockname")[:2]
+        return host, port
+
     async def send(self, data: bytes) -> None:
         self.writer.write(data)
-        await self.writer.drain()
+        async with asyncio.timeout(PATIENCE):
+            await self.writer.drain()
+
+    async def trickle(self, pieces: Iterable[bytes]) -> None:
+        """Send the pieces one by one, each so that it arrives alone."""
+        for piece in pieces:
+            await self.send(piece)
+            await turns()
 
     async def expect(self, data: bytes) -> None:
         """Exactly these octets come next."""
@@ -82,6 +109,10 @@ class Peer:
         async with asyncio.timeout(PATIENCE):
             return await self.reader.read()
 
+    async def is_closed(self) -> bool:
+        """It ends, in an orderly way and with nothing before."""
+        return await self.rest() == b""
+
     async def is_reset(self) -> bool:
         """Whether the connection ends by a reset."""
         try:
@@ -89,6 +120,17 @@ class Peer:
         except ConnectionResetError:
             return True
         return False
+
+    async def is_gone(self) -> bool:
+        """It ends, no matter how; octets before that are no matter either."""
+        with contextlib.suppress(ConnectionResetError):
+            await self.rest()
+        return True
+
+    async def is_silent(self) -> bool:
+        """Nothing has come, and it is open; what is on its way has had its time."""
+        await turns()
+        return not self.reader._buffer and not self.reader.at_eof()  # type: ignore[attr-defined]
 
     def half_close(self) -> None:
         self.writer.write_eof()
@@ -101,22 +143,48 @@ class Peer:
     def abort(self) -> None:
         self.writer.transport.abort()
 
+    def reset(self) -> None:
+        """Close with RST."""
+        sock = self.writer.get_extra_info("socket")
+        if sock is not None and sock.fileno() >= 0:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.writer.transport.abort()
+
+    def stop_reading(self) -> None:
+        self.writer.transport.pause_reading()  # type: ignore[attr-defined]
+
+    def go_on_reading(self) -> None:
+        self.writer.transport.resume_reading()  # type: ignore[attr-defined]
+
+
+async def turns(count: int = 6) -> None:
+    """Let everybody on this loop do what there is to do now."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+    await asyncio.sleep(0.002)
+
 
 class Origin:
     """A listening server; the test takes its connections one by one."""
 
     def __init__(self) -> None:
         self._arrived: asyncio.Queue[Peer] = asyncio.Queue()
-        self._peers: list[Peer] = []
+        self.peers: list[Peer] = []
         self._server: asyncio.Server
+        self.port = 0
+        self.path = ""
 
-    async def start(self, port: int = 0) -> None:
-        self._server = await asyncio.start_server(self._on_connection, "127.0.0.1", port, limit=1 << 20)
-        self.port: int = self._server.sockets[0].getsockname()[1]
+    async def start(self, port: int = 0, *, host: str = "127.0.0.1") -> None:
+        self._server = await asyncio.start_server(self._on_connection, host, port, limit=1 << 20)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def start_unix(self, path: Path) -> None:
+        self._server = await asyncio.start_unix_server(self._on_connection, path, limit=1 << 20)
+        self.path = str(path)
 
     async def _on_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer = Peer(reader, writer)
-        self._peers.append(peer)
+        self.peers.append(peer)
         self._arrived.put_nowait(peer)
 
     async def accept(self) -> Peer:
@@ -128,9 +196,13 @@ class Origin:
         """Connections that nobody has taken yet."""
         return self._arrived.qsize()
 
+    def refuse(self) -> None:
+        """Listen no more; what is open stays open."""
+        self._server.close()
+
     async def stop(self) -> None:
         self._server.close()
-        for peer in self._peers:
+        for peer in self.peers:
             peer.abort()
 
 
@@ -144,41 +216,137 @@ class Rig:
         self.origins = origins
         self.records: list[Record] = []
         self.clients: list[Peer] = []
+        self.running: asyncio.Task[None]
 
-    def port(self, frontend: str) -> int:
-        port: int = self.sockets.frontends[frontend][0][0][1].getsockname()[1]
+    @property
+    def origin(self) -> Origin:
+        return self.origins[0]
+
+    def port(self, frontend: str = "front", bind: int = 0) -> int:
+        port: int = self.sockets.frontends[frontend][0][bind][1].getsockname()[1]
         return port
 
-    async def connect(self, frontend: str = "front") -> Peer:
-        peer = Peer(*await asyncio.open_connection("127.0.0.1", self.port(frontend), limit=1 << 20))
-        self.clients.append(peer)
-        return peer
+    async def connect(self, frontend: str = "front", *, bind: int = 0, **how: Any) -> Peer:
+        """A client's connection; `how` goes to `asyncio.open_connection`."""
+        sock = self.sockets.frontends[frontend][0][bind][1]
+        if sock.family == socket.AF_UNIX:
+            streams = await asyncio.open_unix_connection(sock.getsockname(), limit=1 << 20)
+        else:
+            host = "::1" if sock.family == socket.AF_INET6 else "127.0.0.1"
+            streams = await asyncio.open_connection(host, self.port(frontend, bind), limit=1 << 20, **how)
+        self.clients.append(Peer(*streams))
+        return self.clients[-1]
+
+    async def pair(self, greeting: bytes = GET) -> tuple[Peer, Peer]:
+        """A client that has sent `greeting`, and the server's connection that this led to."""
+        client = await self.connect()
+        await client.send(greeting)
+        return client, await self.origin.accept()
+
+    async def ask(self, client: Peer, server: Peer, request: bytes = GET, response: bytes = OK) -> bytes:
+        """One request and its answer; what the server was sent."""
+        await client.send(request)
+        head = await server.head()
+        await server.send(response)
+        await client.expect(response)
+        return head
 
     def counters(self, kind: Any, proxy: str, server: str = "") -> Counters:
         return self.worker._ledger[Entity(kind, proxy, server)]
 
-    def set_state(self, index: int, condition: Condition, **more: Any) -> None:
-        """Decide of a server, in control's place."""
-        self.memory.board[index] = ServerState(condition=condition, **({"weight": 1} | more))
-        ring(self.memory.worker_bells[0])
+    @property
+    def front(self) -> Counters:
+        return self.counters("frontend", "front")
 
-    def pools(self) -> dict[str, Pool]:
-        return self.worker._pools
+    @property
+    def back(self) -> Counters:
+        return self.counters("backend", "back")
+
+    def server(self, name: str = "s0") -> Counters:
+        return self.counters("server", "back", name)
+
+    async def decide(self, index: int, condition: Condition, **more: Any) -> None:
+        """Decide of a server, in control's place."""
+        state = ServerState(condition=condition, **({"weight": 1} | more))
+        self.memory.board[index] = state
+        ring(self.memory.worker_bells[0])
+        await until(lambda: self.worker._servers[index].state == state, "the worker to hear of it")
+
+    def pool(self) -> Pool:
+        return self.worker._pools["back"]
+
+    def idle(self, name: str = "s0") -> list[Any]:
+        """Idle pooled connections of a server."""
+        return next(server.idle for server in self.worker._servers if server.name == name)
 
     async def record(self) -> Any:
         """The next access record."""
         await until(lambda: self.records, "an access record")
         return self.records.pop(0)
 
+    async def at_rest(self) -> None:
+        """Every client has gone (and with TCP, where a half may stay, every server too), and all that is counted as
+        going on is back to nothing."""
+        ends = list(self.clients)
+        if self.worker._config.frontends["front"].mode == "tcp":
+            ends += (peer for origin in self.origins for peer in origin.peers)
+        for end in ends:
+            end.reset()
+        gauges = [counters for entity, counters in self.worker._ledger._of.items() if entity.kind != "process"]
+        gauges.append(self.worker._process)
+        await until(lambda: not any(counters.scur for counters in gauges), "no session counted any more")
+        await until(lambda: not self.worker._sweeper.members, "nobody left in the sweep")
+        assert all(counters.scur >= 0 and counters.srv_icur >= 0 for counters in gauges)
+        for server in self.worker._servers:
+            assert server.counters.srv_icur == len(server.idle)
+            assert not server.sessions
+
+
+def http(count: int = 1, *, frontend: Any = None, backend: Any = None, server: Any = None, **defaults: Any) -> Any:
+    """A configuration with one HTTP frontend before `count` servers s0, s1, … ."""
+    return _house("http", count, frontend, backend, server, defaults)
+
+
+def tcp(count: int = 1, *, frontend: Any = None, backend: Any = None, server: Any = None, **defaults: Any) -> Any:
+    """A configuration with one TCP frontend before `count` servers s0, s1, … ."""
+    return _house("tcp", count, frontend, backend, server, defaults)
+
+
+def _house(mode: str, count: int, frontend: Any, backend: Any, server: Any, defaults: dict[str, Any]) -> dict[str, Any]:
+    servers = {f"s{i}": {"address": f"127.0.0.1:{{{i}}}", "cookie": f"c{i}"} | (server or {}) for i in range(count)}
+    if mode == "tcp":
+        for config in servers.values():
+            config.pop("cookie")
+    return {
+        "defaults": defaults,
+        "frontends": {
+            "front": {"mode": mode, "bind": "127.0.0.1:{front}", "default_backend": "back"} | (frontend or {})
+        },
+        "backends": {"back": {"servers": servers} | (backend or {})},
+    }
+
 
 @contextlib.asynccontextmanager
-async def rig(config: dict[str, Any], origins: int = 1) -> AsyncIterator[Rig]:
-    """A running worker for `config`, in whose addresses `{0}`, `{1}`, … stand for the ports of new origins."""
-    servers = [Origin() for _ in range(origins)]
-    for server in servers:
-        await server.start()
+async def rig(config: dict[str, Any], origins: int | list[Origin] = 1) -> AsyncIterator[Rig]:
+    """A running worker for `config`, in whose addresses `{0}`, `{1}`, … stand for the ports of new origins (or of
+    those given), and `{front}` and `{other}` for free ports."""
+    servers = [Origin() for _ in range(origins)] if isinstance(origins, int) else origins
+    try:
+        for server in servers:
+            if not server.port and not server.path:
+                await server.start()
+        async with _worker(config, servers) as it:
+            yield it
+    finally:
+        for server in servers:
+            await server.stop()
+
+
+@contextlib.asynccontextmanager
+async def _worker(config: dict[str, Any], servers: list[Origin]) -> AsyncIterator[Rig]:
     ports = [server.port for server in servers]
-    plan = Plan.of(Config.model_validate(_filled(config, ports), strict=False), cores=1)
+    named = {"front": free_port(), "other": free_port()}
+    plan = Plan.of(Config.model_validate(_filled(config, ports, named), strict=False), cores=1)
     memory = Memory(plan)
     for seat in plan.seats.values():
         weight = plan.config.backends[seat.backend].servers[seat.server].weight
@@ -187,26 +355,37 @@ async def rig(config: dict[str, Any], origins: int = 1) -> AsyncIterator[Rig]:
     worker = Worker(plan, memory, 0, {name: of_worker[0] for name, of_worker in sockets.frontends.items()})
     it = Rig(worker, memory, sockets, servers)
     worker._log.write = it.records.append  # type: ignore[assignment]
-    task = asyncio.get_running_loop().create_task(worker._serve())
+    it.running = asyncio.get_running_loop().create_task(worker._serve())
     try:
+        await until(lambda: worker._ticks, "the worker")
         yield it
     finally:
-        for client in it.clients:
-            client.abort()
         for server in servers:
-            await server.stop()
+            for peer in server.peers:
+                peer.abort()
+        for client in it.clients:
+            client.reset()
         worker._stop()
         async with asyncio.timeout(PATIENCE):
-            await task
+            await it.running
         sockets.close()
         sockets.unlink()
 
 
-def _filled(value: Any, ports: list[int]) -> Any:
+def free_port() -> int:
+    """A port that nobody has, and that no outgoing connection gets (they begin at 32768)."""
+    while True:
+        port = random.randrange(10_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+def _filled(value: Any, ports: list[int], named: dict[str, int]) -> Any:
     if isinstance(value, dict):
-        return {key: _filled(inner, ports) for key, inner in value.items()}
+        return {key: _filled(inner, ports, named) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_filled(inner, ports) for inner in value]
+        return tuple(_filled(inner, ports, named) for inner in value)
     if isinstance(value, str) and "{" in value:
-        return value.format(*ports)
+        return value.format(*ports, **named)
     return value

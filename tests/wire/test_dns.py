@@ -11,7 +11,7 @@ import dns.rcode
 import dns.rdataclass
 import dns.rdatatype
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from balancer.wire.dns import is_answer, qname, question_end, question_text, servfail
@@ -26,6 +26,8 @@ QUERY = header() + QUESTION
 END = len(QUERY)
 ANSWER = header(flags=0x8180) + QUESTION
 
+# A slow machine is no failure.
+patient = settings(deadline=None)
 labels = st.binary(min_size=1, max_size=63)
 names = st.lists(labels, max_size=6).filter(lambda name: sum(len(label) + 1 for label in name) + 1 <= 255)
 
@@ -37,12 +39,14 @@ def wire(name):
 # Where the question ends
 
 
+@patient
 @given(names, st.integers(0, 65535), st.integers(0, 65535), st.binary(max_size=100))
 def test_a_query_is_understood_whatever_follows_its_question(name, kind, family, rest):
     question = wire(name) + kind.to_bytes(2, "big") + family.to_bytes(2, "big")
     assert question_end(header() + question + rest) == 12 + len(question)
 
 
+@patient
 @given(st.binary(max_size=300))
 @example(QUERY)
 def test_octets_at_random_are_refused_or_have_a_question_that_dnspython_reads_the_same_way(message):
@@ -59,6 +63,7 @@ def test_octets_at_random_are_refused_or_have_a_question_that_dnspython_reads_th
     assert dns.name.from_text(text.split(" ", 1)[0]) == name
 
 
+@patient
 @given(names, st.integers(0, 65535), st.data())
 def test_a_query_cut_short_is_refused(name, kind, data):
     message = header() + wire(name) + kind.to_bytes(2, "big") + b"\0\1"
@@ -177,6 +182,7 @@ def test_an_update_is_acknowledged_by_a_header_alone():
     assert is_answer(header(flags=0xA800, counts=(0, 0, 0, 0)), update, len(update))
 
 
+@patient
 @given(st.binary(max_size=64))
 def test_no_octets_break_the_comparison(message):
     if is_answer(message, QUERY, END):
@@ -186,6 +192,7 @@ def test_no_octets_break_the_comparison(message):
 # What pybalancer answers itself
 
 
+@patient
 @given(
     names,
     st.sampled_from(["A", "AAAA", "ANY", "HTTPS", "TYPE65280"]),
@@ -214,6 +221,7 @@ def test_servfail_to_two_questions_carries_the_first():
     assert servfail(query, END) == header(flags=0x8102) + QUESTION
 
 
+@patient
 @given(st.binary(max_size=40), st.tuples(*[st.integers(0, 3)] * 3))
 def test_servfail_is_well_formed_whatever_follows_the_question(rest, counts):
     query = header(counts=(1, *counts)) + QUESTION + rest

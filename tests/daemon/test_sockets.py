@@ -1,0 +1,374 @@
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+
+from balancer.config.model import Config
+from balancer.daemon.sockets import Sockets
+from balancer.errors import StartError
+from tests.e2e.bed.process import free_port
+
+
+def config(*binds, mode="tcp", stats=None):
+    """A configuration with these binds."""
+    return Config.model_validate(
+        {
+            "frontends": {"f": {"mode": mode, "bind": binds, "default_backend": "b"}},
+            "backends": {"b": {"servers": {"s": {"address": "127.0.0.1:9"}}}},
+            "stats": {"bind": stats} if stats else None,
+        },
+        strict=False,
+    )
+
+
+@pytest.fixture
+def opened():
+    """opened(config, workers): like Sockets.open, closed at the end."""
+    made = []
+
+    def open_(*arguments):
+        made.append(Sockets.open(*arguments))
+        return made[-1]
+
+    yield open_
+    for sockets in made:
+        sockets.close()
+        sockets.unlink()
+
+
+def reaches(sock_or_address) -> bool:
+    address = sock_or_address
+    family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    with socket.socket(family) as client:
+        return client.connect_ex(address) == 0
+
+
+def accepted(pairs) -> int:
+    """Connections that wait at a worker's sockets."""
+    count = 0
+    for _, sock in pairs:
+        while True:
+            try:
+                sock.accept()[0].close()
+            except BlockingIOError:
+                break
+            count += 1
+    return count
+
+
+def test_each_worker_gets_a_share_of_the_connections(opened):
+    port = free_port()
+    sockets = opened(config(f"127.0.0.1:{port}"), 4)
+    for _ in range(200):
+        assert reaches(("127.0.0.1", port))
+    shares = [accepted(pairs) for pairs in sockets.frontends["f"]]
+    assert sum(shares) == 200
+    assert min(shares) > 20
+
+
+def test_each_worker_gets_a_share_of_the_datagrams(opened):
+    port = free_port()
+    sockets = opened(config(f"127.0.0.1:{port}", mode="udp"), 4)
+    for _ in range(200):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.sendto(b"?", ("127.0.0.1", port))
+    shares = []
+    for ((_, sock),) in sockets.frontends["f"]:
+        shares.append(0)
+        while True:
+            try:
+                sock.recv(10)
+            except BlockingIOError:
+                break
+            shares[-1] += 1
+    assert sum(shares) == 200
+    assert min(shares) > 20
+
+
+def test_several_binds_of_all_families(opened, tmp_path):
+    ports = [free_port(), free_port()]
+    path = str(tmp_path / "s.sock")
+    sockets = opened(config(f"127.0.0.1:{ports[0]}", f"[::1]:{ports[1]}", path), 2)
+    for address in (("127.0.0.1", ports[0]), ("::1", ports[1]), path):
+        assert reaches(address)
+    for pairs in sockets.frontends["f"]:
+        assert [str(bind.address) for bind, _ in pairs] == [f"127.0.0.1:{ports[0]}", f"[::1]:{ports[1]}", path]
+
+
+def test_ipv6_takes_ipv4_only_where_told_so(opened):
+    port, both = free_port(), free_port()
+    opened(config(f"[::]:{port}", {"address": f"[::]:{both}", "v4v6": True}), 2)
+    assert reaches(("::1", port)) and not reaches(("127.0.0.1", port))
+    assert reaches(("::1", both)) and reaches(("127.0.0.1", both))
+
+
+def test_ipv4_and_ipv6_share_a_port(opened):
+    port = free_port()
+    opened(config(f"*:{port}", f"[::]:{port}"), 2)
+    assert reaches(("127.0.0.1", port)) and reaches(("::1", port))
+
+
+@pytest.mark.parametrize("mode", ["tcp", "udp"])
+@pytest.mark.parametrize("host", ["192.0.2.1", "[2001:db8::1]"])
+def test_an_address_that_this_host_does_not_hold_yet(opened, host, mode):
+    opened(config(f"{host}:{free_port()}", mode=mode), 2)
+
+
+def test_an_interface(opened):
+    name = next(name for _, name in socket.if_nameindex() if name == "lo")
+    port = free_port()
+    sockets = opened(config({"address": f"127.0.0.1:{port}", "interface": name}), 2)
+    assert reaches(("127.0.0.1", port))
+    _, sock = sockets.frontends["f"][1][0]
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, 16).rstrip(b"\0") == b"lo"
+
+
+def test_an_interface_that_is_not_there():
+    with pytest.raises(StartError, match=r"^frontends\.f\.bind: cannot bind .*there is no interface eth99$"):
+        Sockets.open(config({"address": f"127.0.0.1:{free_port()}", "interface": "eth99"}), 1)
+
+
+def test_a_frontend_of_the_kernel_binds_nothing(opened):
+    port = free_port()
+    written = config(f"127.0.0.1:{port}").model_dump()
+    written["frontends"]["f"]["engine"] = "kernel"
+    kernel = config(f"127.0.0.1:{port}")
+    front = kernel.frontends["f"].model_copy(update={"engine": "kernel"})
+    sockets = opened(kernel.model_copy(update={"frontends": {"f": front}}), 2)
+    assert sockets.frontends == {}
+    assert not reaches(("127.0.0.1", port))
+
+
+# Refused
+
+
+@pytest.mark.parametrize("mode", ["tcp", "udp"])
+def test_a_port_that_somebody_has(mode):
+    kind = socket.SOCK_STREAM if mode == "tcp" else socket.SOCK_DGRAM
+    with socket.socket(socket.AF_INET, kind) as holder:
+        holder.bind(("127.0.0.1", 0))
+        if mode == "tcp":
+            holder.listen()
+        port = holder.getsockname()[1]
+        with pytest.raises(StartError) as refused:
+            Sockets.open(config(f"127.0.0.1:{port}", mode=mode), 2)
+    assert str(refused.value) == (
+        f"frontends.f.bind: cannot bind 127.0.0.1:{port}: Address already in use; "
+        "is another copy or another server running there?"
+    )
+
+
+@pytest.mark.parametrize("mode", ["tcp", "udp"])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_second_copy_although_the_kernel_would_let_it_share(opened, mode, workers):
+    written = config(f"127.0.0.1:{free_port()}", mode=mode)
+    opened(written, 2)
+    with pytest.raises(StartError, match="is another copy"):
+        Sockets.open(written, workers)
+
+
+def test_of_two_copies_that_start_together_one_gets_the_port():
+    """Neither listens yet when both look whether the port is taken: the kernel decides, not the look."""
+    for _ in range(20):
+        written = config(f"127.0.0.1:{free_port()}")
+        ready, go = os.pipe()
+        children = []
+        for _ in range(2):
+            pid = os.fork()
+            if not pid:
+                os.close(go)
+                os.read(ready, 1)
+                try:
+                    Sockets.open(written, 2)
+                except StartError:
+                    os._exit(1)
+                os.kill(os.getpid(), 19)
+                os._exit(0)
+            children.append(pid)
+        os.close(go)
+        os.close(ready)
+        # The one that has the port stops with it in its hands until the other has found out.
+        statuses = [os.waitpid(pid, os.WUNTRACED)[1] for pid in children]
+        for pid, status in zip(children, statuses, strict=True):
+            if os.WIFSTOPPED(status):
+                os.kill(pid, 9)
+                os.waitpid(pid, 0)
+        assert sorted(os.WIFSTOPPED(status) for status in statuses) == [False, True]
+
+
+def test_what_was_bound_before_the_one_that_failed_is_free_again(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port, path = free_port(), tmp_path / "s.sock"
+        taken = f"127.0.0.1:{holder.getsockname()[1]}"
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        with pytest.raises(StartError, match=r"^stats\.bind: "):
+            Sockets.open(config(f"127.0.0.1:{port}", str(path), stats=taken), 3)
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
+    with socket.create_server(("127.0.0.1", port)):
+        pass
+    assert not path.exists()
+
+
+def test_the_port_of_the_one_before_us_is_free_at_once(opened):
+    """Its connections in TIME_WAIT are still there."""
+    written = config(f"127.0.0.1:{free_port()}")
+    first = Sockets.open(written, 2)
+    bind, sock = first.frontends["f"][0][0]
+    clients = [socket.create_connection(("127.0.0.1", bind.address.port)) for _ in range(20)]
+    for ((_, sock),) in first.frontends["f"]:
+        while True:
+            try:
+                sock.accept()[0].close()
+            except BlockingIOError:
+                break
+    for client in clients:
+        client.close()
+    first.close()
+    opened(written, 2)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give the right away")
+def test_a_port_that_needs_a_right():
+    port = 1023
+    pid = os.fork()
+    if not pid:
+        status = 1
+        try:
+            os.setresuid(65534, 65534, 65534)
+            Sockets.open(config(f"127.0.0.1:{port}"), 1)
+        except StartError as error:
+            status = 0 if "ports below 1024 need root or CAP_NET_BIND_SERVICE" in str(error) else 2
+        finally:
+            os._exit(status)
+    first_free = int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert status == (0 if first_free > port else 1)
+
+
+# Unix sockets
+
+
+@pytest.mark.parametrize(("written", "mode"), [(None, 0o666), (0o660, 0o660), (0o600, 0o600), (0o777, 0o777)])
+@pytest.mark.parametrize("umask", [0, 0o077])
+def test_the_mode_is_the_one_written(opened, tmp_path, written, mode, umask):
+    path = tmp_path / "s.sock"
+    bind = {"address": str(path)} | ({"mode": f"{written:04o}"} if written is not None else {})
+    before = os.umask(umask)
+    try:
+        opened(config(bind), 2)
+        assert os.umask(umask) == umask, "ours is as it was"
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.lstat().st_mode) == mode
+
+
+def test_a_socket_left_by_a_crash_is_made_anew(opened, tmp_path):
+    path = tmp_path / "s.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    opened(config(str(path)), 1)
+    assert reaches(str(path))
+
+
+def test_a_socket_in_use_is_left_alone(opened, tmp_path):
+    path = tmp_path / "s.sock"
+    opened(config(str(path)), 1)
+    inode = path.lstat().st_ino
+    with pytest.raises(StartError, match="Address already in use"):
+        Sockets.open(config(str(path)), 1)
+    assert path.lstat().st_ino == inode
+    assert reaches(str(path))
+
+
+def test_a_socket_in_use_whose_backlog_is_full_does_not_keep_us_waiting(tmp_path):
+    path = str(tmp_path / "s.sock")
+    with socket.socket(socket.AF_UNIX) as busy:
+        busy.bind(path)
+        busy.listen(0)
+        clients = [socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) for _ in range(3)]
+        for client in clients:
+            client.connect_ex(path)
+        with pytest.raises(StartError, match="Address already in use"):
+            Sockets.open(config(path), 1)
+        for client in clients:
+            client.close()
+
+
+def test_a_datagram_socket_in_use_is_left_alone(tmp_path):
+    path = tmp_path / "s.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        other.bind(str(path))
+        with pytest.raises(StartError, match="Address already in use"):
+            Sockets.open(config(str(path)), 1)
+        assert path.exists()
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "symlink to a file", "symlink to a socket", "dangling symlink"])
+def test_anything_else_of_that_name_is_left_alone(tmp_path, kind):
+    path, other = tmp_path / "s.sock", tmp_path / "other"
+    if kind == "file":
+        path.write_text("precious")
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(other)
+    if kind == "symlink to a file":
+        other.write_text("precious")
+    if kind == "symlink to a socket":
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(str(other))
+    before = path.lstat(), sorted(tmp_path.iterdir())
+    with pytest.raises(StartError, match="there is something of that name that is no socket"):
+        Sockets.open(config(str(path)), 1)
+    assert (path.lstat(), sorted(tmp_path.iterdir())) == before
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(StartError, match=rf"No such file or directory; is {tmp_path}/none there, and may we write"):
+        Sockets.open(config(str(tmp_path / "none" / "s.sock")), 1)
+
+
+def test_it_is_gone_after_the_stop(tmp_path):
+    path = tmp_path / "s.sock"
+    sockets = Sockets.open(config(str(path)), 1)
+    sockets.close()
+    sockets.unlink()
+    sockets.unlink()
+    assert not path.exists()
+
+
+def test_somebody_elses_in_its_place_stays(opened, tmp_path):
+    """While we let connections finish, another copy may have started."""
+    path = tmp_path / "s.sock"
+    first = Sockets.open(config(str(path)), 1)
+    first.close()
+    opened(config(str(path)), 1)
+    first.unlink()
+    assert reaches(str(path))
+
+
+# In the children
+
+
+def test_a_child_keeps_its_own_and_no_other(opened, tmp_path):
+    stats = f"127.0.0.1:{free_port()}"
+    sockets = opened(config(f"127.0.0.1:{free_port()}", str(tmp_path / "s.sock"), stats=stats), 3)
+    tcp = [pairs[0][1] for pairs in sockets.frontends["f"]]
+    unix = sockets.frontends["f"][0][1][1]
+    (page,) = sockets.stats
+    sockets.keep(lambda frontend, worker: (frontend, worker) == ("f", 1), stats=False)
+    assert [sock.fileno() >= 0 for sock in tcp] == [False, True, False]
+    assert unix.fileno() >= 0, "all workers share it"
+    assert page.fileno() == -1
+
+
+def test_control_keeps_the_statistics(opened, tmp_path):
+    stats = f"127.0.0.1:{free_port()}"
+    sockets = opened(config(f"127.0.0.1:{free_port()}", str(tmp_path / "s.sock"), stats=stats), 2)
+    sockets.keep(lambda *_: False, stats=True)
+    assert {sock.fileno() for pairs in sockets.frontends["f"] for _, sock in pairs} == {-1}
+    assert sockets.stats[0].fileno() >= 0

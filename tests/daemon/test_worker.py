@@ -1,0 +1,442 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import uvloop
+
+from balancer.daemon.control import initialise
+from balancer.daemon.memory import ring
+from balancer.daemon.sockets import Sockets
+from balancer.daemon.worker import Worker
+from balancer.pool.facts import Entity, Sums
+from balancer.pool.orders import Condition, ServerState
+from tests.daemon.conftest import talks
+from tests.e2e.bed.process import free_port, until
+
+PROCESS, SERVER = Entity("process", ""), Entity("server", "b", "s0")
+
+
+class Bench:
+    """A worker on this test's loop."""
+
+    def __init__(self, plan, memory, sockets) -> None:
+        self.plan, self.memory, self.sockets = plan, memory, sockets
+        self.worker = self.new()
+
+    def new(self) -> Worker:
+        """A worker in the place of the one before it, if there was one."""
+        own = {name: of_worker[0] for name, of_worker in self.sockets.frontends.items()}
+        return Worker(self.plan, self.memory, 0, own)
+
+    @property
+    def backend(self):
+        return self.worker._backends["b"]
+
+    def decide(self, index: int, condition: Condition) -> None:
+        self.memory.board[index] = ServerState(condition)
+        ring(self.memory.worker_bells[0])
+
+    def sums(self, entity: Entity) -> dict[str, int]:
+        return Sums.read(self.memory.blocks, self.plan.layout)[entity].counters
+
+
+@pytest.fixture
+def bench(plan, memory):
+    """bench(servers=3): a worker whose servers' states are UNKNOWN."""
+    opened = []
+
+    def make(*, servers: int = 3, backend=None, port=None, **of_all) -> Bench:
+        named = {f"s{i}": {"address": f"127.0.{i // 250}.{i % 250 + 1}:9"} for i in range(servers)}
+        front = {"mode": "tcp", "bind": f"127.0.0.1:{port or free_port()}", "default_backend": "b"}
+        check = {"check": {"type": "tcp"}, **(backend or {})}
+        made = plan({"global": of_all, "frontends": {"f": front}, "backends": {"b": {**check, "servers": named}}})
+        shared = memory(made)
+        initialise(made, shared)
+        opened.append(Sockets.open(made.config, made.workers))
+        return Bench(made, shared, opened[-1])
+
+    yield make
+    for sockets in opened:
+        sockets.close()
+
+
+def on_loop(main):
+    """Run a coroutine function on the loop that workers use; whatever the loop could only log fails the test."""
+    complaints = []
+
+    async def watched():
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        async with asyncio.timeout(60):
+            await main()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(watched())
+    assert not complaints
+
+
+@contextlib.asynccontextmanager
+async def at_work(worker: Worker):
+    task = asyncio.get_running_loop().create_task(worker._serve())
+    await asyncio.sleep(0)
+    try:
+        yield
+    finally:
+        worker._stop()
+        await task
+
+
+async def soon(condition, what: str = "the condition") -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+# The board
+
+
+def test_it_knows_the_servers_before_it_accepts_anybody(bench):
+    it = bench()
+    it.memory.board[0] = ServerState(Condition.DOWN)
+    it.memory.board[2] = ServerState(Condition.UP)
+
+    async def main():
+        async with at_work(it.worker):
+            assert [server.name for server in it.backend.usable] == ["s2"]
+
+    on_loop(main)
+
+
+def test_a_decision_is_taken_over_when_the_bell_rings(bench):
+    it = bench()
+
+    async def main():
+        async with at_work(it.worker):
+            it.decide(1, Condition.UP)
+            await soon(lambda: [server.name for server in it.backend.usable] == ["s1"])
+            it.decide(1, Condition.DOWN)
+            it.decide(0, Condition.UP)
+            await soon(lambda: [server.name for server in it.backend.usable] == ["s0"])
+
+    on_loop(main)
+
+
+def test_a_bell_rung_while_nobody_was_there_is_heard(bench):
+    """By the worker in the place of a dead one; and it has read the board before."""
+    it = bench()
+    it.decide(1, Condition.UP)
+
+    async def main():
+        async with at_work(it.worker):
+            assert [server.name for server in it.backend.usable] == ["s1"]
+            await soon(lambda: not select.select([it.memory.worker_bells[0]], [], [], 0)[0], "an answer to the bell")
+
+    on_loop(main)
+
+
+def test_sessions_of_a_server_that_went_down_are_ended_where_it_is_written(bench):
+    it = bench()
+    ended = []
+
+    class Session:
+        def kill(self, termination: str) -> None:
+            ended.append(termination)
+
+    async def main():
+        async with at_work(it.worker):
+            it.decide(0, Condition.UP)
+            await soon(lambda: it.backend.usable)
+            it.worker._servers[0].sessions.add(Session())
+            it.decide(1, Condition.DOWN)
+            it.decide(0, Condition.DOWN)
+            await soon(lambda: ended)
+            ring(it.memory.worker_bells[0])
+            await soon(lambda: not select.select([it.memory.worker_bells[0]], [], [], 0)[0])
+            assert ended == ["D"]
+
+    on_loop(main)
+
+
+def test_no_server_at_all_is_no_trouble(plan, memory, bench):
+    it = bench()
+
+    async def main():
+        async with at_work(it.worker):
+            it.worker._servers.clear()
+            ring(it.memory.worker_bells[0])
+            await asyncio.sleep(0.05)
+
+    on_loop(main)
+
+
+def test_servers_that_flap_all_the_time_leave_the_worker_time_for_its_traffic(bench):
+    """Five thousand of them, and a change every millisecond."""
+    it = bench(servers=5000, backend={"balance": "maglev"})
+    reads = []
+
+    async def main():
+        async with at_work(it.worker):
+            for index in range(5000):
+                it.memory.board[index] = ServerState(Condition.UP)
+            ring(it.memory.worker_bells[0])
+            await soon(lambda: len(it.backend.usable) == 5000)
+            refresh = it.worker._backends["b"].refresh
+
+            def timed():
+                began = time.perf_counter()
+                refresh()
+                reads.append(time.perf_counter() - began)
+
+            it.worker._backends["b"] = type("B", (), {"refresh": staticmethod(timed)})
+            began = time.perf_counter()
+            conditions = (Condition.DOWN, Condition.UP)
+            while time.perf_counter() - began < 2:
+                it.decide(17, conditions[len(reads) % 2])
+                await asyncio.sleep(0.001)
+            print(f"{len(reads)} times, {1000 * sum(reads) / len(reads):.1f} ms each")
+            assert sum(reads) < 0.3 * (time.perf_counter() - began)
+            it.decide(17, Condition.DOWN)
+            await soon(lambda: it.worker._servers[17].state.condition is Condition.DOWN, "the last word")
+
+    on_loop(main)
+
+
+def test_a_bell_for_a_board_on_which_nothing_changed_costs_next_to_nothing(bench):
+    it = bench(servers=5000)
+
+    async def main():
+        async with at_work(it.worker):
+            began = time.process_time()
+            for _ in range(100):
+                it.worker._read_board()
+            each = (time.process_time() - began) / 100
+            print(f"{1e6 * each:.0f} us")
+            assert each < 0.002
+
+    on_loop(main)
+
+
+# What it counts
+
+
+def test_a_server_that_fails_is_told_to_control_once(bench):
+    it = bench()
+
+    def rung() -> bool:
+        if not select.select([it.memory.control_bell], [], [], 0)[0]:
+            return False
+        os.eventfd_read(it.memory.control_bell)
+        return True
+
+    async def main():
+        async with at_work(it.worker):
+            server = it.worker._servers[0]
+            it.worker._flush()
+            assert not rung()
+            it.backend.take(server)
+            it.worker._flush()
+            assert not rung(), "a connection is no failure"
+            server.counters.wretr += 1
+            it.worker._flush()
+            assert rung()
+            it.worker._flush()
+            assert not rung()
+            server.counters.econ += 1
+            it.backend.release(server)
+            it.worker._flush()
+            assert rung()
+            assert it.sums(SERVER)["econ"] == 1
+
+    on_loop(main)
+
+
+def test_in_a_dead_ones_place_it_goes_on_counting(bench):
+    it = bench()
+
+    async def first():
+        async with at_work(it.worker):
+            it.worker._log._overflow = 3
+            it.backend.take(it.worker._servers[0])
+            it.worker._flush()
+            # It dies here: nobody releases the session.
+            it.backend.take(it.worker._servers[0])
+
+    on_loop(first)
+    assert it.sums(PROCESS)["log_dropped"] == 3
+    it.worker = it.new()
+
+    async def second():
+        async with at_work(it.worker):
+            assert it.sums(SERVER)["stot"] == 2
+            assert it.sums(SERVER)["scur"] == 0
+            it.worker._log._overflow = 2
+            it.worker._flush()
+            assert it.sums(PROCESS)["log_dropped"] == 5
+
+    # The sockets of the first are closed; a worker in its place has its own from the supervisor.
+    it.worker._sockets.clear()
+    it.worker._build = lambda loop: [  # type: ignore[method-assign]
+        it.worker._backends.setdefault(name, it.worker._backend(name, config, None))
+        for name, config in it.plan.config.backends.items()
+    ]
+    on_loop(second)
+
+
+def test_its_heart_beats_while_it_works(bench):
+    it = bench()
+
+    async def main():
+        async with at_work(it.worker):
+            await soon(lambda: it.sums(PROCESS)["heartbeat"])
+            first = it.sums(PROCESS)["heartbeat"]
+            assert abs(time.monotonic() - first / 1e6) < 5
+            await soon(lambda: it.sums(PROCESS)["heartbeat"] > first)
+
+    on_loop(main)
+    assert it.sums(PROCESS)["heartbeat"] == 0, "and does not stop as if it hung"
+
+
+@pytest.mark.parametrize(("maxconn", "workers", "limit"), [(100, 1, 100), (100, 3, 34)])
+def test_its_share_of_the_connections(bench, maxconn, workers, limit):
+    it = bench(maxconn=maxconn, workers=workers)
+
+    async def main():
+        async with at_work(it.worker):
+            (gate,) = it.worker._gates
+            assert (gate.limit, gate.process_limit) == (limit, limit)
+
+    on_loop(main)
+
+
+# The log
+
+
+class Sink:
+    """A log with records to write, that takes so many at a time."""
+
+    dropped = 0
+
+    def __init__(self, waiting: int, takes: int) -> None:
+        self.waiting, self.takes = waiting, takes
+        self.calls: list[int] = []
+
+    def flush(self, limit: int | None = None) -> int:
+        done = self.waiting if limit is None else min(limit, self.waiting, self.takes)
+        if limit != 0:
+            self.calls.append(done)
+        self.waiting -= done
+        return self.waiting
+
+
+def test_a_long_log_is_written_in_pieces_with_turns_for_the_traffic(bench):
+    it = bench()
+    log = it.worker._log = Sink(10_000, takes=10_000)  # type: ignore[assignment]
+    turns = []
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        it.worker._write_log(loop)
+        while log.waiting:
+            turns.append(log.waiting)
+            await asyncio.sleep(0)
+
+    on_loop(main)
+    assert max(log.calls) <= 256
+    assert len(turns) > 30
+
+
+def test_a_log_that_takes_no_more_is_left_until_the_next_tick(bench):
+    it = bench()
+    log = it.worker._log = Sink(10_000, takes=100)  # type: ignore[assignment]
+
+    async def main():
+        it.worker._write_log(asyncio.get_running_loop())
+        await asyncio.sleep(0.01)
+
+    on_loop(main)
+    assert log.calls == [100]
+
+
+# The end
+
+
+def test_stopped_while_it_still_opens_its_listeners(bench):
+    it = bench()
+
+    async def main():
+        async with at_work(it.worker):
+            pass
+
+    on_loop(main)
+
+
+# In the daemon
+
+CONFIG = """
+global: {workers: 1}
+frontends:
+  f: {mode: tcp, bind: "127.0.0.1:${port}", default_backend: b}
+backends:
+  b: {check: {type: tcp, interval: 100ms}, servers: {s: {address: "127.0.0.1:${server}"}}}
+"""
+
+
+def cpu(pid: int) -> float:
+    utime, stime = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(utime) + int(stime)) / os.sysconf("SC_CLK_TCK")
+
+
+def test_out_of_descriptors_it_neither_spins_nor_fills_the_log_and_recovers(balancer, echo):
+    running = balancer(CONFIG, server=echo.port)
+    running.process.wait_until(lambda: talks(running.ports["port"]) and running.workers, "it serves")
+    (worker,) = running.workers
+    before = len(running.log)
+    held = len(list(Path(f"/proc/{worker}/fd").iterdir()))
+    subprocess.run(["prlimit", "--pid", str(worker), f"--nofile={held + 20}:"], check=True)
+    clients = []
+    try:
+        for _ in range(100):
+            client = socket.socket()
+            client.setblocking(False)
+            client.connect_ex(("127.0.0.1", running.ports["port"]))
+            clients.append(client)
+        began, spent = time.monotonic(), cpu(worker)
+        time.sleep(2)
+        took, spent = time.monotonic() - began, cpu(worker) - spent
+        print(f"{100 * spent / took:.1f} % of a core, {len(running.log) - before} lines")
+        assert spent / took < 0.2
+        # Refused connections are records like others; what is said of the shortage itself is counted here.
+        events = [line for line in running.log[before:] if re.match(r"\[\S+\] [A-Z]+: ", line)]
+        assert len(events) <= 5 * took, events[:20]
+        # Checks are made by another process.
+        echo.stop()
+        running.wait_for_line("ALERT: Server b/s is DOWN", after=before)
+    finally:
+        for client in clients:
+            client.close()
+    subprocess.run(["prlimit", "--pid", str(worker), "--nofile=5000:"], check=True)
+    again = type(echo)(echo.port)
+    try:
+        running.wait_for_line("NOTICE: Server b/s is UP", after=before)
+        until(lambda: talks(running.ports["port"], within=1.5), "it serves again", within=5)
+        assert running.workers == [worker]
+    finally:
+        again.stop()
+
+
+def test_told_to_end_by_somebody_else_it_is_replaced(balancer, echo):
+    running = balancer(CONFIG, server=echo.port)
+    running.process.wait_until(lambda: talks(running.ports["port"]) and running.workers, "it serves")
+    (worker,) = running.workers
+    os.kill(worker, signal.SIGTERM)
+    running.wait_for_line("worker 0 ended with status 0, starting another")
+    until(lambda: running.workers not in ([], [worker]) and talks(running.ports["port"]), "it serves again")
