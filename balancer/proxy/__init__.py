@@ -3,10 +3,14 @@
     listen    listening sockets to protocols; maxconn
     sweep     the coarse clock, and timeouts without a timer per connection
     tcp       a TCP session: connect, relay, half-close
-    http      an HTTP client connection and its exchanges
-    upstream  connections to servers: dialling, retries, pooling
+    http      an HTTP client connection: requests, one exchange at a time
+    exchange  one request and its response: choose, send, pass on, account
+    origin    a server connection and the pool of idle ones
+    upstream  connecting: timeout, retries, redispatch
     replies   the answers pybalancer makes itself
-    dns, udp  datagrams: a query at a time, or a flow per client
+    dns       DNS over UDP, each query on its own
+    udp       other datagrams, a flow per client
+    mmsg      many datagrams with one system call
 
 One worker process, one event loop, no task and no queue on the path of a byte.
 """

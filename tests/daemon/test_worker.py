@@ -369,12 +369,47 @@ def test_a_log_that_takes_no_more_is_left_until_the_next_tick(bench):
 # The end
 
 
-def test_stopped_while_it_still_opens_its_listeners(bench):
+@pytest.mark.parametrize("turns", range(8))
+def test_stopped_while_it_still_opens_its_listeners(plan, memory, turns):
+    binds = tuple(f"127.0.0.1:{free_port()}" for _ in range(8))
+    made = plan({"frontends": {"f": {"mode": "tcp", "bind": binds, "default_backend": "b"}}})
+    shared = memory(made)
+    initialise(made, shared)
+    sockets = Sockets.open(made.config, 1)
+    worker = Worker(made, shared, 0, {name: of_worker[0] for name, of_worker in sockets.frontends.items()})
+
+    async def main():
+        task = asyncio.get_running_loop().create_task(worker._serve())
+        for _ in range(turns + 1):
+            await asyncio.sleep(0)
+        worker._stop()
+        await task
+
+    on_loop(main)
+    sockets.close()
+
+
+def test_a_wall_clock_that_is_set_back_or_forth_ends_nothing_early_or_late(bench, monkeypatch):
+    """Deadlines are of the clock that nobody sets; records tell the time of day."""
     it = bench()
+    real = time.time
 
     async def main():
         async with at_work(it.worker):
-            pass
+            swept = []
+            it.worker._sweeper.members.add(
+                type("M", (), {"deadline": it.worker._clock.now + 0.5, "expire": lambda self, now: swept.append(now),
+                               "report": lambda self: None, "finish_up": lambda self: None,
+                               "kill": lambda self, code: it.worker._sweeper.members.clear()})()
+            )  # fmt: skip
+            began = time.monotonic()
+            for step in (-3600, 3600, -30):
+                monkeypatch.setattr(time, "time", lambda s=step: real() + s)
+                await asyncio.sleep(0.05)
+            assert not swept
+            await soon(lambda: swept)
+            assert 0.4 < time.monotonic() - began < 5
+            it.worker._sweeper.members.clear()
 
     on_loop(main)
 

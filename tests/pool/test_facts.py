@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balancer.pool.facts import BUCKETS, COUNTERS, GAUGES, HISTOGRAMS, Counters, Entity, Layout, Ledger, Sums
+from balancer.pool.facts import BUCKETS, COUNTERS, GAUGES, HISTOGRAMS, Counters, Entity, Layout, Ledger, Sums, Totals
 
 LAYOUT = Layout.of(["fe"], [("be", ["s1", "s2"]), ("empty", []), ("other", ["s1"])])
 PROCESS, FRONTEND, BACKEND = Entity("process", ""), Entity("frontend", "fe"), Entity("backend", "be")
@@ -212,3 +212,61 @@ def test_the_list_of_touched_rows_stays_the_same_object():
     touch(ledger, ledger[S1])
     ledger.flush()
     assert ledger.touched is touched
+
+
+def test_totals_are_kept_up_and_say_whose_row_changed():
+    memory = [block(), block()]
+    ledgers = [Ledger(part, LAYOUT) for part in memory]
+    totals = Totals(memory, LAYOUT)
+    assert totals.look() == []
+    for ledger in ledgers:
+        ledger[S2].stot += 2
+        touch(ledger, ledger[S2])
+        ledger[FRONTEND].conn_tot += 1
+        ledger.flush()
+    assert totals.look() == [FRONTEND, S2]
+    assert totals.sums[S2].counters["stot"] == 4
+    assert totals.sums[BACKEND].counters["stot"] == 4
+    assert totals.look() == []
+    ledgers[1][BACKEND].stot = 5
+    ledgers[1].flush()
+    assert totals.look() == [BACKEND]
+    assert totals.sums[BACKEND].counters["stot"] == 9
+
+
+def test_what_was_read_of_totals_stays_as_it_was():
+    """A page may still be drawn from it while the next look is taken."""
+    memory = block()
+    ledger = Ledger(memory, LAYOUT)
+    totals = Totals([memory], LAYOUT)
+    before = dict(totals.sums)
+    for entity in LAYOUT.rows:
+        ledger[entity].stot = 7
+        touch(ledger, ledger[entity])
+    ledger.flush()
+    totals.look()
+    assert all(sums.counters["stot"] == 0 for sums in before.values())
+    assert all(sums.counters["stot"] >= 7 for entity, sums in totals.sums.items() if entity.proxy != "empty")
+
+
+@given(
+    st.lists(
+        st.lists(st.tuples(st.integers(0, 1), st.integers(0, 299), st.sampled_from(["stot", "bout", "ttime_max", "scur"])),
+                 max_size=20),
+        max_size=5,
+    )
+)  # fmt: skip
+def test_totals_kept_up_are_those_of_a_first_look(rounds):
+    layout = Layout.of(["fe"], [("a", [f"s{i}" for i in range(150)]), ("b", [f"s{i}" for i in range(150)])])
+    memory = [block(layout), block(layout)]
+    ledgers = [Ledger(part, layout) for part in memory]
+    totals = Totals(memory, layout)
+    for changes in rounds:
+        for worker, row, name in changes:
+            counters = ledgers[worker][layout.rows[row]]
+            setattr(counters, name, getattr(counters, name) + row + 1)
+            touch(ledgers[worker], counters)
+        for ledger in ledgers:
+            ledger.flush()
+        totals.look()
+        assert totals.sums == Sums.read(memory, layout)

@@ -61,6 +61,20 @@ def test_memory_longer_than_the_rows_is_left_alone():
     assert len(list(Board(block))) == len(Board(block)) == 2
 
 
+@given(st.lists(st.lists(st.tuples(st.integers(0, 199), STATES), max_size=20), max_size=5))
+def test_a_worker_finds_what_changed_since_its_last_look(rounds):
+    control, worker = board(200)
+    seen = bytearray()
+    assert worker.changes(seen) == list(enumerate(worker)), "at first everything"
+    for changes in rounds:
+        before = list(control)
+        for index, state in changes:
+            control[index] = state
+        after = list(control)
+        assert worker.changes(seen) == [(i, new) for i, new in enumerate(after) if new != before[i]]
+        assert worker.changes(seen) == []
+
+
 @pytest.mark.parametrize(("condition", "admin", "weight"), list(itertools.product(Condition, Admin, (0, 1))))
 def test_who_gets_which_clients(condition, admin, weight):
     state = ServerState(condition, admin, weight)
