@@ -81,6 +81,7 @@ class Supervisor:
         with contextlib.ExitStack() as at_the_end:
             try:
                 self._hear_signals()
+                at_the_end.callback(self._hear_no_more)
                 self._prepare(at_the_end)
             except OSError as error:
                 raise StartError(f"cannot start: {error}") from error
@@ -172,15 +173,12 @@ class Supervisor:
         """In the new process: become the child, never come back."""
         status = 1
         try:
-            signal.set_wakeup_fd(-1)
+            self._hear_no_more()
             for number in (signal.SIGTERM, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
             # Ctrl-C reaches the whole process group; the supervisor tells the children what to do.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
-            self._selector.close()
-            for end in self._pipe:
-                end.close()
             privileges.drop(self._identity)
             privileges.die_with_parent(parent)
             child.main()
@@ -249,6 +247,12 @@ class Supervisor:
         for number in _HANDLED:
             signal.signal(number, lambda *_: None)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    def _hear_no_more(self) -> None:
+        signal.set_wakeup_fd(-1)
+        self._selector.close()
+        for end in self._pipe:
+            end.close()
 
     def _take_signals(self) -> None:
         try:

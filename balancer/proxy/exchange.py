@@ -348,8 +348,7 @@ class Exchange:
     def hold_request(self) -> None:
         """The server reads slower than the client sends."""
         self.client.hold()
-        timeout = self.to.tunnel_timeout if self.step is _TUNNEL else self.to.server_timeout
-        self.client.deadline = self.frontend.clock.now + timeout
+        self._wait_for_server()
 
     def resume_request(self) -> None:
         """The server has caught up."""
@@ -377,6 +376,11 @@ class Exchange:
         else:
             timeout = frontend.client_timeout if self.step is _UPLOADING else to.server_timeout
         self.client.deadline = frontend.clock.now + timeout
+
+    def _wait_for_server(self) -> None:
+        """It is to read some of the request, or to go on in the tunnel."""
+        timeout = self.to.tunnel_timeout if self.step is _TUNNEL else self.to.server_timeout
+        self.client.deadline = self.frontend.clock.now + timeout
 
     def finish_up(self) -> None:
         """The worker is stopping: no further request on this connection."""
@@ -575,7 +579,7 @@ class Exchange:
         if client.write_paused and client.reads_slowly(now):
             return
         if connection is not None and connection.write_paused and connection.reads_slowly():
-            self.touch()
+            self._wait_for_server()
         elif self.step is _TUNNEL:
             self.abort("cD", why="the tunnel was idle for too long")
         elif client.write_paused:

@@ -123,7 +123,7 @@ class Upstream:
         server.counters.connect += 1
         address: Any = server.sockaddr
         if address is None:
-            raise OSError(errno.EADDRNOTAVAIL, f"the name {server.address.host} has no address yet")
+            raise OSError(errno.EDESTADDRREQ, f"the name {server.address.host} has no address yet")
         transport: asyncio.Transport
         async with asyncio.timeout(self._timeout):
             if isinstance(address, str):

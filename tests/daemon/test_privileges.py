@@ -14,6 +14,7 @@ import pytest
 from balancer.daemon import privileges
 from balancer.errors import StartError
 from tests.daemon.conftest import as_root
+from tests.e2e.bed.process import is_alive, until
 
 CAPABILITIES = int(re.findall(r"CapEff:\s*(\w+)", Path("/proc/self/status").read_text())[0], 16)
 CAP_SYS_RESOURCE = 1 << 24
@@ -116,7 +117,7 @@ time.sleep(60)
     # The last one who could write is gone.
     assert os.read(reader, 1) == b""
     os.close(reader)
-    assert not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text().rpartition(")")[2]
+    until(lambda: not is_alive(child), "it is gone")
 
 
 def test_a_child_whose_parent_is_gone_already_dies():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import stat
 from pathlib import Path
@@ -171,8 +172,10 @@ def test_a_second_copy_although_the_kernel_would_let_it_share(opened, mode, work
         Sockets.open(written, workers)
 
 
-def test_of_two_copies_that_start_together_one_gets_the_port():
-    """Neither listens yet when both look whether the port is taken: the kernel decides, not the look."""
+def test_of_two_copies_that_start_together_never_both_get_the_port():
+    """Neither listens yet when both look whether the port is taken: the kernel decides, not the look. It may refuse
+    both, where each is caught in the middle of its listen(2)."""
+    winners = []
     for _ in range(20):
         written = config(f"127.0.0.1:{free_port()}")
         ready, go = os.pipe()
@@ -183,10 +186,11 @@ def test_of_two_copies_that_start_together_one_gets_the_port():
                 os.close(go)
                 os.read(ready, 1)
                 try:
-                    Sockets.open(written, 2)
+                    held = Sockets.open(written, 2)
                 except StartError:
                     os._exit(1)
-                os.kill(os.getpid(), 19)
+                os.kill(os.getpid(), signal.SIGSTOP)
+                held.close()
                 os._exit(0)
             children.append(pid)
         os.close(go)
@@ -195,9 +199,11 @@ def test_of_two_copies_that_start_together_one_gets_the_port():
         statuses = [os.waitpid(pid, os.WUNTRACED)[1] for pid in children]
         for pid, status in zip(children, statuses, strict=True):
             if os.WIFSTOPPED(status):
-                os.kill(pid, 9)
+                os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
-        assert sorted(os.WIFSTOPPED(status) for status in statuses) == [False, True]
+        winners.append(sum(map(os.WIFSTOPPED, statuses)))
+    assert set(winners) <= {0, 1}
+    assert winners.count(1) > 10
 
 
 def test_what_was_bound_before_the_one_that_failed_is_free_again(tmp_path):

@@ -324,7 +324,7 @@ def test_who_does_not_read_is_cut_off_and_holds_nobody_up(house, monkeypatch: py
 
     async def cut_off(sock: socket.socket) -> None:
         """Read only once the server has given up: what is left in the way is followed by a reset."""
-        while sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_ESTABLISHED:  # noqa: ASYNC110
+        while sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_ESTABLISHED:
             await asyncio.sleep(0.05)
         with pytest.raises(ConnectionResetError):
             while await asyncio.get_running_loop().sock_recv(sock, 65536):

@@ -249,13 +249,10 @@ def test_what_was_read_of_totals_stays_as_it_was():
     assert all(sums.counters["stot"] >= 7 for entity, sums in totals.sums.items() if entity.proxy != "empty")
 
 
-@given(
-    st.lists(
-        st.lists(st.tuples(st.integers(0, 1), st.integers(0, 299), st.sampled_from(["stot", "bout", "ttime_max", "scur"])),
-                 max_size=20),
-        max_size=5,
-    )
-)  # fmt: skip
+CHANGES = st.tuples(st.integers(0, 1), st.integers(0, 299), st.sampled_from(["stot", "bout", "ttime_max", "scur"]))
+
+
+@given(st.lists(st.lists(CHANGES, max_size=20), max_size=5))
 def test_totals_kept_up_are_those_of_a_first_look(rounds):
     layout = Layout.of(["fe"], [("a", [f"s{i}" for i in range(150)]), ("b", [f"s{i}" for i in range(150)])])
     memory = [block(layout), block(layout)]

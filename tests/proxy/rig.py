@@ -123,7 +123,7 @@ class Peer:
 
     async def is_gone(self) -> bool:
         """It ends, no matter how; octets before that are no matter either."""
-        with contextlib.suppress(ConnectionResetError):
+        with contextlib.suppress(ConnectionError):
             await self.rest()
         return True
 

@@ -225,7 +225,8 @@ REQUESTS = {
     "plain": (b"GET /where HTTP/1.1\r\nHost: t\r\nAccept: */*\r\n\r\n", None),
     "length": (b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 11\r\n\r\nhello world", None),
     "chunked": (
-        b"POST / HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n6\r\n world\r\n0\r\nT: x\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"5\r\nhello\r\n6\r\n world\r\n0\r\nT: x\r\n\r\n",
         None,
     ),
     "behind an empty line": (b"\r\nGET / HTTP/1.1\r\nHost: t\r\n\r\n", GET),
