@@ -28,7 +28,7 @@ from balancer.proxy.listen import Gate
 from balancer.proxy.origin import Pool, ServerConnection, Stage
 from balancer.proxy.replies import Replies
 from balancer.proxy.sweep import NEVER, Clock, Sweeper
-from balancer.proxy.tcp import cut, reset
+from balancer.proxy.tcp import reset
 from balancer.proxy.upstream import ConnectError, Upstream
 from balancer.wire import rewrite
 from balancer.wire.framing import ChunkedReader
@@ -644,11 +644,7 @@ class Exchange:
         self._account(termination, status, time.monotonic(), why=why)
         client = self.client
         if client.transport is not None:
-            if termination[0] in "SsP":
-                # It may have what came until here.
-                cut(client.transport)
-            else:
-                reset(client.transport)
+            reset(client.transport)
         client.shut()
 
     def _end_tunnel(self) -> None:

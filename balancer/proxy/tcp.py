@@ -26,31 +26,21 @@ from balancer.proxy.sweep import NEVER, Clock, Sweeper
 from balancer.proxy.upstream import ConnectError, Upstream, set_keepalive
 from balancer.wire import proxyproto
 
-__all__ = ["TcpFrontend", "cut", "reset", "source_key"]
+__all__ = ["TcpFrontend", "reset", "source_key"]
 
 _LINGER_RESET = struct.pack("ii", 1, 0)
 
 
 def reset(transport: asyncio.Transport) -> None:
-    """Close with RST, now: the peer must not take what it has got for the whole."""
-    _end_with_reset(transport)
+    """Close with RST: the peer must not take what it has got for the whole."""
+    sock = transport.get_extra_info("socket")
+    if sock is not None and sock.family != socket.AF_UNIX and sock.fileno() >= 0:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
     transport.abort()
-
-
-def cut(transport: asyncio.Transport) -> None:
-    """Close with RST once the kernel has taken what is unsent. Whoever calls this limits the time it may take."""
-    _end_with_reset(transport)
-    transport.close()
 
 
 def _close(transport: asyncio.Transport) -> None:
     transport.close()
-
-
-def _end_with_reset(transport: asyncio.Transport) -> None:
-    sock = transport.get_extra_info("socket")
-    if sock is not None and sock.family != socket.AF_UNIX and sock.fileno() >= 0:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -327,7 +317,7 @@ class Session:
             return
         if not self.done:
             side = "S" if half is self.server_half else "C"
-            self._finish(f"{side}{self._phase_letter()}", str(exc) if exc is not None else "", end=cut)
+            self._finish(f"{side}{self._phase_letter()}", str(exc) if exc is not None else "", end=reset)
         if self.client.transport is None and self.server_half.transport is None:
             self.counted = False
             self.frontend.sweeper.members.discard(self)

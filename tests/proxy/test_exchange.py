@@ -830,11 +830,6 @@ def test_clients_that_leave_at_any_octet_leave_nothing_behind(plain):
     request = b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 5\r\n\r\nhello"
     response = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
 
-    async def serve(it, octets):
-        while True:
-            server = await it.origin.accept()
-            server.writer.write(response[:octets])
-
     async def main():
         async with rig(http(backend={"http_reuse": "never"})) as it:
             for octet in range(1, len(request) + 1):
@@ -948,13 +943,39 @@ def test_the_last_words_of_a_tunnel_arrive_however_slowly_they_are_read():
             server.half_close()
             server.stop_reading()
             assert await client.is_closed()
-            client.writer.write(MEGABYTE * 8)
+            connection = next(iter(it.worker._sweeper.members)).exchange.connection
+            sent = 0
+            # The server's end is full, and there is something left in ours, though not enough to hold the client.
+            while not connection.transport.get_write_buffer_size():
+                await client.send(bytes(10_000))
+                sent += 10_000
+                await turns(2)
             client.half_close()
-            await asyncio.sleep(0.1)
+            record = await it.record()
+            assert record.termination == "----"
             server.go_on_reading()
-            got = await server.rest()
-            assert len(got) == len(MEGABYTE) * 8
-            assert (await it.record()).termination == "----"
+            assert len(await server.rest()) == sent
+            await it.at_rest()
+
+    run(main)
+
+
+def test_the_last_words_of_a_tunnel_do_not_wait_for_ever():
+    async def main():
+        async with rig(http(timeout={"server": "200ms"})) as it:
+            client, server = await tunnel(it)
+            server.half_close()
+            server.stop_reading()
+            assert await client.is_closed()
+            transport = next(iter(it.worker._sweeper.members)).exchange.connection.transport
+            while not transport.get_write_buffer_size():
+                await client.send(bytes(10_000))
+                await turns(2)
+            client.half_close()
+            await it.record()
+            await until(lambda: not transport.get_write_buffer_size(), "it is given up")
+            server.go_on_reading()
+            await server.is_gone()
             await it.at_rest()
 
     run(main)

@@ -186,30 +186,21 @@ def test_pipelined_requests_are_all_answered_though_the_client_says_no_more(plai
     run(main, plain=plain)
 
 
-def test_an_end_in_the_same_breath_as_the_last_pipelined_request():
+def test_an_end_in_the_same_breath_as_the_last_pipelined_request(monkeypatch):
     """The end is told before the second request has been looked at."""
+    over = ClientConnection.exchange_over
+
+    def and_then_the_client_ends(self, *, keep_alive, now):
+        over(self, keep_alive=keep_alive, now=now)
+        if self.buffer:
+            self.eof_received()
+
+    monkeypatch.setattr(ClientConnection, "exchange_over", and_then_the_client_ends)
 
     async def main():
         async with rig(http()) as it:
             client, server = await it.pair(GET + GET)
-            connection = next(iter(it.worker._sweeper.members))
             await server.head()
-            over = connection.exchange_over
-
-            def then_the_client_ends(*, keep_alive, now):
-                ClientConnection.exchange_over(connection, keep_alive=keep_alive, now=now)
-                if connection.buffer:
-                    connection.eof_received()
-
-            connection.exchange.client = type(
-                "Spy",
-                (),
-                {
-                    "__getattr__": lambda _, name: getattr(connection, name),
-                    "exchange_over": staticmethod(then_the_client_ends),
-                },
-            )()
-            assert over
             await server.send(OK)
             await client.expect(OK)
             await server.head()

@@ -142,12 +142,11 @@ def test_idle_connections_are_closed_after_a_while():
     run(main)
 
 
-@pytest.mark.parametrize("state", [{"condition": Condition.DOWN}])
-def test_a_server_that_goes_down_loses_its_idle_connections(state):
+def test_a_server_that_goes_down_loses_its_idle_connections():
     async def main():
         async with rig(http()) as it:
             _, server = await pooled(it)
-            await it.decide(0, **state)
+            await it.decide(0, Condition.DOWN)
             assert await server.is_gone()
             assert it.server().srv_icur == 0
             await it.at_rest()

@@ -350,30 +350,42 @@ def test_whoever_does_not_read_slows_the_sender_down(way):
     run(main)
 
 
-def test_a_first_chunk_that_fills_the_server_holds_the_client():
-    """What the client sends before it has a server arrives in one piece, larger than the write buffer."""
+def test_a_first_chunk_that_fills_the_server_holds_the_client(monkeypatch):
+    """What the client has sent before it has a server is written in one piece, larger than the write buffer."""
 
     async def main():
-        async with rig(tcp(timeout={"connect": "300ms"})) as it:
-            port = it.origin.port
-            it.origin.refuse()
+        async with rig(tcp()) as it:
+            upstream = it.worker._upstreams["back"]
+            dial = upstream._dial
+            sent = asyncio.Event()
+
+            async def narrow(*how):
+                await sent.wait()
+                transport = await dial(*how)
+                transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+                return transport
+
+            monkeypatch.setattr(upstream, "_dial", narrow)
+            it.origin._server.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             client = await it.connect()
-            client.writer.write(MEGABYTE * 20)
-            await until(lambda: it.server().wretr, "a first attempt that failed")
-            with socket.socket() as listener:
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-                listener.bind(("127.0.0.1", port))
-                listener.listen(1)
-                listener.setblocking(False)
-                loop = asyncio.get_running_loop()
-                sock, _ = await loop.sock_accept(listener)
-                with sock:
-                    session = next(iter(it.worker._sweeper.members))
-                    await until(lambda: session.connected >= 0, "the session")
-                    await until(lambda: not session.client.transport.is_reading(), "the client is held")
-                    await asyncio.sleep(0.05)
-                    assert session.server_half.transport.get_write_buffer_size() < 2 << 20
+            client.writer.write(MEGABYTE * 8)
+            session = next(iter(it.worker._sweeper.members))
+            await until(lambda: session.buffer, "the first chunk")
+            assert len(session.buffer) > 100_000
+            sent.set()
+            server = await it.origin.accept()
+            server.stop_reading()
+            while session.connected < 0:
+                await asyncio.sleep(0)
+            out = session.server_half.transport
+            held = []
+            for _ in range(200):
+                await asyncio.sleep(0)
+                held.append(out.get_write_buffer_size())
+            assert 65536 < max(held) < 1 << 20
+            out.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+            server.go_on_reading()
+            await server.expect(MEGABYTE * 8)
             await it.at_rest()
 
     run(main)
