@@ -211,7 +211,7 @@ class Global(Model):
     workers: Workers = "auto"
     """Worker processes; auto is one per core."""
     maxconn: Count = 20000
-    """Client connections of all workers together; past it new ones wait in the kernel's backlog."""
+    """Client connections, an equal share for each worker; past it new ones wait in the kernel's backlog."""
     log: Log = Log()
     """Where records go."""
     runtime_socket: RuntimeSocket | None = None
@@ -311,7 +311,7 @@ class Frontend(Model):
     default_backend: Name
     """Name of the backend that serves it."""
     maxconn: Count | None = None
-    """Connections of this frontend, all workers together. Default `defaults.maxconn`."""
+    """Connections of this frontend, an equal share for each worker. Default `defaults.maxconn`."""
     timeout: Timeouts = Timeouts()
     """client, client_fin, http_request and http_keep_alive are taken from here."""
     forwarded_for: Annotated[ForwardedFor | None, Switch()] = None

@@ -42,7 +42,7 @@ _YOUNG = 1.0
 # After the children's own hard stop, what they get before they are killed.
 _GRACE = 2.0
 _STDERR = 2
-_HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+_HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGCHLD)
 
 
 @dataclass
@@ -174,7 +174,7 @@ class Supervisor:
         status = 1
         try:
             self._hear_no_more()
-            for number in (signal.SIGTERM, signal.SIGCHLD):
+            for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
             # Ctrl-C reaches the whole process group; the supervisor tells the children what to do.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -237,7 +237,7 @@ class Supervisor:
     # Signals and the end
 
     def _hear_signals(self) -> None:
-        """SIGHUP will reload one day, and must not kill until then."""
+        """SIGUSR1 is HAProxy's soft stop. SIGHUP will reload one day, and must not kill until then."""
         self._pipe = socket.socketpair()
         for end in self._pipe:
             end.setblocking(False)
@@ -260,7 +260,7 @@ class Supervisor:
         except BlockingIOError:
             return
         for number in heard:
-            if number in (signal.SIGTERM, signal.SIGINT):
+            if number in (signal.SIGTERM, signal.SIGINT) or (number == signal.SIGUSR1 and not self._stopping):
                 self._stop()
 
     def _stop(self) -> None:

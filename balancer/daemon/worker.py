@@ -246,6 +246,8 @@ class Worker:
             persistence=Persistence(config.cookie, backend.servers) if config.cookie is not None else None,
             cookie=config.cookie,
             reuse=config.http_reuse,
+            is_pooled=config.http_reuse != "never"
+            and all(server.config.send_proxy is None for server in backend.servers),
             server_timeout=settings.timeouts.server,
             tunnel_timeout=settings.timeouts.tunnel,
             replies=self._replies(settings.error_files),
@@ -366,19 +368,18 @@ class Worker:
         for gate in self._gates:
             gate.stopping = True
         for listener in self._listeners:
-            listener.pause()
-        for pairs in self._sockets.values():
-            for _, sock in pairs:
-                if sock.type == socket.SOCK_STREAM:
-                    sock.close()
+            listener.close()
         for forwarder in self._forwarders:
             forwarder.stop_accepting()
         for member in list(self._sweeper.members):
             member.finish_up()
-        self._see_whether_done(time.monotonic())
 
     def _see_whether_done(self, now: float) -> None:
-        busy = bool(self._sweeper.members) or any(forwarder.outstanding for forwarder in self._forwarders)
+        busy = (
+            bool(self._sweeper.members)
+            or not all(listener.is_closed for listener in self._listeners)
+            or any(forwarder.outstanding for forwarder in self._forwarders)
+        )
         if busy and now < (self._stop_at or 0):
             return
         for member in list(self._sweeper.members):

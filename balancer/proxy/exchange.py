@@ -74,6 +74,9 @@ class HttpBackend:
     persistence: Persistence | None
     cookie: model.Cookie | None
     reuse: str
+    is_pooled: bool
+    """Whether its idle connections may serve any client: http_reuse allows it, and no server is told of the client
+    by the PROXY protocol."""
     server_timeout: float
     tunnel_timeout: float
     replies: Replies
@@ -221,11 +224,17 @@ class Exchange:
         if added and forwarded_for.if_none and rewrite.has_field(request.lower, forwarded_for.lower):  # type: ignore[union-attr]
             added = b""
         self.sent_head = rewrite.request_head(request, added=added, fields=fields)
-        connection = self._lease(server)
-        if connection is None:
-            client.deadline = NEVER
-            self.dialling = frontend.loop.create_task(self._dial())
-            return
+        idle = server.idle
+        if idle and to.is_pooled and not request.body and request.method in _IDEMPOTENT and not request.upgrade:
+            # Nearly always.
+            connection = idle.pop()
+            server.counters.srv_icur -= 1
+        else:
+            connection = self._lease(server)
+            if connection is None:
+                client.deadline = NEVER
+                self.dialling = frontend.loop.create_task(self._dial())
+                return
         self.connect_time = self.parsed
         server.counters.reuse += 1
         self._send(connection)
@@ -233,7 +242,7 @@ class Exchange:
     def _lease(self, server: Server) -> ServerConnection | None:
         """An idle connection to `server` that this request may use."""
         to, request = self.to, self.request
-        if to.reuse == "never" or server.config.send_proxy is not None:
+        if not to.is_pooled:
             own, self.client.own = self.client.own, None
             if own is not None and own.server is not server:
                 own.close()
@@ -514,13 +523,12 @@ class Exchange:
         client = self.client
         if client.write_paused:
             connection.transport.resume_reading()
-        if self.to.reuse == "never" or connection.server.config.send_proxy is not None:
-            if self.keep_alive:
-                connection.keep_for(client, now)
-            else:
-                connection.close()
-        else:
+        if self.to.is_pooled:
             self.to.pool.put(connection, now)
+        elif self.keep_alive:
+            connection.keep_for(client, now)
+        else:
+            connection.close()
 
     # When something goes wrong
 
@@ -531,8 +539,10 @@ class Exchange:
             self.abort("SD", why=f"{server.backend}/{server.name}: {why}")
             return
         request = self.request
-        if connection.was_pooled and not connection.heard and not request.body and request.method in _IDEMPOTENT:
-            # The server closed an idle connection while the request was on its way: this one is safe to send again.
+        # Of such a request a second one does no harm (RFC 9110 section 9.2.2). A pooled connection that is found
+        # closed says nothing of its server; else the server died over it, and another may fare better.
+        is_safe_to_send_again = not connection.heard and not request.body and request.method in _IDEMPOTENT
+        if is_safe_to_send_again and (connection.was_pooled or self.to.upstream.try_again(self)):
             self.connection = None
             self.client.deadline = NEVER
             self.dialling = self.frontend.loop.create_task(self._dial())

@@ -303,6 +303,7 @@ class ClientConnection(asyncio.Protocol):
         """The head is not complete. From its first octet on the whole of it has `request_timeout`, and the first
         one of a connection from accept; empty lines before it are no part of it."""
         self.buffer = data
+        self.listen()
         if data[:_EMPTY_LINES].strip(b"\r\n"):
             if not self.searched or not self.began:
                 if self.exchanges:
@@ -331,7 +332,7 @@ class ClientConnection(asyncio.Protocol):
             self.phase = _FULL
             self.deadline = frontend.clock.now + frontend.client_timeout
             return
-        if self.is_held:
+        if self.is_held and len(self.buffer) < _AHEAD:
             self.listen()
         if self.buffer:
             # Not from here: pipelined requests answered at once would nest without end.
@@ -353,7 +354,8 @@ class ClientConnection(asyncio.Protocol):
             frontend = self.frontend
             self.phase = _HEAD
             self.deadline = frontend.clock.now + frontend.keep_alive_timeout
-            self.listen()
+            if len(self.buffer) < _AHEAD:
+                self.listen()
             if self.buffer:
                 self.began = time.monotonic()
                 frontend.loop.call_soon(self._next)

@@ -7,6 +7,7 @@ the same turn of the loop is parked unread, first come first served, so that max
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -18,6 +19,8 @@ __all__ = ["Gate", "Listener", "Parked"]
 
 # After this time (seconds) we look again whether there are file descriptors to listen with.
 _SECOND_TRY = 0.5
+# Between the last turn of the loop that accepts and the closing of the sockets (seconds).
+_CLOSING = 0.02
 
 
 class Parked(Protocol):
@@ -94,8 +97,8 @@ class Gate:
 
 
 class Listener:
-    """The listening sockets of one frontend in this worker. The sockets stay open in the supervisor: to stop
-    accepting is to leave connections in the kernel's backlog, not to refuse them."""
+    """The listening sockets of one frontend in this worker. The sockets stay open in the supervisor: to `pause` is
+    to leave connections in the kernel's backlog, not to refuse them."""
 
     def __init__(
         self,
@@ -110,6 +113,8 @@ class Listener:
         self._servers: list[asyncio.AbstractServer] = []
         self._wanted = False
         self._starting: asyncio.Task[None] | None = None
+        self._is_open = True
+        self._last: set[asyncio.Task[object]] = set()
 
     def resume(self) -> None:
         """Accept."""
@@ -156,3 +161,26 @@ class Listener:
         for server in self._servers:
             server.close()
         self._servers.clear()
+
+    def close(self) -> None:
+        """Accept no more, ever. Who has connected by now is still let in: the kernel would reset whom it finds in
+        the backlog when the last descriptor is closed."""
+        self.pause()
+        # The loop's own duplicates are closed by then.
+        self._loop.call_later(_CLOSING, self._accept_the_rest)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nobody more will come."""
+        return not self._is_open and not self._last
+
+    def _accept_the_rest(self) -> None:
+        self._is_open = False
+        for sock, factory in self._endpoints:
+            with sock, contextlib.suppress(OSError):
+                while True:
+                    connection, _ = sock.accept()
+                    connection.setblocking(False)
+                    task = self._loop.create_task(self._loop.connect_accepted_socket(factory, connection))
+                    self._last.add(task)
+                    task.add_done_callback(self._last.discard)

@@ -98,17 +98,38 @@ class Upstream:
                     # Else the error holds this frame, and the frame the error.
                     del failure
             errand.retries += 1
-            other = self._another(errand, server)
-            if other is None:
+            if not self._redispatch_from(server, errand):
                 server.counters.wretr += 1
                 await asyncio.sleep(min(self._timeout, _RETRY_PAUSE))
-                other = None if server.state.takes_cookie else self._another(errand, server)
-            if other is not None:
-                server.counters.wredis += 1
-                backend.release(server)
-                backend.take(other)
-                errand.server = other
-                errand.redispatched = True
+                if not server.state.takes_cookie:
+                    self._redispatch_from(server, errand)
+
+    def try_again(self, errand: Errand) -> bool:
+        """The errand's server took the connection and then failed it: choose whom to connect to next, and count
+        the retry. False when no retry or no other server is left; only a client that holds its cookie tries the
+        same server again."""
+        if errand.retries >= self._retries:
+            return False
+        server = cast(Server, errand.server)
+        errand.retries += 1
+        if self._redispatch_from(server, errand):
+            return True
+        if errand.is_persistent:
+            server.counters.wretr += 1
+            return True
+        errand.retries -= 1
+        return False
+
+    def _redispatch_from(self, failed: Server, errand: Errand) -> bool:
+        other = self._another(errand, failed)
+        if other is None:
+            return False
+        failed.counters.wredis += 1
+        self.backend.release(failed)
+        self.backend.take(other)
+        errand.server = other
+        errand.redispatched = True
+        return True
 
     def _another(self, errand: Errand, failed: Server) -> Server | None:
         """The server to go to after `failed`; None to stay. A client that holds the server's cookie

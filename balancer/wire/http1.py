@@ -222,7 +222,8 @@ def parse_request(data: bytes, limits: Limits, searched: int = 0) -> Request | N
     """
     if not searched:
         eol = data.find(b"\r")
-        known = _known_requests.get(data[eol + 1 :])
+        # A long run of pipelined requests must not be hashed anew for each of them.
+        known = _known_requests.get(data[eol + 1 :]) if len(data) - eol <= _LONGEST_KNOWN else None
         if known is not None:
             first = _REQUEST_LINE.fullmatch(data, 0, eol)
             if first is not None and len(data) <= limits.head and known[1] <= limits.fields:
@@ -361,7 +362,7 @@ def parse_request(data: bytes, limits: Limits, searched: int = 0) -> Request | N
     request.size = size
     request.body = length
     request.host = host
-    if is_as_it_came and match is not None and minor and size == len(data) and len(block) <= _LONGEST_KNOWN:
+    if is_as_it_came and match is not None and minor and size == len(data) and len(block) + 3 <= _LONGEST_KNOWN:
         if len(_known_requests) >= _MOST_KNOWN:
             _known_requests.clear()
         _known_requests[data[len(line) + 1 :]] = request, block.count(b"\n") - 1

@@ -768,3 +768,26 @@ def test_memory_does_not_wait_for_the_garbage_collector(ending, plain, monkeypat
                 gc.enable()
 
     run(main, plain=plain)
+
+
+def test_a_client_that_pipelines_without_end_is_read_no_further_than_it_is_answered():
+    async def main():
+        async with rig(http(timeout={"server": "500ms"})) as it:
+            client, server = await it.pair(GET)
+            await server.head()
+            connection = next(iter(it.worker._sweeper.members))
+            flood = asyncio.create_task(client.send(GET * 100_000))
+            await until(lambda: connection.is_held)
+            for _ in range(20):
+                await server.send(OK)
+                await client.expect(OK)
+                await server.head()
+                # A bound, and what the loop reads at one time.
+                assert len(connection.buffer) <= 65536 + 262144
+            assert connection.is_held
+            flood.cancel()
+            await server.send(OK)
+            client.reset()
+            await it.at_rest()
+
+    run(main)

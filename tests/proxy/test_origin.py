@@ -438,3 +438,34 @@ def test_a_server_that_speaks_before_it_is_asked_is_not_believed(monkeypatch):
             await it.at_rest()
 
     run(main)
+
+
+def test_a_server_that_dies_over_a_get_is_replaced_by_another():
+    async def main():
+        async with rig(http(2), origins=2) as it:
+            client, server = await it.pair(GET)
+            await server.head()
+            server.reset()
+            other = await it.origins[1].accept()
+            await other.head()
+            await other.send(OK)
+            await client.expect(OK)
+            record = await it.record()
+            assert (record.status, record.termination, record.retries, record.redispatched) == (200, "----", 1, True)
+            assert (it.server().wredis, it.server().eresp, it.server("s1").hrsp_2xx) == (1, 0, 1)
+            await it.at_rest()
+
+    run(main)
+
+
+def test_a_server_that_dies_over_a_post_is_told_of():
+    async def main():
+        async with rig(http(2), origins=2) as it:
+            client, server = await it.pair(POST)
+            await server.head()
+            server.reset()
+            assert (await client.head()).startswith(b"HTTP/1.1 502 ")
+            assert it.origins[1].waiting == 0
+            await it.at_rest()
+
+    run(main)
