@@ -16,8 +16,8 @@ class Server:
     """Identity, state and counters of a server. Its identity is backend and name; all else may change."""
 
     __slots__ = (
-        "address", "backend", "config", "cookie", "counters", "idle", "index", "name", "sessions", "sockaddr", "state",
-        "watches_sessions", "weight",
+        "address", "backend", "config", "cookie", "counters", "idle", "index", "name", "sessions", "sockaddr",
+        "state", "takes_cookie", "watches_sessions", "weight",
     )  # fmt: skip
 
     def __init__(self, backend: str, name: str, config: model.Server, counters: Counters, index: int = 0) -> None:
@@ -32,6 +32,8 @@ class Server:
         self.cookie = config.cookie.encode() if config.cookie is not None else b""
         self.weight = config.weight
         self.state = ServerState(weight=config.weight)
+        self.takes_cookie = self.state.takes_cookie
+        """`ServerState.takes_cookie`, kept here since it is asked for every request."""
         self.idle: list[Any] = []
         """Idle pooled connections, the one used last at the end."""
         self.watches_sessions = config.on_marked_down != "none"
@@ -42,6 +44,7 @@ class Server:
         """Take over what control decided."""
         self.state = state
         self.weight = state.weight
+        self.takes_cookie = state.takes_cookie
 
     @property
     def is_usable(self) -> bool:

@@ -86,7 +86,7 @@ class Persistence:
             named = self._named.get(value)
             if named is not None:
                 for server, valid in named:
-                    if server.state.takes_cookie:
+                    if server.takes_cookie:
                         return valid
                 return _DOWN
         return self._find_dated(value, int(now))
@@ -103,7 +103,7 @@ class Persistence:
         if named is None:
             return Choice(None, "I", first) if first else _INVALID
         for server, valid in named:
-            if server.state.takes_cookie:
+            if server.takes_cookie:
                 stale = last < now if last else self._maxidle > 0
                 refresh = stale or bool(self._maxlife) != bool(first)
                 return Choice(server, "V", first, refresh) if first or refresh else valid

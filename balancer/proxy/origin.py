@@ -87,7 +87,7 @@ class Pool:
     def put(self, connection: ServerConnection, now: float) -> None:
         """An exchange is over and the connection may serve another."""
         server = connection.server
-        if len(server.idle) >= self._most or not server.state.takes_cookie:
+        if len(server.idle) >= self._most or not server.takes_cookie:
             connection.close()
             return
         connection.idle_since = now

@@ -177,7 +177,7 @@ class _Leg:
     @property
     def still_leads(self) -> bool:
         """Whether the server, as it is now, may still get this flow."""
-        return self.server.state.takes_cookie and self.server.sockaddr == self.sockaddr
+        return self.server.takes_cookie and self.server.sockaddr == self.sockaddr
 
 
 class _Flow:

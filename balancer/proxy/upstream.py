@@ -101,7 +101,7 @@ class Upstream:
             if not self._redispatch_from(server, errand):
                 server.counters.wretr += 1
                 await asyncio.sleep(min(self._timeout, _RETRY_PAUSE))
-                if not server.state.takes_cookie:
+                if not server.takes_cookie:
                     self._redispatch_from(server, errand)
 
     def try_again(self, errand: Errand) -> bool:
@@ -135,7 +135,7 @@ class Upstream:
         """The server to go to after `failed`; None to stay. A client that holds the server's cookie
         leaves it on the last try only, as with HAProxy's `option redispatch`."""
         is_last = errand.retries >= self._retries
-        if not self._redispatch or (errand.is_persistent and not is_last and failed.state.takes_cookie):
+        if not self._redispatch or (errand.is_persistent and not is_last and failed.takes_cookie):
             return None
         other = self.backend.pick(errand.key, failed)
         return None if other is failed else other
