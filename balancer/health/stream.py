@@ -154,7 +154,7 @@ class Stream:
                 return self._tls.read(size)
             except ssl.SSLWantReadError:
                 await self._exchange_records()
-            except ssl.SSLEOFError:
+            except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
                 # Without close_notify: common, and for a check as good as with it.
                 return b""
 
@@ -207,7 +207,8 @@ _NO_BIO = ssl.MemoryBIO()
 def _what_tls_says(error: ssl.SSLError, layer: Layer) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         what = error.verify_message
-    elif isinstance(error, ssl.SSLEOFError):
+    elif isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+        # The second is what Python 3.11 of Debian 12 says of the first.
         return "Connection closed during SSL handshake"
     else:
         what = (error.reason or str(error)).lower().replace("_", " ")
