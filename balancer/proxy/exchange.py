@@ -201,7 +201,10 @@ class Exchange:
         persistence = to.persistence
         if persistence is not None:
             lower = request.lower
-            value = rewrite.find_cookie(request.fields, lower, persistence.name) if lower.find(b"cookie:") >= 0 else None
+            value = None
+            # `in` would first take the octets for a number and make an error of it.
+            if lower.find(b"cookie:") >= 0:
+                value = rewrite.find_cookie(request.fields, lower, persistence.name)
             choice = self.choice = persistence.find(value, frontend.clock.wall)
             server = choice.server
             if value is not None and to.cookie.indirect:  # type: ignore[union-attr]
@@ -441,7 +444,8 @@ class Exchange:
         persistence, cookie, choice, server = to.persistence, to.cookie, self.choice, self.server
         assert persistence is not None and cookie is not None and choice is not None and server is not None
         fields = None
-        if response.lower.find(b"set-cookie:") >= 0 and rewrite.sets_cookie(response.fields, response.lower, persistence.name):
+        lower = response.lower
+        if lower.find(b"set-cookie:") >= 0 and rewrite.sets_cookie(response.fields, lower, persistence.name):
             if cookie.preserve:
                 self.cookie = "P"
                 return None, b""
