@@ -8,8 +8,8 @@ MAKEFLAGS += --no-print-directory
 
 VENV := .venv
 BIN := $(VENV)/bin
-# The distribution's own first: it is built with profile-guided optimization, which most others lack (a request costs
-# a tenth less CPU). Then python3 as the shell finds it, or a newer one beside it; one with the venv module if any has.
+# The distribution's own first, for that is what a director runs; then python3 as the shell finds it, or a newer one
+# beside it; one with the venv module if any has.
 NEW_ENOUGH := $(foreach name,/usr/bin/python3 python3 python3.13 python3.12 python3.11,$(shell \
 	$(name) -c 'import sys; sys.version_info >= (3, 11) and print("$(name)")' 2>/dev/null))
 PYTHON ?= $(firstword $(foreach name,$(NEW_ENOUGH),$(shell \
