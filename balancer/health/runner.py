@@ -90,11 +90,6 @@ class Event:
         other = self.previous is None or self.previous.code is not self.result.code
         return self.result.is_conclusive and (other or self.old.health != self.new.health)
 
-    @property
-    def text_status(self) -> str:
-        """`UP 2/3`"""
-        return verdict.status(self.new, self.target.check)
-
 
 class _Member:
     """A target's part in a check that it may share."""

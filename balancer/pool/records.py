@@ -24,7 +24,7 @@ class HttpRecord(NamedTuple):
     server: str
     """`<NOSRV>` when none was chosen."""
     tr_request: int
-    """TR: from the first octet (or accept) to the complete head."""
+    """TR: from the first octet to the complete head."""
     tw: int
     """Tw: waiting in queues."""
     tc: int

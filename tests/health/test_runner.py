@@ -11,6 +11,7 @@ import pytest
 
 from balancer.addr import Address
 from balancer.config import model
+from balancer.health import verdict
 from balancer.health.result import CheckResult, Code
 from balancer.health.runner import Runner, Target
 from balancer.pool.orders import Admin, Board, Condition
@@ -82,7 +83,7 @@ class Cluster:
         return [moment for moment, where in self.probed if address in (None, where)]
 
     def texts(self, index=0):
-        return [event.text_status for event in self.events if event.target.index == index]
+        return [verdict.status(event.new, event.target.check) for event in self.events if event.target.index == index]
 
     async def at(self, moment):
         await asyncio.sleep(self.begin + moment - self.loop.time())
@@ -425,7 +426,7 @@ async def test_check_lines_are_for_what_is_new(cluster):
     await cluster.at(4.5)
     cluster.outcome[cluster.targets[0].address] = REFUSED
     await cluster.at(14)
-    worth = [(event.text_status, event.is_worth_a_check_line) for event in cluster.events]
+    worth = [(verdict.status(event.new, event.target.check), event.is_worth_a_check_line) for event in cluster.events]
     assert worth[0] == ("UP", True)
     assert worth[1] == ("UP", False)
     assert [status for status, is_worth in worth if is_worth] == ["UP", "UP 2/3", "UP 1/3", "DOWN"]
