@@ -29,6 +29,8 @@ class RoundRobin(Algorithm[C]):
         self._rings: dict[int, list[C]] = {}
         self._ranks: dict[int, int] = {}
         self._one = True
+        # The one ring where all weights are equal, as they mostly are.
+        self._only: Iterator[C] | None = None
 
     def rebuild(self, servers: Sequence[C]) -> None:
         """Servers that stay keep their turns. One that returns waits for its own: it gets no more
@@ -58,6 +60,7 @@ class RoundRobin(Algorithm[C]):
         heapify(self._due)
         self._rings = rings
         self._one = len(servers) < 2
+        self._only = self._due[0][3] if len(self._due) == 1 else None
 
     def _positions(self) -> tuple[dict[int, float], dict[int, list[C]], dict[C, float]]:
         """By weight: the ring's wait for its turn (1: a whole step) and its servers from the next one on;
@@ -77,6 +80,9 @@ class RoundRobin(Algorithm[C]):
         return waits, following, personal
 
     def pick(self, key: bytes = b"", avoid: C | None = None) -> C | None:  # noqa: ARG002
+        if self._only is not None:
+            server = next(self._only)
+            return server if server is not avoid or self._one else next(self._only)
         heap = self._due
         if not heap:
             return None
