@@ -11,7 +11,7 @@ A row is `len(COUNTERS)` native signed 64-bit integers; a backend's row is follo
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from operator import attrgetter
@@ -82,6 +82,8 @@ class Counters(_Numbers):
 
     offset: int = 0
     dirty: bool = False
+    # A server's idle connections, to be counted when the row is copied.
+    idle: Sized = ()
     # Filled for backends only.
     connect_times: list[int] = field(default_factory=list)
     response_times: list[int] = field(default_factory=list)
@@ -186,6 +188,7 @@ class Ledger:
                     _HISTOGRAM.pack_into(block, counters.offset + _ROW.size + i * _HISTOGRAM.size, *times)
         touched, self.touched[:] = self.touched[:], []
         for counters in touched:
+            counters.srv_icur = len(counters.idle)
             _ROW.pack_into(block, counters.offset, *_values(counters))
             # Bytes of a session that goes on are counted without another `take`.
             if counters.scur or counters.srv_icur:

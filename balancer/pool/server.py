@@ -36,6 +36,7 @@ class Server:
         """`ServerState.takes_cookie`, kept here since it is asked for every request."""
         self.idle: list[Any] = []
         """Idle pooled connections, the one used last at the end."""
+        counters.idle = self.idle
         self.watches_sessions = config.on_marked_down != "none"
         self.sessions: set[Any] = set()
         """Sessions to be closed when it is marked down, where it is configured so."""

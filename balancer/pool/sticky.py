@@ -19,12 +19,13 @@ from __future__ import annotations
 
 import binascii
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Literal
 
 from balancer.config import model
 from balancer.pool.server import Server
 
-__all__ = ["Choice", "Persistence"]
+__all__ = ["NO_COOKIE", "Choice", "Persistence"]
 
 # A date this far in the future is a wrong clock, and the cookie is not believed; less is let pass, so that a
 # corrected time zone does not expire every client (HAProxy's limit).
@@ -33,7 +34,8 @@ _FUTURE = 86400
 _DATE = 0xFFFFFFFC
 
 
-class Choice(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Choice:
     """What a request's cookie said."""
 
     server: Server | None
@@ -46,7 +48,8 @@ class Choice(NamedTuple):
     """The date is to be renewed, though the server stays."""
 
 
-_NO_COOKIE = Choice(None, "N")
+NO_COOKIE = Choice(None, "N")
+"""The request had none."""
 _INVALID = Choice(None, "I")
 _DOWN = Choice(None, "D")
 _EXPIRED = Choice(None, "E")
@@ -80,7 +83,7 @@ class Persistence:
         """What the client's cookie means. `value` is as it stood in the request, None if there was none;
         `now` is Unix time in seconds."""
         if value is None:
-            return _NO_COOKIE
+            return NO_COOKIE
         if not self._dated:
             # One look-up for the steady state, and for values that hold a bar themselves.
             named = self._named.get(value)

@@ -23,7 +23,7 @@ from balancer.pool.backend import Backend
 from balancer.pool.facts import Counters
 from balancer.pool.records import HttpRecord
 from balancer.pool.server import Server
-from balancer.pool.sticky import Choice, Persistence
+from balancer.pool.sticky import NO_COOKIE, Choice, Persistence
 from balancer.proxy.listen import Gate
 from balancer.proxy.origin import Pool, ServerConnection, Stage
 from balancer.proxy.replies import Replies
@@ -191,29 +191,22 @@ class Exchange:
     def begin(self) -> None:
         """Choose a server and send the request on its way."""
         client, frontend, to, request = self.client, self.frontend, self.to, self.request
-        backend = to.backend
-        if request.body:
+        line, section, backend = request.line, request.section, to.backend
+        if section.body:
             self.step = _UPLOADING
-            self.body_left = request.body
-            self.chunks = ChunkedReader(BadRequest) if request.body == CHUNKED else None
-        fields = None
-        server = None
-        persistence = to.persistence
-        if persistence is not None:
-            lower = request.lower
-            value = None
-            # `in` would first take the octets for a number and make an error of it.
-            if lower.find(b"cookie:") >= 0:
-                value = rewrite.find_cookie(request.fields, lower, persistence.name)
-            choice = self.choice = persistence.find(value, frontend.clock.wall)
-            server = choice.server
-            if value is not None and to.cookie.indirect:  # type: ignore[union-attr]
-                fields = rewrite.strip_cookie(request.fields, persistence.name)
+            self.body_left = section.body
+            self.chunks = ChunkedReader(BadRequest) if section.body == CHUNKED else None
+        server = fields = None
+        if to.persistence is not None:
+            if section.has_cookie:
+                server, fields = self._follow_cookie(to.persistence)
+            else:
+                self.choice = NO_COOKIE
         if server is not None:
             self.is_persistent = True
         else:
             if backend.needs == "uri":
-                self.key = request.target
+                self.key = line.target
             server = backend.pick(self.key)
             if server is None:
                 backend.counters.econ += 1
@@ -224,14 +217,13 @@ class Exchange:
         backend.take(server)
         added = client.forwarded
         forwarded_for = frontend.forwarded_for
-        if added and forwarded_for.if_none and rewrite.has_field(request.lower, forwarded_for.lower):  # type: ignore[union-attr]
+        if added and forwarded_for.if_none and rewrite.has_field(section.lower, forwarded_for.lower):  # type: ignore[union-attr]
             added = b""
         self.sent_head = rewrite.request_head(request, added=added, fields=fields)
         idle = server.idle
-        if idle and to.is_pooled and not request.body and request.method in _IDEMPOTENT and not request.upgrade:
+        if idle and to.is_pooled and not section.body and line.method in _IDEMPOTENT and not section.upgrade:
             # Nearly always.
             connection = idle.pop()
-            server.counters.srv_icur -= 1
         else:
             connection = self._lease(server)
             if connection is None:
@@ -242,16 +234,25 @@ class Exchange:
         server.counters.reuse += 1
         self._send(connection)
 
+    def _follow_cookie(self, persistence: Persistence) -> tuple[Server | None, bytes | None]:
+        """Where the client's cookie leads, and the fields to send on where they are not to stay as they are."""
+        section = self.request.section
+        value, others = rewrite.take_cookie(section, persistence.name)
+        choice = self.choice = persistence.find(value, self.frontend.clock.wall)
+        is_cut = value is not None and self.to.cookie.indirect  # type: ignore[union-attr]
+        return choice.server, others if is_cut else None
+
     def _lease(self, server: Server) -> ServerConnection | None:
         """An idle connection to `server` that this request may use."""
-        to, request = self.to, self.request
+        to = self.to
         if not to.is_pooled:
             own, self.client.own = self.client.own, None
             if own is not None and own.server is not server:
                 own.close()
                 return None
             return own
-        if to.reuse == "safe" and (request.body or request.method not in _IDEMPOTENT or request.upgrade):
+        line, section = self.request.line, self.request.section
+        if to.reuse == "safe" and (section.body or line.method not in _IDEMPOTENT or section.upgrade):
             return to.pool.lease(server, self.parsed - _PROVED_ALIVE)
         return to.pool.lease(server)
 
@@ -294,7 +295,7 @@ class Exchange:
     def _send(self, connection: ServerConnection) -> None:
         client, frontend = self.client, self.frontend
         self.connection = connection
-        connection.begin(self, self.request.method)
+        connection.begin(self, self.request.line.method)
         connection.write(self.sent_head)
         client.deadline = frontend.clock.now + self.to.server_timeout
         server = connection.server
@@ -402,64 +403,63 @@ class Exchange:
 
     def on_response(self, response: Response, data: bytes, connection: ServerConnection) -> None:
         """A final response's head has come; `data` begins with it."""
-        client, frontend, request = self.client, self.frontend, self.request
+        client, frontend, request, choice = self.client, self.frontend, self.request, self.choice
         now = self.head_time = time.monotonic()
         self.response = response
-        body = response.body
-        dechunk = body == CHUNKED and not request.minor
+        body, size = response.body, response.size
+        minor = request.line.minor
         self.keep_alive = keep_alive = (
-            request.keep_alive
+            request.section.keep_alive
             and body != UNTIL_CLOSE
             and self.step is _WAITING
             and (not client.eof or client.buffer != b"")
             and not frontend.gate.stopping
         )
-        fields = None
-        added = b""
-        if self.choice is not None:
-            fields, added = self._cookies(response)
-        head = rewrite.response_head(
-            response, added=added, fields=fields, keep_alive=keep_alive, to_minor=request.minor, dechunk=dechunk
-        )
-        size = response.size
-        if len(data) - size == body:
-            # All of it in one piece.
-            if body:
-                head += data[size:]
-            self.bytes_out += len(head)
+        fields, added = self._cookies(response, choice) if choice is not None else (None, b"")
+        is_whole = len(data) - size == body
+        dechunk = body == CHUNKED and not minor
+        if is_whole and keep_alive and fields is None and minor:
+            # Nearly always: all in one piece, and from the empty line on as it came.
+            octets = b"".join((response.start, added, data[size - 2 :]))
+        else:
+            octets = rewrite.response_head(
+                response, added=added, fields=fields, keep_alive=keep_alive, to_minor=minor, dechunk=dechunk
+            )
+            if is_whole and body:
+                octets += data[size:]
+        self.bytes_out += len(octets)
+        client.write(octets)
+        if is_whole:
             connection.phase = _IDLE
-            client.write(head)
             self.response_complete(now)
             return
-        self.bytes_out += len(head)
-        client.write(head)
         connection.expect(body, payload_only=dechunk)
         client.deadline = frontend.clock.now + self.to.server_timeout
         if len(data) > size:
             connection.on_body(data[size:])
 
-    def _cookies(self, response: Response) -> tuple[bytes | None, bytes]:
+    def _cookies(self, response: Response, choice: Choice) -> tuple[bytes | None, bytes]:
         """The response's fields where they are not to stay as they are, and the lines to add."""
-        to = self.to
-        persistence, cookie, choice, server = to.persistence, to.cookie, self.choice, self.server
-        assert persistence is not None and cookie is not None and choice is not None and server is not None
+        to, server = self.to, self.server
+        persistence, cookie = to.persistence, to.cookie
+        assert persistence is not None and cookie is not None and server is not None
         fields = None
-        lower = response.lower
-        if lower.find(b"set-cookie:") >= 0 and rewrite.sets_cookie(response.fields, lower, persistence.name):
+        if response.sets_cookie and rewrite.sets_cookie(response.fields, persistence.name):
             if cookie.preserve:
                 self.cookie = "P"
                 return None, b""
-            fields = rewrite.strip_set_cookie(response.fields, persistence.name)
-        added = persistence.set_cookie(server, choice, self.request.method, self.frontend.clock.wall)
+            fields = rewrite.strip_set_cookie(response.end_to_end, persistence.name)
+        method = self.request.line.method
+        added = persistence.set_cookie(server, choice, method, self.frontend.clock.wall)
         if added:
             self.cookie = "U" if server is choice.server else "I"
-            if cookie.nocache and rewrite.is_cacheable(self.request.method, response):
+            if cookie.nocache and rewrite.is_cacheable(method, response):
                 added += b"cache-control: private\r\n"
         return fields, added
 
     def on_interim(self, head: bytes) -> None:
         """A 1xx response to pass on (RFC 9110 section 15.2): not to HTTP/1.0 clients, who do not know them."""
-        if self.request.minor:
+        if self.request.line.minor:
             self.bytes_out += len(head)
             self.touch()
             self.client.write(head)
@@ -474,12 +474,12 @@ class Exchange:
     def on_switch(self, response: Response, rest: bytes, connection: ServerConnection) -> None:
         """101: from here on the two ends speak their own protocol."""
         client = self.client
-        if not self.request.upgrade:
+        if not self.request.section.upgrade:
             self.on_bad_response("101 to a request that asked for no upgrade")
             return
         self.response = response
         self.head_time = time.monotonic()
-        fields, added = self._cookies(response) if self.choice is not None else (None, b"")
+        fields, added = self._cookies(response, self.choice) if self.choice is not None else (None, b"")
         head = rewrite.response_head(response, added=added, fields=fields, keep_alive=True)
         self.step = _TUNNEL
         connection.phase = _RAW
@@ -513,7 +513,12 @@ class Exchange:
         reusable = (
             response.keep_alive and self.step is _WAITING and not connection.has_more and not connection.write_paused
         )
-        self._leave(connection, reusable=reusable, now=now)
+        if reusable and self.to.is_pooled and not self.client.write_paused:
+            # Nearly always.
+            self.connection = connection.client = None
+            self.to.pool.put(connection, now)
+        else:
+            self._leave(connection, reusable=reusable, now=now)
         self._account("--", response.status, now)
         self.client.exchange_over(keep_alive=self.keep_alive, now=now)
 
@@ -542,10 +547,10 @@ class Exchange:
         if self.response is not None:
             self.abort("SD", why=f"{server.backend}/{server.name}: {why}")
             return
-        request = self.request
+        line, section = self.request.line, self.request.section
         # Of such a request a second one does no harm (RFC 9110 section 9.2.2). A pooled connection that is found
         # closed says nothing of its server; else the server died over it, and another may fare better.
-        is_safe_to_send_again = not connection.heard and not request.body and request.method in _IDEMPOTENT
+        is_safe_to_send_again = not connection.heard and not section.body and line.method in _IDEMPOTENT
         if is_safe_to_send_again and (connection.was_pooled or self.to.upstream.try_again(self)):
             self.connection = None
             self.client.deadline = NEVER
@@ -629,12 +634,12 @@ class Exchange:
             self._leave(self.connection, reusable=False, now=0.0)
         # A body still to come would have to be read for nothing.
         keep_alive = (
-            request.keep_alive
+            request.section.keep_alive
             and self.step is _WAITING
             and (not client.eof or client.buffer != b"")
             and not frontend.gate.stopping
         )
-        reply = self.to.replies.reply(status, keep_alive=keep_alive, head_only=request.method == b"HEAD")
+        reply = self.to.replies.reply(status, keep_alive=keep_alive, head_only=request.line.method == b"HEAD")
         self.bytes_out += len(reply)
         client.write(reply)
         frontend.gate.counters.intercepted += 1
@@ -684,46 +689,49 @@ class Exchange:
     def _account(self, termination: str, status: int, now: float, *, why: str = "") -> None:
         """Count and log. What a server served counts in its row alone; readers add the rows up for the backend."""
         self.step = _OVER
-        frontend, server = self.frontend, self.server
-        front, back = frontend.gate.counters, self.to.backend.counters
+        frontend, server, backend = self.frontend, self.server, self.to.backend
+        front, back = frontend.gate.counters, backend.counters
+        counters = server.counters if server is not None else back
         received, sent = self.bytes_in - self.told_in, self.bytes_out - self.told_out
         front.req_tot += 1
         front.bin += received
         front.bout += sent
-        total = int((now - self.began) * 1e6)
-        back.total_times[total.bit_length()] += 1
-        counters = server.counters if server is not None else back
         counters.req_tot += 1
         counters.bin += received
         counters.bout += sent
-        counters.ttime += total
-        if total > counters.ttime_max:
-            counters.ttime_max = total
         if 200 <= status < 300:
             front.hrsp_2xx += 1
             counters.hrsp_2xx += 1
         else:
             count_status(front, status)
             count_status(counters, status)
+        total = int((now - self.began) * 1e6)
+        size = total.bit_length()
+        back.total_times[size] += 1
+        counters.ttime += total
+        if total > counters.ttime_max:
+            counters.ttime_max = total
         if self.head_time >= 0:
-            waited = int((self.head_time - self.connect_time) * 1e6)
+            waited = total
+            if self.head_time is not now or self.connect_time is not self.began:
+                waited = int((self.head_time - self.connect_time) * 1e6)
+                size = waited.bit_length()
+            back.response_times[size] += 1
             counters.rtime += waited
             if waited > counters.rtime_max:
                 counters.rtime_max = waited
-            back.response_times[waited.bit_length()] += 1
         if termination != "--":
             if termination[0] in "Cc":
                 counters.cli_abrt += 1
             elif termination == "SD" or termination == "sD":
                 counters.srv_abrt += 1
-        log = frontend.log
-        if log is not None:
-            log(self._record(termination, status, total // 1000, why))
+        if frontend.log is not None:
+            frontend.log(self._record(termination, status, total // 1000, why))
         if server is not None:
-            counters.lastsess = int(frontend.clock.wall)
+            counters.lastsess = frontend.clock.second
             if server.watches_sessions:
                 server.sessions.discard(self)
-            self.to.backend.release(server)
+            backend.release(server)
 
     def _record(self, termination: str, status: int, total: int, why: str) -> HttpRecord:
         frontend, server, choice, backend = self.frontend, self.server, self.choice, self.to.backend
@@ -753,7 +761,7 @@ class Exchange:
             redispatched=self.redispatched,
             srv_queue=0,
             backend_queue=0,
-            request_line=self.request.line,
+            request_line=self.request.line.octets,
             why=why,
         )
 

@@ -216,12 +216,34 @@ class ClientConnection(asyncio.Protocol):
     # Reading
 
     def data_received(self, data: bytes) -> None:
+        if self.phase is not _HEAD:
+            self._on_more(data)
+            return
+        if self.buffer:
+            data = self.buffer + data
+        frontend = self.frontend
+        try:
+            request = parse_request(data, frontend.limits, self.searched)
+        except BadRequest as error:
+            self.buffer = data
+            self._refuse(error.status, error.why, "PR")
+            return
+        if request is None:
+            self._wait_for_more(data)
+            return
+        parsed = time.monotonic()
+        size = request.size
+        self.buffer = data[size:] if len(data) > size else b""
+        self.searched = 0
+        self.phase = _BUSY
+        exchange = self.exchange = Exchange(self, request, self.began or parsed, parsed)
+        self.began = 0.0
+        exchange.begin()
+
+    def _on_more(self, data: bytes) -> None:
+        """Something else than a request's head."""
         phase = self.phase
-        if phase is _HEAD:
-            if self.buffer:
-                data = self.buffer + data
-            self._on_head(data)
-        elif phase is _BUSY:
+        if phase is _BUSY:
             self.exchange.on_client_data(data)  # type: ignore[union-attr]
         elif phase is _LINGER:
             self.bytes_left -= len(data)
@@ -277,27 +299,7 @@ class ClientConnection(asyncio.Protocol):
             self._on_proxy_header()
         elif self.phase is _HEAD:
             data, self.buffer = self.buffer, b""
-            self._on_head(data)
-
-    def _on_head(self, data: bytes) -> None:
-        frontend = self.frontend
-        try:
-            request = parse_request(data, frontend.limits, self.searched)
-        except BadRequest as error:
-            self.buffer = data
-            self._refuse(error.status, error.why, "PR")
-            return
-        if request is None:
-            self._wait_for_more(data)
-            return
-        parsed = time.monotonic()
-        size = request.size
-        self.buffer = data[size:] if len(data) > size else b""
-        self.searched = 0
-        self.phase = _BUSY
-        exchange = self.exchange = Exchange(self, request, self.began or parsed, parsed)
-        self.began = 0.0
-        exchange.begin()
+            self.data_received(data)
 
     def _wait_for_more(self, data: bytes) -> None:
         """The head is not complete. From its first octet on the whole of it has `request_timeout`, and the first

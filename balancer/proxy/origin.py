@@ -80,7 +80,6 @@ class Pool:
         idle = server.idle
         if not idle or (newer_than and (idle[-1].idle_since < newer_than or idle[-1].transport.is_closing())):
             return None
-        server.counters.srv_icur -= 1
         connection: ServerConnection = idle.pop()
         return connection
 
@@ -92,12 +91,10 @@ class Pool:
             return
         connection.idle_since = now
         server.idle.append(connection)
-        server.counters.srv_icur += 1
 
     def drop(self, connection: ServerConnection) -> None:
         """An idle connection was closed by its server."""
         connection.server.idle.remove(connection)
-        connection.server.counters.srv_icur -= 1
 
     def purge(self, now: float) -> None:
         """Close what has been idle for too long; called about once a second."""
@@ -105,16 +102,12 @@ class Pool:
         for server in self._servers:
             idle = server.idle
             while idle and idle[0].idle_since < limit:
-                self._discard(idle.pop(0))
+                idle.pop(0).close()
 
     def empty(self, server: Server) -> None:
         """Close all idle connections of a server that is down."""
         while server.idle:
-            self._discard(server.idle.pop())
-
-    def _discard(self, connection: ServerConnection) -> None:
-        connection.server.counters.srv_icur -= 1
-        connection.close()
+            server.idle.pop().close()
 
 
 class Stage(IntEnum):
@@ -140,7 +133,6 @@ class ServerConnection(asyncio.Protocol):
         "client",
         "eof",
         "has_more",
-        "heard",
         "idle_since",
         "interims",
         "left",
@@ -153,7 +145,6 @@ class ServerConnection(asyncio.Protocol):
         "server",
         "transport",
         "unsent",
-        "was_pooled",
         "write",
         "write_paused",
     )  # fmt: skip
@@ -172,7 +163,7 @@ class ServerConnection(asyncio.Protocol):
         self.phase = _IDLE
         self.chunks: ChunkedReader | None = None
         self.idle_since = -1.0
-        self.was_pooled = self.heard = self.eof = self.has_more = self.write_paused = False
+        self.eof = self.has_more = self.write_paused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -183,9 +174,16 @@ class ServerConnection(asyncio.Protocol):
         self.client = client
         self.method = method
         self.phase = _RESPONSE
-        self.was_pooled = self.idle_since >= 0
-        self.heard = self.has_more = False
-        self.interims = 0
+
+    @property
+    def was_pooled(self) -> bool:
+        """Whether it has served another exchange before."""
+        return self.idle_since >= 0
+
+    @property
+    def heard(self) -> bool:
+        """Whether there was any answer to the request that waits for its response's head."""
+        return self.buffer != b"" or self.interims > 0
 
     def keep_for(self, owner: Owner, now: float) -> None:
         """Wait for the next exchange of the same client, and serve no other."""
@@ -205,21 +203,11 @@ class ServerConnection(asyncio.Protocol):
             self.left = body
 
     def data_received(self, data: bytes) -> None:
-        phase = self.phase
-        if phase is _RESPONSE:
-            self.heard = True
-            if self.buffer:
-                data = self.buffer + data
-                self.buffer = b""
-            self._on_head(data)
-        elif phase is _IDLE:
-            self._unasked()
-        elif phase is _RAW:
-            self.client.on_tunnel_data(data)  # type: ignore[union-attr]
-        else:
-            self.on_body(data)
-
-    def _on_head(self, data: bytes) -> None:
+        if self.phase is not _RESPONSE:
+            self._on_more(data)
+            return
+        if self.buffer:
+            data, self.buffer = self.buffer + data, b""
         client = self.client
         assert client is not None
         while True:
@@ -234,6 +222,7 @@ class ServerConnection(asyncio.Protocol):
                 return
             self.searched = 0
             if response.status >= 200:
+                self.interims = 0
                 client.on_response(response, data, self)
                 return
             rest = data[response.size :]
@@ -248,6 +237,16 @@ class ServerConnection(asyncio.Protocol):
             data = rest
             if not data:
                 return
+
+    def _on_more(self, data: bytes) -> None:
+        """Something else than a response's head."""
+        phase = self.phase
+        if phase is _IDLE:
+            self._unasked()
+        elif phase is _RAW:
+            self.client.on_tunnel_data(data)  # type: ignore[union-attr]
+        else:
+            self.on_body(data)
 
     def on_body(self, data: bytes) -> None:
         """Pass on a part of the response's body."""

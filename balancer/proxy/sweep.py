@@ -20,7 +20,7 @@ NEVER = math.inf
 class Clock:
     """Time as of the last sweep, for deadlines; precise time is `time.monotonic()`."""
 
-    __slots__ = ("now", "wall")
+    __slots__ = ("now", "second", "wall")
 
     def __init__(self) -> None:
         self.tick()
@@ -28,6 +28,7 @@ class Clock:
     def tick(self) -> None:
         self.now = time.monotonic()
         self.wall = time.time()
+        self.second = int(self.wall)
 
 
 class Timed(Protocol):

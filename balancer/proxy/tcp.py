@@ -421,7 +421,7 @@ class Session:
         counters.ttime += total_us
         counters.ttime_max = max(counters.ttime_max, total_us)
         backend.counters.total_times[total_us.bit_length()] += 1
-        counters.lastsess = int(self.clock.wall)
+        counters.lastsess = self.clock.second
         if self.termination[0] in "Cc":
             counters.cli_abrt += 1
         elif self.termination == "SD" or self.termination == "sD":

@@ -8,15 +8,16 @@ Strict where parsers are known to disagree, because the octets that pass are pas
 or LF, no folded line, no space before a colon, no second opinion on a length. Octets are never decoded.
 All expressions are linear: neighbouring parts share no octet, so there is nothing to try twice.
 
-Most heads have been seen before but for the request line: what a field section means depends on nothing but its
-octets, so the meaning of the latest ones is remembered, by those octets.
+Most lines and field sections have been seen before. What one means depends on nothing but its octets, so the meaning
+of the latest ones is remembered, by those octets.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Container, Set
-from typing import NamedTuple, NoReturn
+from dataclasses import dataclass
+from typing import NoReturn, TypeVar
 
 from balancer.errors import BadRequest, BadResponse, ProtocolError
 
@@ -27,8 +28,9 @@ __all__ = [
     "VALUE",
     "Limits",
     "Request",
+    "RequestLine",
     "Response",
-    "cut",
+    "Section",
     "parse_request",
     "parse_response",
 ]
@@ -56,7 +58,7 @@ _SHORTEST_FIELD_LINE = 4
 _FIELD_LINES = rb"(?:" + TOKEN + rb"++:" + VALUE + rb"*+\r\n)*"
 # The LF of the first line opens the field group, so that a field is found as LF, name, colon wherever it stands.
 _REQUEST = re.compile(rb"((" + TOKEN + rb"{1,64}+) (/[!\"$-~]*+) HTTP/1\.([01]))\r(\n" + _FIELD_LINES + rb")\r\n")
-_REQUEST_LINE = re.compile(rb"((" + TOKEN + rb"{1,64}+) (/[!\"$-~]*+) HTTP/1\.1)")
+_REQUEST_LINE = re.compile(rb"(" + TOKEN + rb"{1,64}+) (/[!\"$-~]*+) HTTP/1\.1")
 _RESPONSE = re.compile(rb"(HTTP/1\.([01]) ([1-9][0-9][0-9]) " + VALUE + rb"*+)\r(\n" + _FIELD_LINES + rb")\r\n")
 _FIELDS = re.compile(_FIELD_LINES)
 
@@ -90,12 +92,16 @@ _NEVER = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n|\Z)|(?<!\r)\n")
 _NEVER_IN_REQUEST_LINE = re.compile(rb"[^ -~\r\n]")
 
 
-# What is remembered: so many field sections, of so many octets at the most, for requests and for responses.
+# What is remembered: so many of each kind, from heads of so many octets at the most.
 _MOST_KNOWN = 512
 _LONGEST_KNOWN = 2048
+_LONGEST_KNOWN_LINE = 256
+
+_T = TypeVar("_T")
 
 
-class Limits(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Limits:
     """How large a head may be."""
 
     head: int
@@ -106,37 +112,47 @@ class Limits(NamedTuple):
     """Field lines."""
 
 
-class Request:
-    """A request's head."""
+class RequestLine:
+    """A request line (RFC 9112 section 3)."""
+
+    __slots__ = ("method", "minor", "octets", "sent_on", "target")
+
+    def __init__(self, octets: bytes, method: bytes, target: bytes, minor: int) -> None:
+        self.octets = octets
+        """As it came, without CRLF."""
+        self.method = method
+        self.target = target
+        """As sent on: origin-form, or `*` with OPTIONS."""
+        self.minor = minor
+        """Of the version HTTP/1.x, 0 or 1."""
+        self.sent_on = b"%b %b HTTP/1.1\r\n" % (method, target)
+        """As an HTTP/1.1 request, with CRLF."""
+
+
+class Section:
+    """A request's field section, and what it means (RFC 9112 sections 5 and 6)."""
 
     __slots__ = (
         "body",
         "end_to_end",
         "expects_continue",
         "fields",
+        "has_cookie",
         "hop_by_hop",
         "host",
         "keep_alive",
-        "line",
+        "lines",
         "lower",
-        "method",
-        "minor",
         "plain",
-        "size",
-        "target",
+        "taken",
         "upgrade",
     )
-    method: bytes
-    target: bytes
-    """As sent on: origin-form, or `*` with OPTIONS."""
-    minor: int
-    """Of the version HTTP/1.x, 0 or 1."""
     fields: bytes
     """The field lines, each with its CRLF, in order, octet for octet as they came, without the empty line."""
     lower: bytes
     """`fields` in lower case."""
-    size: int
-    """Octets of the head in what was parsed, empty lines before it and at its end included."""
+    lines: int
+    """How many there are."""
     body: int
     """Length of the content in octets, or CHUNKED."""
     keep_alive: bool
@@ -147,17 +163,31 @@ class Request:
     """The client waits for 100 (Continue) before it sends the content."""
     upgrade: bytes
     """Value of Upgrade in lower case if the client really asks for it here."""
+    has_cookie: bool
+    """Whether there is a Cookie field."""
     plain: bool
     """`fields` hold nothing meant for this hop alone."""
     hop_by_hop: tuple[bytes, ...]
     """The complete lines of `fields` that are meant for this hop alone."""
     end_to_end: bytes
     """`fields` without `hop_by_hop`: what goes on."""
-    line: bytes
-    """The request line as it came, without CRLF."""
+    taken: tuple[bytes, bytes | None, bytes] | None
+    """The last cookie that `rewrite.take_cookie` was asked for, and its answer."""
+
+
+class Request:
+    """A request's head. Its line and section may be other requests' too."""
+
+    __slots__ = ("line", "section", "size")
+
+    def __init__(self, line: RequestLine, section: Section, size: int) -> None:
+        self.line = line
+        self.section = section
+        self.size = size
+        """Octets of the head in what was parsed, empty lines before it and at its end included."""
 
     def __repr__(self) -> str:
-        return f"<Request {self.line!r} body={self.body}>"
+        return f"<Request {self.line.octets!r} body={self.section.body}>"
 
 
 class Response:
@@ -170,10 +200,13 @@ class Response:
         "hop_by_hop",
         "keep_alive",
         "line",
+        "lines",
         "lower",
         "minor",
         "plain",
+        "sets_cookie",
         "size",
+        "start",
         "status",
         "upgrade",
     )
@@ -186,6 +219,10 @@ class Response:
     """The field lines, each with its CRLF, in order, octet for octet as they came, without the empty line."""
     lower: bytes
     """`fields` in lower case."""
+    lines: int
+    """How many field lines there are."""
+    sets_cookie: bool
+    """Whether there is a Set-Cookie field."""
     size: int
     """Octets of the head in what was parsed, the empty line at its end included."""
     body: int
@@ -198,6 +235,8 @@ class Response:
     """The complete lines of `fields` that are meant for this hop alone."""
     end_to_end: bytes
     """`fields` without `hop_by_hop`: what goes on."""
+    start: bytes
+    """`line` and `end_to_end`."""
     upgrade: bytes
     """Value of Upgrade in lower case of a 101 (Switching Protocols), else empty."""
 
@@ -206,12 +245,13 @@ class Response:
 
 
 # Attributes are set by the parsers: a constructor with a dozen arguments costs as much as the rest of a small head.
-_new_request = Request.__new__
+_new_section = Section.__new__
 _new_response = Response.__new__
 
-# Field section from its first LF to the end of the head, and whole response head, each with its number of lines.
-_known_requests: dict[bytes, tuple[Request, int]] = {}
-_known_responses: dict[bytes, tuple[Response, int]] = {}
+# By their octets: request lines, sections from the LF of the line before to the end of the head, response heads.
+_known_lines: dict[bytes, RequestLine] = {}
+_known_sections: dict[bytes, Section] = {}
+_known_responses: dict[bytes, Response] = {}
 
 
 def parse_request(data: bytes, limits: Limits, searched: int = 0) -> Request | None:
@@ -220,35 +260,14 @@ def parse_request(data: bytes, limits: Limits, searched: int = 0) -> Request | N
     `searched` is the length of `data` at the last call that returned None: what was seen then is not searched
     again. BadRequest (400, 414, 431, 501 or 505) as soon as what is there cannot become a request.
     """
-    if not searched:
-        eol = data.find(b"\r")
-        # A long run of pipelined requests must not be hashed anew for each of them.
-        known = _known_requests.get(data[eol + 1 :]) if len(data) - eol <= _LONGEST_KNOWN else None
-        if known is not None:
-            first = _REQUEST_LINE.fullmatch(data, 0, eol)
-            if first is not None and len(data) <= limits.head and known[1] <= limits.fields:
-                # Seen before but for the request line.
-                request = _new_request(Request)
-                request.line, request.method, target = first.groups()
-                if len(target) > limits.uri:
-                    _refuse_size(len(data), target, limits)
-                if request.method == b"CONNECT":
-                    raise BadRequest("CONNECT: no tunnels through here", 501)
-                like = known[0]
-                request.target = target
-                request.minor = 1
-                request.size = len(data)
-                request.fields = like.fields
-                request.lower = like.lower
-                request.end_to_end = like.end_to_end
-                request.hop_by_hop = like.hop_by_hop
-                request.plain = like.plain
-                request.body = like.body
-                request.host = like.host
-                request.keep_alive = like.keep_alive
-                request.expects_continue = like.expects_continue
-                request.upgrade = like.upgrade
-                return request
+    # A long run of pipelined requests must not be hashed anew for each of them.
+    if not searched and len(data) <= _LONGEST_KNOWN:
+        start, _, rest = data.partition(b"\r")
+        section = _known_sections.get(rest)
+        if section is not None and section.lines <= limits.fields and len(data) <= limits.head:
+            known = _known_lines.get(start) or _learn_line(start, limits)
+            if known is not None and len(known.target) <= limits.uri:
+                return Request(known, section, len(data))
     match = None if searched else _REQUEST.match(data)
     if match is None:
         parts = _take_request_apart(data, limits, searched)
@@ -313,74 +332,83 @@ def parse_request(data: bytes, limits: Limits, searched: int = 0) -> Request | N
     elif length < 0:
         length = 0
 
-    request = _new_request(Request)
-    request.keep_alive = minor == 1
-    request.upgrade = b""
+    section = _new_section(Section)
+    section.keep_alive = minor == 1
+    section.upgrade = b""
     if hops:
         if options == b" keep-alive" or options == b" close":
             # Nearly always; it names no other field.
             if options == b" close":
-                request.keep_alive = False
+                section.keep_alive = False
             if hops == 1:
                 at = low.index(b"\nconnection:") + 1
-                request.hop_by_hop = (block[at : at + 13 + len(options)],)
+                section.hop_by_hop = (block[at : at + 13 + len(options)],)
             else:
-                request.hop_by_hop = _usual_hop_by_hop_lines(block, low)
+                section.hop_by_hop = _usual_hop_by_hop_lines(block, low)
         else:
             names = _options(options)
             if b"close" in names:
-                request.keep_alive = False
+                section.keep_alive = False
             if upgrade and minor and not length and b"upgrade" in names:
-                request.upgrade = _wanted_upgrade(upgrade)
-            request.hop_by_hop = _hop_by_hop_lines(block, low, names, keep_upgrade=request.upgrade != b"")
-        request.plain = False
+                section.upgrade = _wanted_upgrade(upgrade)
+            section.hop_by_hop = _hop_by_hop_lines(block, low, names, keep_upgrade=section.upgrade != b"")
+        section.plain = False
     else:
-        request.hop_by_hop = ()
-        request.plain = True
-    request.expects_continue = False
+        section.hop_by_hop = ()
+        section.plain = True
+    section.expects_continue = False
     if expect:
         if not minor:
             # RFC 9110 section 10.1.1: ignored in HTTP/1.0; the message that we send on is HTTP/1.1.
-            request.hop_by_hop += _lines_named(block, (b"expect",))
-            request.plain = False
+            section.hop_by_hop += _lines_named(block, (b"expect",))
+            section.plain = False
         else:
-            request.expects_continue = expect == b"100-continue" and length != 0
+            section.expects_continue = expect == b"100-continue" and length != 0
     is_as_it_came = not merged and authority is None
     if not is_as_it_came:
         block = _replaced(block, length, merged=merged, host=authority)
         low = block.lower()
         if authority is not None:
             host = authority.lower()
-    request.line = line
-    request.method = method
-    request.target = target
-    request.minor = minor
-    request.fields = request.end_to_end = block[1:]
-    if not request.plain:
-        request.end_to_end = cut(request.fields, request.hop_by_hop)
-    request.lower = low[1:]
-    request.size = size
-    request.body = length
-    request.host = host
-    if is_as_it_came and match is not None and minor and size == len(data) and len(block) + 3 <= _LONGEST_KNOWN:
-        if len(_known_requests) >= _MOST_KNOWN:
-            _known_requests.clear()
-        _known_requests[data[len(line) + 1 :]] = request, block.count(b"\n") - 1
-    return request
+    section.fields = section.end_to_end = block[1:]
+    if not section.plain:
+        section.end_to_end = _cut(section.fields, section.hop_by_hop)
+    section.lower = low[1:]
+    section.lines = block.count(b"\n") - 1
+    section.taken = None
+    section.has_cookie = low.find(b"\ncookie:") >= 0
+    section.body = length
+    section.host = host
+    if is_as_it_came and match is not None and minor and size == len(data) <= _LONGEST_KNOWN:
+        _remember(_known_sections, data[len(line) + 1 :], section)
+    return Request(RequestLine(line, method, target, minor), section, size)
 
 
-def cut(fields: bytes, lines: Collection[bytes]) -> bytes:
-    """`fields` without the complete `lines`, and without what has become of them."""
-    if len(lines) <= _FEW:
-        for line in lines:
-            size = len(fields)
-            fields = fields[len(line) :] if fields.startswith(line) else fields.replace(b"\n" + line, b"\n", 1)
-            if len(fields) == size:
-                # A line that Connection names and that was changed since, such as Cookie.
-                break
-        else:
-            return fields
-    return _without(b"\n" + fields, {line.partition(b":")[0].lower() for line in lines})
+def _learn_line(octets: bytes, limits: Limits) -> RequestLine | None:
+    """The request line if it is an ordinary one, such as only differs from what is known."""
+    match = _REQUEST_LINE.fullmatch(octets)
+    if match is None or len(match[2]) > limits.uri or match[1] == b"CONNECT":
+        return None
+    line = RequestLine(octets, match[1], match[2], 1)
+    if len(octets) <= _LONGEST_KNOWN_LINE:
+        _remember(_known_lines, octets, line)
+    return line
+
+
+def _remember(known: dict[bytes, _T], octets: bytes, meaning: _T) -> None:
+    """Forgets everything when there is too much: what is asked for often is soon back."""
+    if len(known) >= _MOST_KNOWN:
+        known.clear()
+    known[octets] = meaning
+
+
+def _cut(fields: bytes, lines: Collection[bytes]) -> bytes:
+    """`fields` without these complete lines of it."""
+    if len(lines) > _FEW:
+        return _without(b"\n" + fields, {line.partition(b":")[0].lower() for line in lines})
+    for line in lines:
+        fields = fields[len(line) :] if fields.startswith(line) else fields.replace(b"\n" + line, b"\n", 1)
+    return fields
 
 
 def parse_response(data: bytes, limits: Limits, method: bytes, searched: int = 0) -> Response | None:
@@ -391,10 +419,8 @@ def parse_response(data: bytes, limits: Limits, method: bytes, searched: int = 0
     """
     if not searched:
         known = _known_responses.get(data[: data.find(b"\r\n\r\n") + 4])
-        if known is not None:
-            response, lines = known
-            if response.size <= limits.head and lines <= limits.fields and method != b"HEAD":
-                return response
+        if known is not None and known.lines <= limits.fields and known.size <= limits.head and method != b"HEAD":
+            return known
     match = None if searched else _RESPONSE.match(data)
     if match is None:
         parts = _take_response_apart(data, limits, searched)
@@ -506,13 +532,14 @@ def parse_response(data: bytes, limits: Limits, method: bytes, searched: int = 0
     response.line = line
     response.fields = response.end_to_end = block[1:]
     if not response.plain:
-        response.end_to_end = cut(response.fields, response.hop_by_hop)
+        response.end_to_end = _cut(response.fields, response.hop_by_hop)
+    response.start = line + response.end_to_end
     response.lower = low[1:]
+    response.lines = block.count(b"\n") - 1
+    response.sets_cookie = low.find(b"\nset-cookie:") >= 0
     response.size = size
     if match is not None and size <= _LONGEST_KNOWN and method != b"HEAD":
-        if len(_known_responses) >= _MOST_KNOWN:
-            _known_responses.clear()
-        _known_responses[data[:size]] = response, block.count(b"\n") - 1
+        _remember(_known_responses, data[:size], response)
     return response
 
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Container
 from functools import lru_cache
 
-from balancer.wire.http1 import Request, Response, cut
+from balancer.wire.http1 import Request, Response, Section
 
 __all__ = [
     "find_cookie",
@@ -20,24 +20,28 @@ __all__ = [
     "sets_cookie",
     "strip_cookie",
     "strip_set_cookie",
+    "take_cookie",
 ]
 
 
 def request_head(request: Request, *, added: bytes = b"", fields: bytes | None = None, close: bool = False) -> bytes:
     """The request's head for the server: hop-by-hop fields out, `added` (complete lines) in.
 
-    `fields` replaces `request.fields` (some of its lines may be missing or changed in the end-to-end fields).
+    `fields` stands in for the request's end-to-end fields.
     `close` asks the server to close after its response. Proxy-Authorization goes on: it is not for us
     (RFC 9110 section 11.7.2). HTTP/1.0 without Host goes on as HTTP/1.0, since HTTP/1.1 requires one.
     """
-    fields = request.end_to_end if fields is None else cut(fields, request.hop_by_hop)
-    if request.upgrade:
+    line, section = request.line, request.section
+    if fields is None:
+        fields = section.end_to_end
+    if section.upgrade:
         added += b"connection: close, upgrade\r\n" if close else b"connection: upgrade\r\n"
         close = False
     if close:
         added += b"connection: close\r\n"
-    version = b" HTTP/1.1\r\n" if request.minor or request.host else b" HTTP/1.0\r\n"
-    return b"".join((request.method, b" ", request.target, version, fields, added, b"\r\n"))
+    if not section.host and not line.minor:
+        return b"%b %b HTTP/1.0\r\n%b%b\r\n" % (line.method, line.target, fields, added)
+    return b"".join((line.sent_on, fields, added, b"\r\n"))
 
 
 def response_head(
@@ -51,11 +55,12 @@ def response_head(
 ) -> bytes:
     """The response's head for the client: hop-by-hop fields out, `added` (complete lines) in.
 
-    `fields` replaces `response.fields`. `keep_alive` says whether the client's connection stays open, `to_minor`
-    is the client's minor version; `dechunk` leaves out what announces chunks. HTTP/1.0 never sees Transfer-Encoding
-    (RFC 9112 section 6.1), not even with a response to HEAD.
+    `fields` stands in for `response.end_to_end`. `keep_alive` says whether the client's connection stays open,
+    `to_minor` is the client's minor version; `dechunk` leaves out what announces chunks. HTTP/1.0 never sees
+    Transfer-Encoding (RFC 9112 section 6.1), not even with a response to HEAD.
     """
-    fields = response.end_to_end if fields is None else cut(fields, response.hop_by_hop)
+    if fields is None:
+        fields = response.end_to_end
     if response.upgrade:
         return b"".join((response.line, fields, added, b"connection: upgrade\r\n\r\n"))
     if dechunk or (not to_minor and has_field(response.lower, b"transfer-encoding")):
@@ -65,6 +70,17 @@ def response_head(
     if not to_minor:
         return b"".join((response.line, fields, added, b"connection: keep-alive\r\n\r\n"))
     return b"".join((response.line, fields, added, b"\r\n"))
+
+
+def take_cookie(section: Section, name: bytes) -> tuple[bytes | None, bytes]:
+    """A request's cookie `name` as by `find_cookie`, and its end-to-end fields without it."""
+    taken = section.taken
+    if taken is None or taken[0] != name:
+        # Once for all requests with these fields: a client says the same again and again.
+        value = find_cookie(section.fields, section.lower, name)
+        others = section.end_to_end if value is None else strip_cookie(section.end_to_end, name)
+        taken = section.taken = (name, value, others)
+    return taken[1], taken[2]
 
 
 def find_cookie(fields: bytes, lower: bytes, name: bytes) -> bytes | None:
@@ -114,9 +130,9 @@ def strip_cookie(fields: bytes, name: bytes) -> bytes:
     return b"".join(pieces)
 
 
-def sets_cookie(fields: bytes, lower: bytes, name: bytes) -> bool:
+def sets_cookie(fields: bytes, name: bytes) -> bool:
     """Whether a Set-Cookie line sets the cookie `name` (case-sensitive)."""
-    if b"set-cookie:" not in lower or name not in fields:
+    if name not in fields:
         return False
     return any(_is_set_cookie(line, name) for line in fields.splitlines(True))
 

@@ -38,6 +38,7 @@ class House:
         counters = self.ledger[Entity(kind, proxy, server)]  # type: ignore[arg-type]
         for name, value in numbers.items():
             setattr(counters, name, value)
+        counters.idle = range(counters.srv_icur)
         if not counters.dirty:
             counters.dirty = True
             self.ledger.touched.append(counters)

@@ -84,6 +84,7 @@ def test_every_number_has_its_own_place():
             for bucket in range(len(times)):
                 times[bucket] = 10**6 * (place + 1) + bucket
         if entity.kind == "server":
+            ledger[entity].idle = range(ledger[entity].srv_icur)
             touch(ledger, ledger[entity])
     ledger.flush()
     for place, entity in enumerate(LAYOUT.rows):
@@ -186,9 +187,11 @@ def test_a_servers_row_is_copied_as_long_as_something_of_it_goes_on():
         counters.bout = octets
         ledger.flush()
         assert Sums.read([memory], LAYOUT)[S1].counters["bout"] == octets
-    counters.scur, counters.srv_icur = 0, 1
+    counters.idle = [object()]
+    counters.scur = 0
     ledger.flush()
-    counters.srv_icur, counters.bout = 0, 300
+    assert Sums.read([memory], LAYOUT)[S1].counters["srv_icur"] == 1
+    counters.idle, counters.bout = [], 300
     ledger.flush()
     last = Sums.read([memory], LAYOUT)[S1].counters
     assert (last["scur"], last["srv_icur"], last["bout"]) == (0, 0, 300)
