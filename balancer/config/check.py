@@ -6,7 +6,7 @@ import ipaddress
 import os
 import stat
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from balancer.addr import Address
 from balancer.config.clash import clashes
@@ -43,21 +43,26 @@ _FRAMING = frozenset(
 )  # fmt: skip
 
 
-def check(config: Config, *, broken: frozenset[str] = frozenset()) -> list[Finding]:
+def check(config: Config, *, whole: Config | None = None, broken: frozenset[str] = frozenset()) -> list[Finding]:
     """All that is wrong between the parts of `config`. Reads error files, and nothing else outside it.
 
-    `broken` names backends that were left out because something else is wrong with them.
+    Where frontends or backends were left out because something else is wrong with them, `whole` has the frontends'
+    outlines too (an empty name or no bind is not known), and `broken` names the backends.
     """
+    whole = whole or config
     users = _users(config)
+    known = dict.fromkeys([*config.backends, *sorted(broken)])
     findings = [
         *_global(config),
         *_error_files(("defaults", "error_files"), config.defaults.error_files),
-        *clashes(config),
+        *clashes(whole),
         *_stats(config),
         *_vrrp(config),
     ]
+    for name, frontend in whole.frontends.items():
+        if frontend.default_backend:
+            findings += _default_backend(name, frontend.default_backend, known)
     for name, frontend in config.frontends.items():
-        findings += _default_backend(config, name, broken)
         findings += _frontend(name, frontend)
     for name, backend in config.backends.items():
         findings += _backend(name, backend, users[name])
@@ -82,16 +87,14 @@ def _global(config: Config) -> Iterator[Finding]:
         )
 
 
-def _default_backend(config: Config, name: str, broken: frozenset[str]) -> Iterator[Finding]:
-    wanted = config.frontends[name].default_backend
-    if wanted in config.backends or wanted in broken:
+def _default_backend(name: str, wanted: str, known: Collection[str]) -> Iterator[Finding]:
+    if wanted in known:
         return
-    known = [*config.backends, *sorted(broken)]
     loc = ("frontends", name, "default_backend")
     if not known:
         yield Finding(loc, f"there is no backend {wanted!r}, and no other; add it under `backends:`")
     else:
-        some = ", ".join(known[:10]) + (", …" if len(known) > 10 else "")
+        some = ", ".join(list(known)[:10]) + (", …" if len(known) > 10 else "")
         yield Finding(loc, f"there is no backend {wanted!r}; there are {some}{did_you_mean(wanted, known)}")
 
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from balancer.config import check, tree
 from balancer.config.explain import explain
-from balancer.config.model import Config
+from balancer.config.model import Config, Frontend, Stats
 from balancer.config.tree import Finding, Loc
 from balancer.config.words import key_path
 from balancer.errors import Problem
@@ -20,6 +20,8 @@ __all__ = ["configure"]
 _MOST_VALUES = 1_000_000
 
 _SECTIONS = ("frontends", "backends")
+# What a frontend cannot do without.
+_OUTLINE = {"mode": "tcp", "bind": "127.0.0.1:1", "default_backend": "-"}
 
 _Valid = dict[int, tuple[tree.Node, BaseModel]]
 """Frontends and backends found valid: id of the node to node (kept, so that the id stays its own) and model."""
@@ -92,7 +94,9 @@ class _Host:
         except ValidationError:
             return None, findings
         self._remember(sound, valid)
-        return None, findings + check.check(sound, broken=frozenset(self._named("backends")) - sound.backends.keys())
+        whole = sound.model_copy(update=_outlines(sound, data, wrong, directory))
+        broken = frozenset(self._named("backends")) - sound.backends.keys()
+        return None, findings + check.check(sound, whole=whole, broken=broken)
 
     def _data(self, valid: _Valid) -> dict[str, Any]:
         data: dict[str, Any] = {}
@@ -132,6 +136,28 @@ def _without(data: dict[str, Any], wrong: list[Loc]) -> dict[str, Any]:
             case (section, *_):
                 sound.pop(str(section), None)
     return sound
+
+
+def _outlines(sound: Config, data: dict[str, Any], wrong: list[Loc], directory: str) -> dict[str, Any]:
+    """All frontends and the stats page. Of those that are not sound: where they listen and whom they serve, as far
+    as that is right."""
+    context = {"directory": directory}
+    spoiled = {loc[:3] if loc[:1] == ("frontends",) else loc[:2] for loc in wrong}
+    frontends: dict[str, Frontend] = {}
+    written = data.get("frontends")
+    for name, raw in written.items() if isinstance(written, dict) else ():
+        if name in sound.frontends:
+            frontends[name] = sound.frontends[name]
+        elif isinstance(raw, dict):
+            right = {key: raw[key] for key in _OUTLINE if key in raw and ("frontends", name, key) not in spoiled}
+            outline = Frontend.model_validate(_OUTLINE | right, context=context)
+            listens = "mode" in right and "bind" in right
+            known = {"bind": outline.bind if listens else (), "default_backend": right.get("default_backend", "")}
+            frontends[name] = outline.model_copy(update=known)
+    stats, page = sound.stats, data.get("stats")
+    if stats is None and isinstance(page, dict) and "bind" in page and ("stats", "bind") not in spoiled:
+        stats = Stats.model_validate({"bind": page["bind"]}, context=context)
+    return {"frontends": frontends, "stats": stats}
 
 
 class _Report:
