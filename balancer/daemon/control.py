@@ -266,7 +266,6 @@ def _targets(plan: Plan) -> list[Target]:
                 server=seat.server,
                 address=_check_address(seat.address, check, server.check),
                 check=check,
-                init_state=server.init_state,
                 backup=server.backup,
             )
         )

@@ -14,7 +14,6 @@ import resource
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
 
 from balancer.addr import Address
 from balancer.config import model
@@ -54,12 +53,7 @@ class Target:
     address: Address
     """Where to check: resolved, with the check's own address and port taken into account."""
     check: model.TcpCheck | model.HttpCheck | model.DnsCheck
-    init_state: Literal["check", "up", "down"] = "check"
     backup: bool = False
-
-    def initial_state(self, *, weight: int, now: int) -> ServerState:
-        """The row to begin with where the board has none; `now` is Unix time in microseconds."""
-        return verdict.initial(self.init_state, self.check, weight=weight, now=now)
 
 
 @dataclass(frozen=True, slots=True)

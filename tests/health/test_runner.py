@@ -46,11 +46,11 @@ class _NoWait(selectors.DefaultSelector):
 class Cluster:
     """Servers whose checks end as told, a board, and a runner in virtual time."""
 
-    def __init__(self, targets, **keys):
+    def __init__(self, targets, *, begin=None, **keys):
         self.targets = targets
         self.board = Board(memoryview(bytearray(Board.size(len(targets)))))
-        for target in targets:
-            self.board[target.index] = target.initial_state(weight=1, now=1)
+        for target, init_state in zip(targets, begin or itertools.repeat("check"), strict=False):
+            self.board[target.index] = verdict.initial(init_state, target.check, weight=1, now=1)
         self.outcome = {target.address: PASSED for target in targets}
         self.takes = 0.001
         self.probed = []
@@ -152,7 +152,7 @@ async def test_intervals_follow_the_state(cluster):
     assert failures == [0.5, 0.5, *[8.0] * (len(failures) - 2)]
 
 
-@play(target(init_state="down"), target(1, "127.0.0.2", init_state="up"))
+@play(target(), target(1, "127.0.0.2"), begin=("down", "up"))
 async def test_initial_states(cluster):
     assert [state.condition for state in cluster.board] == [Condition.DOWN, Condition.UP]
     cluster.runner.start()
@@ -347,7 +347,7 @@ async def test_all_servers_down_then_up(cluster):
 
 
 def test_running_out_of_descriptors_takes_no_server_down_and_is_logged_once_a_minute(caplog):
-    @play(target(0), target(1, "127.0.0.2"), target(2, "127.0.0.3", init_state="down"))
+    @play(target(0), target(1, "127.0.0.2"), target(2, "127.0.0.3"), begin=("check", "check", "down"))
     async def dialogue(cluster):
         cluster.runner.start()
         await cluster.at(3)
@@ -510,7 +510,7 @@ def test_all_kinds_of_checks_against_real_servers(run):
         ]
         board = Board(memoryview(bytearray(Board.size(3))))
         for each in targets:
-            board[each.index] = each.initial_state(weight=1, now=0)
+            board[each.index] = verdict.initial("check", each.check, weight=1, now=0)
         turned = asyncio.Event()
 
         def on_change(event):
