@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import socket
 import sys
 from collections.abc import Sequence
@@ -41,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Raises SystemExit for wrong usage, `--help` and `--version`, as argparse does.
     """
+    # Not as an exception: a library that catches everything as it loads would swallow Ctrl-C with it.
+    before = signal.signal(signal.SIGINT, lambda *_: os._exit(_INTERRUPTED))
     arguments = _parser().parse_args(argv)
     try:
         status: int = arguments.command(arguments)
@@ -48,12 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BalancerError as error:
         print(error, file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return _INTERRUPTED
     except BrokenPipeError:
         # Python flushes stdout once more as it ends, and would complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _BROKEN_PIPE
+    finally:
+        signal.signal(signal.SIGINT, before)
     return status
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -131,14 +132,26 @@ def test_a_machine_that_will_not_do_is_said_without_a_traceback(good, monkeypatc
     assert capsys.readouterr() == ("", "frontends.web.bind: cannot bind 127.0.0.1:8000\n")
 
 
-def test_an_interrupt_is_130(good, monkeypatch):
-    from balancer.daemon import supervisor
+def test_an_interrupt_is_130_whoever_would_swallow_it(good):
+    program = f"""
+import contextlib, os, signal
+from balancer import cli
+from balancer.daemon import supervisor
+def run(config):
+    with contextlib.suppress(BaseException):
+        os.kill(os.getpid(), signal.SIGINT)
+    return 0
+supervisor.run = run
+raise SystemExit(cli.main(["-c", {good!r}]))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (130, b"")
 
-    def interrupt(config):
-        raise KeyboardInterrupt
 
-    monkeypatch.setattr(supervisor, "run", interrupt)
-    assert cli.main(["-c", good]) == 130
+def test_the_handler_of_interrupts_is_put_back():
+    before = signal.getsignal(signal.SIGINT)
+    assert cli.main(["schema"]) == 0
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_the_schema_is_json_for_editors(capsys):
