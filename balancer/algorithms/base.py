@@ -19,6 +19,10 @@ class Candidate(Protocol):
     @property
     def name(self) -> str: ...
     @property
+    def index(self) -> int:
+        """A number that is its own, in configuration order, and the same in all processes."""
+
+    @property
     def weight(self) -> int:
         """Never 0 for a server handed to `rebuild`."""
 

@@ -18,17 +18,20 @@ from balancer.algorithms.uri import Uri
 __all__ = ["create"]
 
 
-def create(balance: str, *, hash_type: str, rng: Random, servers: int = 0) -> Algorithm[Any]:
+def create(
+    balance: str, *, hash_type: str, rng: Random, servers: int = 0, last: list[int] | memoryview | None = None
+) -> Algorithm[Any]:
     """The algorithm called `balance`, without servers yet.
 
     `hash_type` is `map-based` or `consistent` and matters to source and uri; maglev is source with
     consistent. `servers` is how many the backend has in the configuration: it sizes Maglev's table.
+    `last` is for roundrobin, one number in memory that processes share.
     ValueError for a name that the configuration's model does not know.
     """
     consistent = hash_type == "consistent"
     match balance:
         case "roundrobin":
-            return RoundRobin()
+            return RoundRobin(last)
         case "leastconn":
             return LeastConn()
         case "random":

@@ -167,7 +167,13 @@ class Worker:
             name,
             config,
             servers=servers,
-            algorithm=registry.create(config.balance, hash_type=config.hash_type, rng=rng, servers=len(config.servers)),
+            algorithm=registry.create(
+                config.balance,
+                hash_type=config.hash_type,
+                rng=rng,
+                servers=len(config.servers),
+                last=self._memory.turns[name],
+            ),
             counters=self._ledger[Entity("backend", name)],
             touched=self._ledger.touched,
         )

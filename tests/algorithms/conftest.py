@@ -16,6 +16,7 @@ class Load:
 @dataclass(eq=False)
 class Candidate:
     name: str
+    index: int
     weight: int = 1
     counters: Load = field(default_factory=Load)
 
@@ -29,6 +30,7 @@ def servers() -> Callable[..., list[Candidate]]:
 
     def make(names: str | int, *weights: int) -> list[Candidate]:
         given = [f"s{i}" for i in range(names)] if isinstance(names, int) else names
-        return [Candidate(name, weight) for name, weight in zip(given, weights or [1] * len(given), strict=True)]
+        weighted = zip(given, weights or [1] * len(given), strict=True)
+        return [Candidate(name, index, weight) for index, (name, weight) in enumerate(weighted)]
 
     return make

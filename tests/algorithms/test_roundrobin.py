@@ -192,3 +192,30 @@ def test_avoiding_one_costs_no_other_its_turn(servers):
     assert algorithm.pick() is a
     assert algorithm.pick(avoid=b) is c
     assert algorithm.pick() is a
+
+
+def test_processes_that_share_whose_turn_was_last_take_turns_together(servers):
+    pool = servers("abc")
+    last = [0]
+    one, other = RoundRobin(last), RoundRobin(last)
+    for algorithm in (one, other):
+        algorithm.rebuild(pool)
+    assert "".join(algorithm.pick().name for algorithm in (one, one, other, one, other, other, other)) == "abcabca"
+    # Not all of them hear of a change at the same time.
+    one.rebuild([pool[0], pool[2]])
+    assert one.pick().name + other.pick().name + one.pick().name + other.pick().name == "caca"
+    other.rebuild([pool[0], pool[2]])
+    # Whoever begins in the place of a dead one goes on.
+    third = RoundRobin(last)
+    third.rebuild(pool)
+    assert third.pick().name + other.pick().name + third.pick().name == "bca"
+
+
+def test_the_last_one_may_be_gone_and_the_number_may_be_anything(servers):
+    pool = servers("abcd")
+    last = [0]
+    algorithm = RoundRobin(last)
+    for number, expected in ((4, "bdb"), (3, "dbd"), (-7, "bdb"), (99, "bdb")):
+        algorithm.rebuild([pool[1], pool[3]])
+        last[0] = number
+        assert said(algorithm, 3) == expected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from random import Random
 from typing import Any
@@ -20,8 +21,11 @@ from balancer.pool.server import Server
 def server() -> Callable[..., Server]:
     """server("s1", cookie="s1", weight=2): not checked yet."""
 
+    index = itertools.count()
+
     def make(name: str, **keys: Any) -> Server:
-        return Server("be", name, model.Server.model_validate({"address": "127.0.0.1:80", **keys}), Counters())
+        config = model.Server.model_validate({"address": "127.0.0.1:80", **keys})
+        return Server("be", name, config, Counters(), next(index))
 
     return make
 
