@@ -23,7 +23,7 @@ NO_VENV = the venv module of $(PYTHON) is missing; on Debian and Ubuntu: apt-get
 # The environment holds this folder's path and links to the Python that made it; it is made anew when either is gone.
 STALE := $(shell [ "$$(cat $(VENV)/.installed 2>/dev/null)" = "$(CURDIR)" ] && $(BIN)/python -c '' 2>/dev/null || echo stale)
 
-.PHONY: help run test check unit clean stale
+.PHONY: help run test check unit cluster verify clean stale
 
 help: ## this list
 	@sed -nE 's/^([a-z]+):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 15
@@ -44,6 +44,16 @@ check: $(VENV)/.installed-test ## ruff, mypy --strict and the import layers
 
 unit: $(VENV)/.installed-test ## the tests that need no server of another project
 	@$(BIN)/python -m pytest --ignore=tests/e2e --ignore=tests/system $(PYTEST)
+
+cluster: ## as root: the whole cluster in network namespaces of this machine, until Ctrl-C
+	@tests/provision.sh
+	@$(MAKE) $(VENV)/.installed
+	@exec $(BIN)/python -m tests.lab
+
+verify: ## as root: the cluster, and the eight steps by which it shows that it works
+	@tests/provision.sh
+	@$(MAKE) $(VENV)/.installed
+	@$(BIN)/python -m tests.lab verify
 
 clean: ## remove what was made here, .venv included
 	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -16,6 +16,12 @@ needed=(
     'dnsperf             dnsperf'
     'haproxy             haproxy'
     'curl                curl'
+    'dnsmasq-base        dnsmasq'
+    'udhcpc              udhcpc'
+    'iproute2            ip'
+    'iputils-ping        ping'
+    'openssl             openssl'
+    'procps              pgrep'
     'util-linux          setpriv'
 )
 
