@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pwd
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,12 +11,11 @@ from tests.lab.topology import MACHINES, VIPS
 if TYPE_CHECKING:
     from tests.lab.lab import Node
 
-__all__ = ["BALANCER", "ROOT", "boot", "is_ready"]
+__all__ = ["boot", "is_ready"]
 
 FILES = Path(__file__).parent / "files"
-ROOT = Path(__file__).parents[2]
-BALANCER = (sys.executable, "-m", "balancer", "-c", str(ROOT / "config" / "cluster.yaml"))
-"""The directors' command; each adds its --node."""
+CONFIGURATION = Path(__file__).parents[2] / "config" / "cluster.yaml"
+"""Of both directors, as it is shipped."""
 
 
 def boot(node: Node) -> None:
@@ -48,7 +46,7 @@ def _director(node: Node) -> None:
     node.start("dnsmasq", "--keep-in-foreground", "--conf-file=/etc/dnsmasq.conf", log="dnsmasq.out")
     if node.name == "master":
         _hold_vips(node)
-    node.start(*BALANCER, "--node", node.name, log="pybalancer.log")
+    node.start("pybalancer", "-c", str(CONFIGURATION), "--node", node.name, log="pybalancer.log")
 
 
 def _hold_vips(node: Node) -> None:

@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +20,8 @@ __all__ = ["LabError", "NoNamespacesError", "Space"]
 # Says that it stands, waits for the end of its input, and reaps whatever is orphaned meanwhile, as bash does.
 _INIT = 'echo "${0##*:}" >/proc/sys/kernel/hostname && echo up && while read -r _; do :; done'
 _ENVIRONMENT = {
-    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    # pybalancer stands beside the Python that runs this.
+    "PATH": f"{Path(sys.executable).parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": "/root",
     "LC_ALL": "C.UTF-8",
 }

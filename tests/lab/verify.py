@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tests.lab.lab import Lab, Node
-from tests.lab.services import BALANCER
 from tests.lab.space import LabError
 from tests.lab.topology import MACHINES, VIPS
 
@@ -133,7 +132,7 @@ def kernel_in_turn(person: Person) -> None:
 
 def _services(person: Person) -> str:
     """The list of services as the kernel has them, what ipvsadm -L was."""
-    return person.types(f"{' '.join(BALANCER[:3])} status")
+    return person.types("pybalancer status", on="master")
 
 
 def _dig(person: Person) -> None:
