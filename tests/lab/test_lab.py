@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -218,37 +219,63 @@ def test_a_condition_is_waited_for_with_a_deadline_and_a_message(lab: Lab) -> No
 # Coming and going
 
 
-def left_over() -> dict[str, object]:
-    """What a lab could leave behind on the real machine."""
-    netns = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
-    links = subprocess.run(["ip", "-brief", "link"], capture_output=True, text=True, check=True).stdout
-    programs = ("lab:", "apache2", "named", "dnsmasq", "udhcpc", "syslogd", "balancer", "nsenter", "unshare")
-    running = []
+# What a lab writes on its machines' disks, and must not on the real one.
+WRITTEN = (
+    *("/etc/passwd", "/etc/group", "/etc/resolv.conf", "/etc/hosts", "/etc/ethers", "/etc/dnsmasq.conf", "/dev/log"),
+    *("/etc/apache2/lab.key", "/etc/apache2/apache.conf", "/etc/bind/rd.lab.local", "/etc/bind/named.conf"),
+    *("/run/disks", "/run/named", "/run/apache2", "/var/log/syslog", "/var/log/dnsmasq.log", "/var/lib/misc"),
+)
+
+
+def real_machine() -> dict[str, object]:
+    """What a lab could change of it."""
+    said = [
+        subprocess.run(["ip", *words], capture_output=True, text=True, check=True).stdout
+        for words in (["netns", "list"], ["-brief", "link"], ["-brief", "address"], ["route"])
+    ]
+    stamps = {path: Path(path).stat().st_mtime_ns if Path(path).exists() else None for path in WRITTEN}
+    return {"network": said, "files": stamps, "mounts": Path("/proc/self/mounts").read_text()}
+
+
+def inits_of(lab: int) -> list[int]:
+    """The inits of the spaces that the process `lab` made."""
+    found = []
     for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (entry / "cmdline").read_bytes().decode(errors="replace").replace("\0", " ")
-        except OSError:
-            continue
-        if any(program in words for program in programs) and is_alive(int(entry.name)):
-            running.append(words)
-    files = [str(path) for folder in ("/etc", "/run", "/var/log", "/var/lib/misc") for path in Path(folder).iterdir()]
-    mounts = Path("/proc/self/mounts").read_text()
-    return {"netns": netns, "links": links, "running": sorted(running), "files": sorted(files), "mounts": mounts}
+        with contextlib.suppress(OSError):
+            words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            if words[0] == "bash" and words[-2].startswith(f"lab:{lab}:"):
+                found.append(int(entry.name))
+    return found
+
+
+def dwellers(networks: set[str]) -> list[int]:
+    """The processes that live in these network namespaces."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if str((entry / "ns/net").readlink()) in networks:
+                found.append(int(entry.name))
+    return found
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
 def test_nothing_is_left_when_it_goes_down(number: signal.Signals) -> None:
-    before = left_over()
+    before = real_machine()
     command = [sys.executable, "-m", "tests.lab"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as lab:
         assert lab.stdout is not None and lab.stderr is not None
         while not (line := lab.stdout.readline()).startswith("Ctrl-C"):
             assert line, lab.stderr.read()
-        assert len(left_over()["running"]) > len(before["running"])  # type: ignore[arg-type]
+        inits = inits_of(lab.pid)
+        assert len(inits) == 1 + len(MACHINES)
+        networks = {str(Path(f"/proc/{init}/ns/net").readlink()) for init in inits}
+        assert len(networks) == len(inits)
+        assert len(dwellers(networks)) > 2 * len(inits)
         lab.send_signal(number)
         assert lab.wait(20) == {signal.SIGINT: 0, signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
         assert lab.stderr.read() == ""
-    until(lambda: left_over() == before, "everything is as before", within=5)
+    until(lambda: not dwellers(networks) and not inits_of(lab.pid), "everything has ended", within=5)
+    assert real_machine() == before
 
 
 def test_two_labs_do_not_meet(lab: Lab) -> None:
