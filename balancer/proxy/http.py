@@ -18,7 +18,7 @@ from balancer.pool.records import HttpRecord
 from balancer.proxy.exchange import Exchange, HttpFrontend, count_status
 from balancer.proxy.origin import ServerConnection
 from balancer.proxy.sweep import NEVER
-from balancer.proxy.tcp import reset, source_key
+from balancer.proxy.tcp import drop_nameless, reset, source_key
 from balancer.proxy.upstream import set_keepalive
 from balancer.wire import proxyproto
 from balancer.wire.http1 import parse_request
@@ -88,6 +88,8 @@ class ClientConnection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
         self.write = self.transport.write
         peer = transport.get_extra_info("peername")
+        if drop_nameless(transport, peer):
+            return
         if isinstance(peer, tuple):
             self.source = peer[:2]
         if self.frontend.gate.enter(self):

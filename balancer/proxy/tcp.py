@@ -31,6 +31,19 @@ __all__ = ["TcpFrontend", "reset", "source_key"]
 _LINGER_RESET = struct.pack("ii", 1, 0)
 
 
+def drop_nameless(transport: asyncio.BaseTransport, peername: object) -> bool:
+    """Drop a connection that was reset before we could ask whose it is; whether it was one.
+
+    What it sent may still be there. Passed on, it would come from nobody: no X-Forwarded-For of ours, no source to
+    balance by, no address in the log.
+    """
+    if isinstance(peername, tuple) or transport.get_extra_info("socket").family == socket.AF_UNIX:
+        return False
+    transport.set_protocol(asyncio.Protocol())
+    cast(asyncio.Transport, transport).abort()
+    return True
+
+
 def reset(transport: asyncio.Transport) -> None:
     """Close with RST: the peer must not take what it has got for the whole."""
     sock = transport.get_extra_info("socket")
@@ -177,6 +190,8 @@ class Session:
             return
         self.began = time.monotonic()
         peer = transport.get_extra_info("peername")
+        if drop_nameless(transport, peer):
+            return
         if isinstance(peer, tuple):
             self.source = peer[:2]
             self.destination = transport.get_extra_info("sockname")[:2]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import socket
+import struct
 import weakref
 
 import pytest
@@ -788,6 +789,27 @@ def test_a_client_that_pipelines_without_end_is_read_no_further_than_it_is_answe
             flood.cancel()
             await server.send(OK)
             client.reset()
+            await it.at_rest()
+
+    run(main)
+
+
+def test_who_is_gone_before_we_could_ask_for_his_name_gets_nothing_passed_on():
+    """Else a client could send what no X-Forwarded-For of ours goes with."""
+
+    async def main():
+        async with rig(http(frontend={"forwarded_for": True})) as it:
+            for _ in range(20):
+                # No turn of the loop between: it is reset when it is accepted.
+                with socket.create_connection(("127.0.0.1", it.port())) as client:
+                    client.sendall(b"GET /evil HTTP/1.1\r\nHost: t\r\nX-Forwarded-For: 10.0.0.1\r\n\r\n")
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            await turns()
+            client, server = await it.pair()
+            head = await it.ask(client, server, b"")
+            assert b"/evil" not in head
+            assert len(it.origin.peers) == 1
+            assert not it.records or all(record.client == "127.0.0.1" for record in it.records)
             await it.at_rest()
 
     run(main)

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import resource
 import socket
+import struct
 import weakref
 from pathlib import Path
 
@@ -765,3 +766,20 @@ def test_two_hundred_sessions_that_end_in_the_middle_leave_nothing_behind():
 def test_an_ipv4_client_has_one_key_whatever_the_socket():
     assert source_key("192.0.2.1") == source_key("::ffff:192.0.2.1") == bytes((192, 0, 2, 1))
     assert source_key("fe80::1%eth0") == source_key("fe80::1") == socket.inet_pton(socket.AF_INET6, "fe80::1")
+
+
+def test_who_is_gone_before_we_could_ask_for_his_name_reaches_no_server():
+    async def main():
+        async with rig(tcp()) as it:
+            for _ in range(20):
+                # No turn of the loop between: it is reset when it is accepted.
+                with socket.create_connection(("127.0.0.1", it.port())) as client:
+                    client.sendall(b"evil")
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            await turns()
+            _, server = await it.pair(b"good")
+            await server.expect(b"good")
+            assert len(it.origin.peers) == 1
+            await it.at_rest()
+
+    run(main)
