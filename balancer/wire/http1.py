@@ -92,7 +92,8 @@ _NEVER = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n|\Z)|(?<!\r)\n")
 _NEVER_IN_REQUEST_LINE = re.compile(rb"[^ -~\r\n]")
 
 
-# What is remembered: so many of each kind, from heads of so many octets at the most.
+# What is remembered: so many of each kind, from heads of so many octets at the most, with few lines for this hop
+# alone, each of which is an object: together some MiB at the worst.
 _MOST_KNOWN = 512
 _LONGEST_KNOWN = 2048
 _LONGEST_KNOWN_LINE = 256
@@ -220,7 +221,7 @@ class Response:
     lower: bytes
     """`fields` in lower case."""
     lines: int
-    """How many field lines there are."""
+    """How many field lines came."""
     sets_cookie: bool
     """Whether there is a Set-Cookie field."""
     size: int
@@ -379,7 +380,8 @@ def parse_request(data: bytes, limits: Limits, searched: int = 0) -> Request | N
     section.has_cookie = low.find(b"\ncookie:") >= 0
     section.body = length
     section.host = host
-    if is_as_it_came and match is not None and minor and size == len(data) <= _LONGEST_KNOWN:
+    is_usual = match is not None and minor and len(section.hop_by_hop) <= _FEW
+    if is_as_it_came and is_usual and size == len(data) <= _LONGEST_KNOWN:
         _remember(_known_sections, data[len(line) + 1 :], section)
     return Request(RequestLine(line, method, target, minor), section, size)
 
@@ -443,6 +445,7 @@ def parse_response(data: bytes, limits: Limits, method: bytes, searched: int = 0
     if len(low) > _SHORTEST_FIELD_LINE * limits.fields and block.count(b"\n") > limits.fields + 1:
         raise BadResponse(f"more than {limits.fields} header fields")
 
+    lines = block.count(b"\n") - 1
     length = -1
     coding: bytes | None = None
     upgrade = options = b""
@@ -535,10 +538,10 @@ def parse_response(data: bytes, limits: Limits, method: bytes, searched: int = 0
         response.end_to_end = _cut(response.fields, response.hop_by_hop)
     response.start = line + response.end_to_end
     response.lower = low[1:]
-    response.lines = block.count(b"\n") - 1
+    response.lines = lines
     response.sets_cookie = low.find(b"\nset-cookie:") >= 0
     response.size = size
-    if match is not None and size <= _LONGEST_KNOWN and method != b"HEAD":
+    if match is not None and size <= _LONGEST_KNOWN and method != b"HEAD" and len(response.hop_by_hop) <= _FEW:
         _remember(_known_responses, data[:size], response)
     return response
 

@@ -923,3 +923,18 @@ def test_a_response_seen_before_has_no_body_for_head() -> None:
     for method, body in ((b"GET", 5), (b"GET", 5), (b"HEAD", 0), (b"GET", 5)):
         response = parse_response(data, limits, method)
         assert response is not None and response.body == body
+
+
+def test_a_head_of_many_lines_for_this_hop_alone_is_not_kept_in_memory() -> None:
+    few, many = b"X-Hop: 1\r\n" * 3, b"X-Hop: 1\r\n" * 50
+    for lines, is_kept in ((few, True), (many, False)):
+        head = b"Connection: X-Hop\r\n" + lines + b"\r\n"
+        assert (request(GET + head).section is request(GET + head).section) == is_kept
+        assert (response(OK + head) is response(OK + head)) == is_kept
+
+
+def test_a_response_seen_before_still_has_too_many_lines() -> None:
+    data = b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\nA: b\r\n\r\n"
+    assert response(data).lines == 2
+    with pytest.raises(BadResponse, match="more than 1 header fields"):
+        parse_response(data, Limits(head=4096, uri=64, fields=1), b"GET")
