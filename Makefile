@@ -15,6 +15,7 @@ NEW_ENOUGH := $(foreach name,/usr/bin/python3 python3 python3.13 python3.12 pyth
 PYTHON ?= $(firstword $(foreach name,$(NEW_ENOUGH),$(shell \
 	$(name) -c 'import ensurepip; print("$(name)")' 2>/dev/null)) $(NEW_ENOUGH))
 PIP := $(BIN)/python -m pip --disable-pip-version-check --require-virtualenv install -qq --constraint constraints.txt
+AS_ROOT := [ "$$(id -u)" = 0 ] || { echo "the lab needs root, to make network namespaces" >&2; exit 3; }
 # More arguments for pytest: make test PYTEST="-k cookie -x"
 PYTEST :=
 
@@ -46,11 +47,13 @@ unit: $(VENV)/.installed-test ## the tests that need no server of another projec
 	@$(BIN)/python -m pytest --ignore=tests/e2e --ignore=tests/system $(PYTEST)
 
 cluster: ## as root: the whole cluster in network namespaces of this machine, until Ctrl-C
+	@$(AS_ROOT)
 	@tests/provision.sh
 	@$(MAKE) $(VENV)/.installed
 	@exec $(BIN)/python -m tests.lab
 
 verify: ## as root: the cluster, and the eight steps by which it shows that it works
+	@$(AS_ROOT)
 	@tests/provision.sh
 	@$(MAKE) $(VENV)/.installed
 	@$(BIN)/python -m tests.lab verify

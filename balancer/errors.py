@@ -5,7 +5,8 @@
     ├── StartError           the machine: a port taken, a user missing, a right not held
     └── ProtocolError        the peer on the wire broke its protocol
         ├── BadRequest       a client; carries the status to answer with
-        └── BadResponse      a server; the client gets 502
+        ├── BadResponse      a server; the client gets 502
+        └── BadAdvertisement a VRRP router; carries the counter it counts in
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 __all__ = [
+    "BadAdvertisement",
     "BadRequest",
     "BadResponse",
     "BalancerError",
@@ -73,3 +75,11 @@ class BadRequest(ProtocolError):
 
 class BadResponse(ProtocolError):
     """A server's message cannot be passed on; the client gets 502."""
+
+
+class BadAdvertisement(ProtocolError):
+    """A VRRP packet is not believed; `cause` names the counter that it counts in."""
+
+    def __init__(self, cause: str, why: str) -> None:
+        super().__init__(why)
+        self.cause = cause

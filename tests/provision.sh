@@ -22,6 +22,8 @@ needed=(
     'iputils-ping        ping'
     'openssl             openssl'
     'procps              pgrep'
+    'passwd              useradd'
+    'keepalived          keepalived'
     'util-linux          setpriv'
 )
 
@@ -39,11 +41,11 @@ fi
 [ ${#missing[@]} -gt 0 ] || exit 0
 
 if ! command -v apt-get >/dev/null; then
-    echo "make test: missing are what Debian has in the packages: ${missing[*]}" >&2
+    echo "missing are what Debian has in the packages: ${missing[*]}" >&2
     exit 1
 fi
 if [ "$(id -u)" -ne 0 ]; then
-    echo "make test: as root, run: apt-get install --no-install-recommends ${missing[*]}" >&2
+    echo "as root, run: apt-get install --no-install-recommends ${missing[*]}" >&2
     exit 1
 fi
 
@@ -78,7 +80,7 @@ export DEBIAN_FRONTEND=noninteractive
 if ! { apt-get update && apt-get install -y --no-install-recommends --no-upgrade "${missing[@]}"; } >"$work/log" 2>&1
 then
     tail -n 5 "$work/log" >&2
-    echo "make test: apt-get could not install ${missing[*]}" >&2
+    echo "apt-get could not install ${missing[*]}" >&2
     failed=1
 fi
 installed >"$work/after"

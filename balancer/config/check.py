@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator
 
 from balancer.addr import Address
+from balancer.config import effective
 from balancer.config.clash import clashes
 from balancer.config.model import (
     Backend,
@@ -26,7 +27,7 @@ from balancer.config.model import (
 )
 from balancer.config.tree import Finding, Loc
 from balancer.config.warn import warnings
-from balancer.config.words import did_you_mean
+from balancer.config.words import did_you_mean, printable
 
 __all__ = ["check", "warnings"]
 
@@ -36,6 +37,9 @@ _LARGEST_ERROR_FILE = 64 << 10
 _SMALLEST_HEAD = 1024
 # More often than this, the checks of a few servers keep a core busy.
 _SHORTEST_INTERVAL = 0.01
+# The fields have 8 bits of seconds (RFC 3768) and 12 of hundredths (RFC 9568).
+_LONGEST_ADVERT_INT_2 = 255
+_LONGEST_ADVERT_INT_3 = 4095
 # They tell where a message ends or who handles it: the one who writes them must be the proxy itself.
 _FRAMING = frozenset(
     ("connection", "content-length", "expect", "host", "keep-alive", "proxy-connection", "te", "trailer",
@@ -94,7 +98,7 @@ def _default_backend(name: str, wanted: str, known: Collection[str]) -> Iterator
     if not known:
         yield Finding(loc, f"there is no backend {wanted!r}, and no other; add it under `backends:`")
     else:
-        some = ", ".join(list(known)[:10]) + (", …" if len(known) > 10 else "")
+        some = ", ".join(map(printable, list(known)[:10])) + (", …" if len(known) > 10 else "")
         yield Finding(loc, f"there is no backend {wanted!r}; there are {some}{did_you_mean(wanted, known)}")
 
 
@@ -279,6 +283,7 @@ def _vrrp(config: Config) -> Iterator[Finding]:
             if holder != name:
                 yield Finding((*loc, "virtual_ipaddress", i), f"{text} is an address of {holder} too")
         yield from _authentication(loc, instance, families)
+        yield from _interval(loc, instance)
     yield from _sync_groups(config)
 
 
@@ -292,6 +297,19 @@ def _authentication(loc: Loc, instance: VrrpInstance, families: list[int]) -> It
     if 6 in families:
         text = "exists in VRRPv2 only, which has no IPv6; take it away"
         yield Finding((*loc, "authentication"), text, "key")
+    elif instance.version == 3:
+        yield Finding((*loc, "authentication"), "exists in version 2 only; take it away", "key")
+
+
+def _interval(loc: Loc, instance: VrrpInstance) -> Iterator[Finding]:
+    version, interval = effective.vrrp_version(instance), instance.advert_int
+    if instance.version == 2 and effective.is_ipv6(instance):
+        yield Finding((*loc, "version"), "2 has no IPv6; write 3, or take the key away")
+    elif version == 2 and (interval != int(interval) or interval > _LONGEST_ADVERT_INT_2):
+        text = f"VRRPv2 counts whole seconds, 1s to {_LONGEST_ADVERT_INT_2}s; less wants `version: 3` on all directors"
+        yield Finding((*loc, "advert_int"), text)
+    elif version == 3 and not 1 <= round(interval * 100, 6) <= _LONGEST_ADVERT_INT_3:
+        yield Finding((*loc, "advert_int"), "VRRPv3 counts hundredths of a second, 10ms to 40.95s")
 
 
 def _sync_groups(config: Config) -> Iterator[Finding]:

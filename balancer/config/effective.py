@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeVar
 
-from balancer.config.model import Backend, Config, Frontend, TcpKeepalive, Timeouts
+from balancer.config.model import Backend, Config, Frontend, TcpKeepalive, Timeouts, VrrpInstance
 
-__all__ = ["BackendSettings", "FrontendSettings", "Waits", "backend", "frontend"]
+__all__ = ["BackendSettings", "FrontendSettings", "Waits", "backend", "frontend", "is_ipv6", "vrrp_version"]
 
 T = TypeVar("T")
 
@@ -119,3 +119,13 @@ def _keepalive(own: Frontend | Backend, config: Config) -> TcpKeepalive | None:
 
 def _first(own: T | None, default: T | None) -> T | None:
     return own if own is not None else default
+
+
+def vrrp_version(instance: VrrpInstance) -> int:
+    """2 or 3, as given or by the family of its addresses."""
+    return instance.version or (3 if is_ipv6(instance) else 2)
+
+
+def is_ipv6(instance: VrrpInstance) -> bool:
+    """Whether its addresses are of IPv6."""
+    return ":" in instance.virtual_ipaddress[0]

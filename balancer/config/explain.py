@@ -45,7 +45,10 @@ def _explain(detail: ErrorDetails, root: tree.Mapping) -> Finding | None:
             return Finding(loc, _unknown_key(detail["loc"]), "key")
         case "union_tag_not_found":
             choices = a_list_of(_tags())
-            return Finding((*loc, "type"), f"is missing; a check is of type {choices}", "missing")
+            node = tree.find(root, loc)[2]
+            keys = node.entries if isinstance(node, tree.Mapping) else ()
+            near = next((f"; `{key}` is no key, did you mean type?" for key in keys if did_you_mean(key, ["type"])), "")
+            return Finding((*loc, "type"), f"is missing; a check is of type {choices}{near}", "missing")
         case "union_tag_invalid":
             loc = (*loc, "type")
     if loc[-1:] == ("[key]",):
@@ -66,7 +69,8 @@ def _about(detail: ErrorDetails, node: tree.Node, *, is_secret: bool) -> str:
     if kind == WANTS_TEXT:
         return _wants_text(node, is_secret=is_secret)
     if kind in _CHOICE_WANTED:
-        choices = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
+        expected = detail["ctx"]["expected"]
+        choices = re.findall(r"'([^']*)'", expected) or re.split(", | or ", expected)
         text = f"{found} is not allowed; allowed is {a_list_of(choices)}{_near(node, choices)}"
     elif kind == "union_tag_invalid":
         text = f"{found} is no type of check; allowed is {a_list_of(_tags())}{_near(node, _tags())}"

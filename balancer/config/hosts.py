@@ -127,15 +127,34 @@ class _Host:
 
 
 def _without(data: dict[str, Any], wrong: list[Loc]) -> dict[str, Any]:
-    """The parts of `data` in which nothing is wrong: whole frontends, backends and sections."""
+    """The parts of `data` in which nothing is wrong: whole frontends, backends, virtual routers and sections."""
     sound = {key: dict(part) if isinstance(part, dict) else part for key, part in data.items()}
     for loc in wrong:
         match loc:
             case ("frontends" | "backends" as section, str(name), *_) if isinstance(sound.get(section), dict):
                 sound[section].pop(name, None)
+            case ("vrrp", "instances" | "sync_groups" as part, str(name), *_) if _is_named(sound.get("vrrp"), part):
+                sound["vrrp"] = _without_named(sound["vrrp"], part, name)
             case (section, *_):
                 sound.pop(str(section), None)
     return sound
+
+
+def _is_named(vrrp: Any, part: str) -> bool:
+    return isinstance(vrrp, dict) and isinstance(vrrp.get(part), dict)
+
+
+def _without_named(vrrp: dict[str, Any], part: str, name: str) -> dict[str, Any]:
+    """`vrrp` without an instance or a sync group; no group is complained of for the instance."""
+    left = {**vrrp, part: {other: value for other, value in vrrp[part].items() if other != name}}
+    if part == "instances" and _is_named(vrrp, "sync_groups"):
+        groups = {
+            group: tuple([member for member in members if member != name]) if isinstance(members, tuple) else members
+            for group, members in vrrp["sync_groups"].items()
+            if members != name
+        }
+        left["sync_groups"] = {group: members for group, members in groups.items() if members != ()}
+    return left
 
 
 def _outlines(sound: Config, data: dict[str, Any], wrong: list[Loc], directory: str) -> dict[str, Any]:
@@ -154,6 +173,9 @@ def _outlines(sound: Config, data: dict[str, Any], wrong: list[Loc], directory: 
             listens = "mode" in right and "bind" in right
             known = {"bind": outline.bind if listens else (), "default_backend": right.get("default_backend", "")}
             frontends[name] = outline.model_copy(update=known)
+    if "backends" in data and not isinstance(data["backends"], dict):
+        # Nobody's backend is there then, and one complaint says why.
+        frontends = {name: frontend.model_copy(update={"default_backend": ""}) for name, frontend in frontends.items()}
     stats, page = sound.stats, data.get("stats")
     if stats is None and isinstance(page, dict) and "bind" in page and ("stats", "bind") not in spoiled:
         stats = Stats.model_validate({"bind": page["bind"]}, context=context)

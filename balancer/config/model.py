@@ -556,17 +556,29 @@ class VrrpInstance(Model):
     interface: Interface
     """Where advertisements are sent and addresses are put."""
     state: Literal["MASTER", "BACKUP"] = "BACKUP"
-    """What to be until the first advertisements are exchanged."""
+    """Read for keepalived's sake, without effect: whoever starts listens first, and priority decides."""
+    version: Literal[2, 3] | None = None
+    """Of VRRP, the same on all directors. Default 2 for IPv4 and 3 for IPv6."""
     virtual_router_id: Annotated[int, Whole(1, 255)]
     """The same on all directors, and no other virtual router of the network has it."""
     priority: Annotated[int, Whole(1, 255)] = 100
     """The highest becomes master; 255 for the owner of the addresses."""
     advert_int: Duration = 1.0
-    """Between a master's advertisements; the same on all directors."""
+    """Between a master's advertisements; the same on all directors. Whole seconds in version 2, 10ms to 40.95s in 3."""
+    preempt: bool = True
+    """Take over from a master of lower priority; false is keepalived's `nopreempt`."""
+    preempt_delay: Duration | None = None
+    """After the start, so long before taking over from a master of lower priority. Default: at once."""
     authentication: Authentication | None = None
     """Without this key there is none."""
     virtual_ipaddress: Annotated[tuple[InterfaceAddress, ...], Field(min_length=1), OneOrMany()]
     """Addresses held by the master, with or without prefix length; one or a list."""
+    garp_master_repeat: Count = 5
+    """How often a new master announces each address (gratuitous ARP, unsolicited Neighbor Advertisement) at once."""
+    garp_master_delay: Duration = 5.0
+    """So long after it became master it does so again."""
+    garp_master_refresh: Duration = 60.0
+    """So often a master announces each address once more."""
 
 
 class Vrrp(Model):

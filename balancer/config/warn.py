@@ -32,9 +32,6 @@ def _not_acted_on(config: Config) -> Iterator[str]:
     if kernel:
         names = a_list_of(kernel, last="and")
         yield f"frontends: {names} will not run: this version has no `engine: kernel` yet"
-    if config.vrrp.instances:
-        names = a_list_of(config.vrrp.instances, last="and")
-        yield f"vrrp.instances: {names} will not run: this version does not speak VRRP yet"
     if config.gateway.masquerade:
         yield "gateway: nothing is masqueraded: this version does not program the kernel yet"
     if config.global_.runtime_socket is not None:

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["a_list_of", "did_you_mean", "key_path", "shown"]
+__all__ = ["a_list_of", "did_you_mean", "key_path", "printable", "shown"]
 
 # What a line of an error text can hold; a value may be megabytes long.
 _LONGEST_SHOWN = 60
@@ -36,7 +36,7 @@ def shown(value: Any) -> str:
 
 def key_path(steps: Iterable[str | int]) -> str:
     """`frontends.web.bind[1].address`; keys that would spoil a line are quoted and cut."""
-    written = [f"[{step}]" if isinstance(step, int) else f".{_word(step)}" for step in steps]
+    written = [f"[{step}]" if isinstance(step, int) else f".{printable(step)}" for step in steps]
     return "".join(written).removeprefix(".")
 
 
@@ -49,7 +49,7 @@ def did_you_mean(word: Any, choices: Iterable[str]) -> str:
         return ""
     alike = {_plain(choice): choice for choice in choices}
     near = difflib.get_close_matches(_plain(word), alike, n=1, cutoff=0.7)
-    return f"; did you mean {alike[near[0]]}?" if near and alike[near[0]] != word else ""
+    return f"; did you mean {printable(alike[near[0]])}?" if near and alike[near[0]] != word else ""
 
 
 def a_list_of(choices: Iterable[str], *, last: str = "or") -> str:
@@ -58,7 +58,8 @@ def a_list_of(choices: Iterable[str], *, last: str = "or") -> str:
     return f"{', '.join(head)} {last} {tail}" if head else tail
 
 
-def _word(word: str) -> str:
+def printable(word: str) -> str:
+    """`word`, quoted and cut where it would spoil a line."""
     return word if word.isprintable() and 0 < len(word) <= _LONGEST_SHOWN else shown(word)
 
 

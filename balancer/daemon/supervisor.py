@@ -1,7 +1,7 @@
-"""The parent: binds the sockets, starts and replaces the children, ends them.
+"""The parent: binds the sockets, starts and replaces the children, ends them, and speaks VRRP.
 
-It runs no event loop library and serves nobody: a wait on signals and deadlines, so that forking is safe
-and a busy child never delays it. Its children are forked, not executed: what was imported before
+It runs no event loop library and serves nobody: a wait on signals, advertisements and deadlines, so that forking is
+safe and a busy child never delays it. Its children are forked, not executed: what was imported before
 is shared memory, and a replacement is there in milliseconds.
 """
 
@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from balancer.config import model
 from balancer.config.check import warnings
@@ -33,6 +33,9 @@ from balancer.daemon.sockets import Sockets
 from balancer.daemon.worker import Worker
 from balancer.errors import BalancerError, StartError
 from balancer.observe.log import AccessLog, Level
+
+if TYPE_CHECKING:
+    from balancer.vrrp.speaker import Speaker
 
 __all__ = ["Supervisor", "run"]
 
@@ -71,6 +74,7 @@ class Supervisor:
         self._config = config
         self._started = time.time()
         self._children: list[Child] = []
+        self._speaker: Speaker | None = None
         self._stopping = False
         self._kill_at = 0.0
         self._killed = False
@@ -79,6 +83,7 @@ class Supervisor:
         """Start everything, keep it running, end it."""
         _open_standard_files()
         with contextlib.ExitStack() as at_the_end:
+            at_the_end.callback(_ignore_signals)
             try:
                 self._hear_signals()
                 at_the_end.callback(self._hear_no_more)
@@ -89,6 +94,9 @@ class Supervisor:
             # Nothing made so far is ever freed; not even looked at, it stays shared with the children.
             gc.collect()
             gc.freeze()
+            if self._speaker is not None:
+                privileges.be_on_time()
+                self._speaker.start()
             self._look_after_children()
             self._say(Level.NOTICE, "stopped")
         return 0
@@ -111,6 +119,14 @@ class Supervisor:
         self._sockets = Sockets.open(config, plan.workers)
         at_the_end.callback(self._sockets.unlink)
         at_the_end.callback(self._sockets.close)
+        if config.vrrp.instances:
+            # Netlink comes with a large library, which only those load who need it.
+            from balancer.vrrp.speaker import Speaker
+
+            self._speaker = Speaker(config.vrrp, log=self._tell)
+            at_the_end.callback(self._speaker.close)
+            at_the_end.callback(self._speaker.stop)
+            self._selector.register(self._speaker, selectors.EVENT_READ)
         self._children = [Child("control", self._control)]
         self._children += [
             Child(f"worker {number}", functools.partial(self._worker, number)) for number in range(plan.workers)
@@ -137,6 +153,9 @@ class Supervisor:
         if self._console is not None:
             self._console.event(level, text)
 
+    def _tell(self, text: str, is_warning: bool) -> None:
+        self._say(Level.WARNING if is_warning else Level.NOTICE, text)
+
     # Children
 
     def _look_after_children(self) -> None:
@@ -145,6 +164,8 @@ class Supervisor:
         while self._children:
             self._start_due()
             self._selector.select(self._until_next())
+            if self._speaker is not None:
+                self._speaker.turn()
             self._take_signals()
             self._reap()
             if self._stopping:
@@ -174,6 +195,8 @@ class Supervisor:
         status = 1
         try:
             self._hear_no_more()
+            if self._speaker is not None:
+                self._speaker.forget()
             for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
             # Ctrl-C reaches the whole process group; the supervisor tells the children what to do.
@@ -232,6 +255,8 @@ class Supervisor:
         if self._stopping:
             return None if self._killed else max(0.0, self._kill_at - time.monotonic())
         waiting = [child.start_at for child in self._children if not child.pid]
+        if self._speaker is not None:
+            waiting.append(self._speaker.due)
         return max(0.0, min(waiting) - time.monotonic()) if waiting else None
 
     # Signals and the end
@@ -270,6 +295,11 @@ class Supervisor:
         self._stopping = True
         self._kill_at = time.monotonic() + self._config.global_.hard_stop_after + _GRACE
         self._say(Level.NOTICE, "stopping; a second signal ends at once")
+        if self._speaker is not None:
+            # New clients are the other director's from now on.
+            self._speaker.stop()
+            self._selector.unregister(self._speaker)
+            self._speaker = None
         self._sockets.close()
         self._children = [child for child in self._children if child.pid]
         self._see_to_the_end()
@@ -294,6 +324,12 @@ class Supervisor:
             if child.pid:
                 os.kill(child.pid, signal.SIGKILL)
                 os.waitpid(child.pid, 0)
+
+
+def _ignore_signals() -> None:
+    """One that comes while Python ends would kill us, and the exit status say so."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager

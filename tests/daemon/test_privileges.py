@@ -163,3 +163,25 @@ def test_our_own_limit_is_as_it_was():
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     assert privileges.raise_open_files(10) >= 10
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == before
+
+
+SCHEDULED = """
+def scheduled():
+    status = dict(line.split(":", 1) for line in open("/proc/self/status").read().splitlines())
+    return [os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK, int(status["VmLck"].split()[0]) > 0]
+privileges.be_on_time()
+reader, writer = os.pipe()
+if not os.fork():
+    os.write(writer, json.dumps(scheduled()).encode())
+    os._exit(0)
+answer = [scheduled(), json.loads(os.read(reader, 100))]
+"""
+
+
+@as_root
+def test_who_must_be_on_time_has_priority_and_its_children_have_none():
+    assert in_child(SCHEDULED) == [[os.SCHED_RR, True], [os.SCHED_OTHER, False]]
+
+
+def test_who_may_not_have_priority_goes_on_without():
+    assert in_child(AS_NOBODY + SCHEDULED)[1] == [os.SCHED_OTHER, False]

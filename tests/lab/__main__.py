@@ -10,7 +10,9 @@ Exit status: 0 done, 1 a step failed or the lab did not come up, 3 namespaces ca
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -18,32 +20,22 @@ from types import FrameType
 from typing import NoReturn
 
 from tests.lab.lab import Lab
-from tests.lab.space import LabError, NoNamespacesError
-from tests.lab.topology import MACHINES
+from tests.lab.services import ROOT
+from tests.lab.space import ENVIRONMENT, LabError, NoNamespacesError, entering_command
+from tests.lab.topology import MACHINES, NETWORKS, VIPS
 from tests.lab.verify import verify
 
 _FAILED, _CANNOT, _INTERRUPTED = 1, 3, 130
 
-_MAP = """\
-    client {client:<13}            the real machine: no way in or out
-       |
-   ----+---------- outside 192.168.1.0/24 ----------+----
-       |        200 and 202: virtual, on one of     |
-   master {master:<13}             standby {standby:<13}
-       |        10.0.100.200: with them             |
-   ----+---------- inside 10.0.100.0/24, MTU 9000 --+----
-       |                  |                  |
-   web1 {web1}    dns1 {dns1}    nas {nas}
-   web2 {web2}    dns2 {dns2}
-   web3 {web3}    dns3 {dns3}
-"""
 _TRY = """\
 try   {on} client curl -s http://192.168.1.200:8000/
-      {on} client dig @192.168.1.200 web1.lab.local
+      {on} web1 getent hosts dns2.lab.local
       {on} client curl -s -u admin:123 'http://192.168.1.101:7000/haproxy?stats'
       {on} master        a shell on a machine; its logs are in /var/log
 Ctrl-C takes everything down.
 """
+# The init of a machine, by the last word of its command line.
+_INIT = re.compile(r"lab:([0-9]+):([a-z0-9]+)")
 
 
 def main(arguments: list[str]) -> int:
@@ -51,14 +43,17 @@ def main(arguments: list[str]) -> int:
     commands = parser.add_subparsers(dest="command")
     commands.add_parser("verify", help="show the eight steps of the cluster's verification")
     on = commands.add_parser("on", help="a shell, or a command, on a machine of the lab that runs")
+    on.add_argument("--lab", type=int, metavar="PID", help="which lab, where several run")
     on.add_argument("node", choices=sorted(MACHINES))
     on.add_argument("words", nargs=argparse.REMAINDER, metavar="CMD")
     options = parser.parse_args(arguments)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)
+    # A shell starts what runs in its background with SIGINT ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         if options.command == "on":
-            return _on(options.node, options.words)
+            return _on(options.node, options.words, lab=options.lab)
         with Lab() as lab:
             if options.command == "verify":
                 return _FAILED if verify(lab, lambda text: print(text, flush=True)) else 0
@@ -79,35 +74,50 @@ def _end(number: int, _: FrameType | None) -> NoReturn:
 
 
 def _keep() -> None:
-    print(_MAP.format(**{name: machine.address for name, machine in MACHINES.items()}))
-    print(_TRY.format(on=f"{sys.executable} -m tests.lab on"), end="", flush=True)
+    print(_map())
+    print(_TRY.format(on=f"cd {ROOT} && {sys.executable} -m tests.lab on"), end="", flush=True)
     try:
         signal.pause()
     except KeyboardInterrupt:
         print()
 
 
-def _on(name: str, words: list[str]) -> int:
+def _map() -> str:
+    """Networks with their machines, and the real machine beside them."""
+    lines = []
+    for network in NETWORKS:
+        virtual = [address for address, of in VIPS.items() if of is network]
+        lines.append(f"--- {network.name} {network.prefix}, MTU {network.mtu}, virtual: {', '.join(virtual)}")
+        for machine in MACHINES.values():
+            cards = [card for card in machine.cards if card.network is network]
+            lines += [f"      {machine.name:<10}{card.name}  {card.address:<16}{machine.kind}" for card in cards]
+    return "\n".join([*lines, "--- this machine and its networks: no way in or out", ""])
+
+
+def _on(name: str, words: list[str], *, lab: int | None) -> int:
     """Become a command on the machine."""
-    found = [init for init in _inits() if init[1] == name]
-    labs = {lab for lab, _, _ in found}
-    if len(labs) != 1:
-        raise LabError("no lab runs here" if not labs else "several labs run here")
-    target = ("nsenter", "--target", str(found[-1][2]), "--net", "--mount", "--uts", "--ipc", "--pid")
-    os.execvp("nsenter", [*target, "sh", "-c", 'cd / && exec "$@"', "sh", *(words or ["bash", "-i"])])
+    # Of two processes with the name the younger is the init, the older is unshare, which waits for it.
+    inits = {of: pid for pid, of, machine in _inits() if machine == name}
+    if not inits:
+        raise LabError(f"no lab runs here, or {name} is switched off")
+    if lab is None and len(inits) > 1:
+        raise LabError(f"several labs run here; choose one with --lab: {', '.join(map(str, inits))}")
+    if lab is not None and lab not in inits:
+        raise LabError(f"there is no lab {lab} with {name} on; there are {', '.join(map(str, inits))}")
+    entering = entering_command(inits[lab] if lab is not None else next(iter(inits.values())))
+    environment = {**ENVIRONMENT, "TERM": os.environ.get("TERM", "dumb")}
+    os.execvpe(entering[0], [*entering, *(words or ["bash", "-i"])], environment)
 
 
-def _inits() -> list[tuple[str, str, int]]:
-    """The machines of all labs: lab, name, process id of the init, which is the youngest that bears the name."""
+def _inits() -> list[tuple[int, int, str]]:
+    """The machines of all labs, by age: process id, lab, name."""
     found = []
-    for entry in sorted(Path("/proc").glob("[0-9]*"), key=lambda path: int(path.name)):
-        try:
-            words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
-        except OSError:
-            continue
-        if words[0] == "bash" and words[-2].startswith("lab:"):
-            _, lab, name = words[-2].split(":")
-            found.append((lab, name, int(entry.name)))
+    for pid in sorted(int(entry.name) for entry in Path("/proc").glob("[0-9]*")):
+        with contextlib.suppress(OSError):
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+            sign = _INIT.fullmatch(words[-2]) if words[0] == "bash" and len(words) > 1 else None
+            if sign is not None:
+                found.append((pid, int(sign[1]), sign[2]))
     return found
 
 

@@ -15,19 +15,24 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["LabError", "NoNamespacesError", "Space"]
+__all__ = ["ENVIRONMENT", "LabError", "NoNamespacesError", "Space", "entering_command"]
 
 # Says that it stands, waits for the end of its input, and reaps whatever is orphaned meanwhile, as bash does.
-_INIT = 'echo "${0##*:}" >/proc/sys/kernel/hostname && echo up && while read -r _; do :; done'
-_ENVIRONMENT = {
+_INIT = """
+mount -t sysfs lab /sys && echo "${0##*:}" >/proc/sys/kernel/hostname && echo up && while read -r _; do :; done
+"""
+ENVIRONMENT = {
     # pybalancer stands beside the Python that runs this.
     "PATH": f"{Path(sys.executable).parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-    "HOME": "/root",
+    "HOME": "/run",
+    "TMPDIR": "/run",
     "LC_ALL": "C.UTF-8",
 }
 _COMMAND_TAKES = 60.0
 # timeout(1) says so with this status.
 _TIMED_OUT = 124
+# More than --kill-after (seconds).
+_LEFT_BEHIND = 3.0
 
 
 class LabError(Exception):
@@ -52,7 +57,7 @@ class Space:
                 *("unshare", "--net", "--mount", "--uts", "--ipc", "--pid", "--mount-proc"),
                 *("--fork", "--kill-child=KILL", "bash", "--norc", "-c", _INIT, f"lab:{os.getpid()}:{name}"),
             ],
-            env=_ENVIRONMENT,
+            env=ENVIRONMENT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -64,9 +69,16 @@ class Space:
             self._holder.kill()
             why = self._holder.stderr.read().strip().rpartition("\n")[2]
             self._close()
-            raise NoNamespacesError(f"the lab needs root and CAP_SYS_ADMIN to make namespaces: {why}")
+            if "not permitted" in why:
+                raise NoNamespacesError(f"the lab needs root and CAP_SYS_ADMIN to make namespaces: {why}")
+            raise LabError(f"{name}: its namespaces could not be made: {why}")
         self.pid = _last_descendant(self._holder.pid)
         """Its init, as the one who made the space sees it."""
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether its init runs."""
+        return self._holder.poll() is None
 
     @property
     def pid_within(self) -> int:
@@ -77,9 +89,7 @@ class Space:
     @property
     def entering(self) -> list[str]:
         """The command before a command that is to run in here."""
-        # Not from the caller's directory: that would be one of another mount namespace.
-        into = ("nsenter", "--target", str(self.pid), "--net", "--mount", "--uts", "--ipc", "--pid")
-        return [*into, "sh", "-c", 'cd / && exec "$@"', "sh"]
+        return entering_command(self.pid)
 
     def path(self, path: str) -> Path:
         """How the maker reaches a file in here."""
@@ -99,14 +109,15 @@ class Space:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command, whatever its status. LabError when it takes longer than `takes` seconds."""
         # Ended in here: from outside we would reach nsenter alone.
-        done = subprocess.run(
-            [*self.entering, "timeout", "--kill-after=1", str(takes), *command],
-            env=_ENVIRONMENT,
-            input=text,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        limited = [*self.entering, "timeout", "--kill-after=1", str(takes), *command]
+        try:
+            done = subprocess.run(
+                limited, env=ENVIRONMENT, input=text, capture_output=True, text=True, errors="replace",
+                timeout=takes + _LEFT_BEHIND, check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            # A child of it that stays holds its output open.
+            raise LabError(f"{self.name}: {' '.join(command)}: what it started does not end") from None
         if done.returncode == _TIMED_OUT:
             raise LabError(f"{self.name}: {' '.join(command)}: not done in {takes:g} s")
         return done
@@ -116,7 +127,7 @@ class Space:
         with self.path(log).open("ab") as file:
             return subprocess.Popen(
                 [*self.entering, *command],
-                env=_ENVIRONMENT,
+                env=ENVIRONMENT,
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
@@ -141,3 +152,10 @@ def _last_descendant(pid: int) -> int:
     while children := Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
         pid = int(children[0])
     return pid
+
+
+def entering_command(pid: int) -> list[str]:
+    """The command before a command that is to run in the namespaces of a process."""
+    into = ("nsenter", "--target", str(pid), "--net", "--mount", "--uts", "--ipc", "--pid")
+    # Not from the caller's directory: that would be one of another mount namespace.
+    return [*into, "sh", "-c", 'cd / && exec "$@"', "sh"]

@@ -38,10 +38,10 @@ def test_a_failure_is_told_and_counted(lab: Lab, monkeypatch: pytest.MonkeyPatch
     def passes(person: Person) -> None:
         person.page("http://192.168.1.200/")
 
-    steps = (Step(1, "one", fails), Step(2, "two", passes), Step(3, "three", fails, "VRRP"))
+    steps = (Step(1, "one", fails), Step(2, "two", passes), Step(3, "three", fails, "the kernel engine"))
     monkeypatch.setattr("tests.lab.verify.STEPS", steps)
     said: list[str] = []
     assert verify(lab, said.append) == 2
     assert said[:4] == ["\n=== 1. one", "client$ echo tried", "tried", "FAIL 1: it does not"]
-    assert "FAIL 3: it does not (waits for VRRP)" in said
+    assert "FAIL 3: it does not (waits for the kernel engine)" in said
     assert said[-1] == "\n1 of 3 steps pass, 2 fail"

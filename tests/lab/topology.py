@@ -21,8 +21,8 @@ OUTSIDE = Network("outside", "192.168.1.0/24", 1500)
 INSIDE = Network("inside", "10.0.100.0/24", 9000)
 NETWORKS = (OUTSIDE, INSIDE)
 
-VIPS = {"eth0": ("192.168.1.200", "192.168.1.202"), "eth1": ("10.0.100.200",)}
-"""The virtual addresses by the directors' card that they belong to."""
+VIPS = {"192.168.1.200": OUTSIDE, "192.168.1.202": OUTSIDE, "10.0.100.200": INSIDE}
+"""The virtual addresses, and the networks they are of."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Machine:
     gateway: str = ""
     alias: str = ""
     """What the configuration of the balancer calls it."""
+    second_alias: str = ""
 
     @property
     def address(self) -> str:
@@ -58,7 +59,7 @@ def _director(name: str, last: int, outer: str, inner: str) -> Machine:
         Card("eth0", OUTSIDE, f"08:00:27:02:02:{last:02x}", outer),
         Card("eth1", INSIDE, f"08:00:27:01:02:{last:02x}", inner),
     )
-    return Machine(name, "director", cards, alias="cluster1" if name == "master" else "")
+    return Machine(name, "director", cards, alias="cluster1" if name == "master" else "", second_alias=f"lb{last}")
 
 
 def _inner(name: str, kind: Literal["web", "dns"], host: int) -> Machine:
