@@ -89,6 +89,7 @@ class ClientConnection(asyncio.Protocol):
         self.write = self.transport.write
         peer = transport.get_extra_info("peername")
         if drop_nameless(transport, peer):
+            self.frontend.gate.note()
             return
         if isinstance(peer, tuple):
             self.source = peer[:2]

@@ -72,6 +72,12 @@ class Gate:
             if counters.scur > counters.smax:
                 counters.smax = counters.scur
 
+    def note(self) -> None:
+        """A connection was accepted that is gone already: it counts, and is nobody's."""
+        for counters in (self.counters, self.process):
+            counters.conn_tot += 1
+            counters.stot += 1
+
     def leave(self) -> None:
         """A connection that had entered is gone."""
         self.counters.scur -= 1

@@ -191,6 +191,7 @@ class Session:
         self.began = time.monotonic()
         peer = transport.get_extra_info("peername")
         if drop_nameless(transport, peer):
+            self.frontend.gate.note()
             return
         if isinstance(peer, tuple):
             self.source = peer[:2]
