@@ -67,9 +67,10 @@ class Addresses:
                         raise
 
     def card(self, name: str) -> Card | None:
-        """The interface of that name as it is now; None when there is none."""
+        """The interface of that name as it is now; None when there is none. OSError when the kernel does not say."""
         try:
             (link,) = self._route.link("get", ifname=name)
+            addresses = tuple(self._addresses(link["index"]))
         except NetlinkError as error:
             if error.code != errno.ENODEV:
                 raise OSError(error.code, f"interface {name}: {error}") from error
@@ -79,7 +80,7 @@ class Addresses:
             index=link["index"],
             mac=bytes.fromhex(mac.replace(":", "")) if mac.count(":") == 5 else b"",
             is_up=link["flags"] & (_IFF_UP | _IFF_LOWER_UP) == _IFF_UP | _IFF_LOWER_UP,
-            addresses=tuple(self._addresses(link["index"])),
+            addresses=addresses,
         )
 
     def _addresses(self, index: int) -> list[IPv4Interface | IPv6Interface]:

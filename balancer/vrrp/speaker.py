@@ -158,9 +158,23 @@ class Speaker:
 
     def _look(self, now: float) -> None:
         """Compare each interface with what it should be."""
-        cards = {name: self._addresses.card(name) for name in {one.interface for one in self._routers.values()}}
+        cards: dict[str, Card | OSError | None] = {}
         for router in self._routers.values():
-            self._inspect(router, cards[router.interface], now)
+            name = router.interface
+            if name not in cards:
+                cards[name] = self._ask(name)
+            card = cards[name]
+            if isinstance(card, OSError):
+                # As it was; we ask again in a second.
+                self._complain(router, f"look {card.errno}", f"{name}: {card.strerror}")
+            else:
+                self._inspect(router, card, now)
+
+    def _ask(self, name: str) -> Card | OSError | None:
+        try:
+            return self._addresses.card(name)
+        except OSError as error:
+            return error
 
     def _inspect(self, router: _Router, card: Card | None, now: float) -> None:
         router.index = card.index if card is not None else 0
@@ -340,10 +354,10 @@ class Speaker:
         """Take the addresses away, even while the interface is down: a predecessor may have left them."""
         if not router.index:
             return
-        card = self._addresses.card(router.interface)
+        card = self._ask(router.interface)
         ours = {vip.ip for vip in router.vips}
         # They may have been left with another prefix length.
-        left = {one for one in card.addresses if one.ip in ours} if card is not None else set()
+        left = {one for one in card.addresses if one.ip in ours} if isinstance(card, Card) else set()
         for vip in left.union(router.vips):
             try:
                 self._addresses.take(router.index, vip)

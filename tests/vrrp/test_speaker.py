@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import random
 import time
@@ -645,3 +646,23 @@ def test_a_child_that_forgets_leaves_the_parent_working(stage: Stage, switch: Sw
     other.stop()
     switch.cut(best)
     stage.until(lambda: best.role() == "FAULT")
+
+
+def test_a_kernel_that_does_not_say_changes_nothing(
+    stage: Stage, switch: Switch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(_: str) -> None:
+        raise OSError(errno.EBUSY, "busy")
+
+    (host,) = stage.hosts(switch, 1)
+    host.start(one(100))
+    stage.until(lambda: host.role() == "MASTER")
+    assert host.speaker is not None
+    with monkeypatch.context() as kernel:
+        kernel.setattr(host.speaker._addresses, "card", refuses)
+        stage.until(lambda: host.warned)
+    assert len(host.warned) == 1
+    assert "busy" in host.warned[0]
+    a_while(stage, switch, "192.0.2.1")
+    assert host.holds()
+    assert host.roles() == ["BACKUP", "MASTER"]
