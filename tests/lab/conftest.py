@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
 
 from tests.lab.lab import Lab
+from tests.lab.space import why_not
 
 
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
-    if os.geteuid() != 0:
-        pytest.skip("only root can make the lab's namespaces")
+    if why_not():
+        pytest.skip(why_not())
     with Lab() as lab:
         yield lab

@@ -13,9 +13,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
-__all__ = ["ENVIRONMENT", "LabError", "NoNamespacesError", "Space", "entering_command"]
+__all__ = ["ENVIRONMENT", "LabError", "NoNamespacesError", "Space", "entering_command", "why_not"]
 
 # Says that it stands, waits for the end of its input, and reaps whatever is orphaned meanwhile, as bash does.
 _INIT = """
@@ -159,3 +160,13 @@ def entering_command(pid: int) -> list[str]:
     into = ("nsenter", "--target", str(pid), "--net", "--mount", "--uts", "--ipc", "--pid")
     # Not from the caller's directory: that would be one of another mount namespace.
     return [*into, "sh", "-c", 'cd / && exec "$@"', "sh"]
+
+
+@cache
+def why_not() -> str:
+    """Why this process can make no namespaces; empty when it can."""
+    try:
+        Space("probe").kill()
+    except LabError as error:
+        return str(error)
+    return ""

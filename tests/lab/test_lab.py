@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import signal
 import socket
@@ -16,12 +15,12 @@ import pytest
 
 from tests.e2e.bed.process import is_alive, until
 from tests.lab.lab import Lab, Node
-from tests.lab.space import LabError, Space
+from tests.lab.space import LabError, Space, why_not
 from tests.lab.topology import MACHINES
 
 ROOT = Path(__file__).parents[2]
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make namespaces")
+pytestmark = pytest.mark.skipif(why_not() != "", reason=why_not())
 
 
 def pings(node: Node, address: str, *options: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -12,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.bed.process import is_alive, until
-from tests.lab.space import LabError, NoNamespacesError, Space
+from tests.lab.space import LabError, NoNamespacesError, Space, why_not
 
 ROOT = Path(__file__).parents[2]
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make namespaces")
+pytestmark = pytest.mark.skipif(why_not() != "", reason=why_not())
 
 
 @pytest.fixture

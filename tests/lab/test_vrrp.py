@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import os
 import selectors
 import socket
 import struct
@@ -26,10 +25,10 @@ from balancer.config.read import loads
 from balancer.wire import vrrp as wire
 from tests.lab import services
 from tests.lab.lab import Lab, Node
-from tests.lab.space import LabError
+from tests.lab.space import LabError, why_not
 from tests.lab.topology import VIPS
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make namespaces")
+pytestmark = pytest.mark.skipif(why_not() != "", reason=why_not())
 
 ALL = set(VIPS)
 NOWHERE: set[str] = set()

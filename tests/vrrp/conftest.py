@@ -29,8 +29,9 @@ import pytest
 from balancer.config import model
 from balancer.vrrp.speaker import Speaker
 from balancer.wire import vrrp as wire
+from tests.lab.space import why_not
 
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make network namespaces")
+as_root = pytest.mark.skipif(why_not() != "", reason=why_not())
 
 VRID = 51
 VIP, VIP_2, VIP_V6 = "192.0.2.200", "192.0.2.201", "2001:db8::c8"
