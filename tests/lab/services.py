@@ -1,4 +1,4 @@
-"""What each kind of machine runs, as chapter 3 of the thesis sets it up."""
+"""What each kind of machine runs, and when it is ready."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.lab.topology import MACHINES
 if TYPE_CHECKING:
     from tests.lab.lab import Node, Program
 
-__all__ = ["CONFIGURATION", "balancer", "boot", "is_ready", "start_balancer"]
+__all__ = ["CONFIGURATION", "ROOT", "are_up", "balancer", "boot", "is_ready", "start_balancer"]
 
 FILES = Path(__file__).parent / "files"
 ROOT = Path(__file__).parents[2]

@@ -1,4 +1,4 @@
-"""What chapter 4.1 shows of the cluster, shown again, as a person at the client would: commands and what they print."""
+"""The eight steps by which the cluster shows that it works, as a person would take them: commands, what they print."""
 
 from __future__ import annotations
 
