@@ -404,15 +404,16 @@ def test_two_virtual_routers_on_one_interface(stage: Stage, switch: Switch, pair
         second = instance(priority=priorities[1], virtual_router_id=52, virtual_ipaddress=VIP_2)
         host.start(many(vi=first, other=second))
     one, two = pair
-    stage.until(lambda: one.role() == two.role("other") == "MASTER")
+    # Whoever is started first may be master of both for a moment.
+    expected = [("MASTER", "BACKUP"), ("BACKUP", "MASTER")]
+    stage.until(lambda: [(host.role(), host.role("other")) for host in pair] == expected)
     a_while(stage, switch, "192.0.2.1")
-    assert (one.role("other"), two.role()) == ("BACKUP", "BACKUP")
     assert [[host.holds(vip) for vip in (VIP, VIP_2)] for host in pair] == [[True, False], [False, True]]
     one.crash()
     stage.until(lambda: two.role() == "MASTER")
     assert two.holds(VIP)
     assert two.holds(VIP_2)
-    assert not two.warned
+    assert not any("cannot" in line for line in (*one.warned, *two.warned))
 
 
 # On the wire

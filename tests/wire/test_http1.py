@@ -827,7 +827,7 @@ def test_a_damaged_head_is_parsed_or_refused_and_nothing_else(data: st.DataObjec
         part = message.section if isinstance(message, Request) else message
         assert part.fields == b"" or part.fields.endswith(b"\r\n")
         assert b"\r\n\r\n" not in part.fields
-        assert part.fields.count(b"\r") == part.fields.count(b"\n") == part.fields.count(b"\r\n") == part.lines
+        assert part.fields.count(b"\r") == part.fields.count(b"\n") == part.fields.count(b"\r\n") <= part.lines
         assert part.lower == part.fields.lower()
         assert part.plain == (part.hop_by_hop == ())
         assert part.body >= UNTIL_CLOSE
