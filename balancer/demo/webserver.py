@@ -29,7 +29,7 @@ async def _serve(name: str, sock: socket.socket) -> None:
 
 
 def _page(name: str, request: web.Request) -> str:
-    """What the thesis's test page shows."""
+    """Who answers whom, and what came with the request."""
     seen = {
         "server": name,
         "client": request.remote,

@@ -10,18 +10,15 @@ Exit status: 0 done, 1 a step failed or the lab did not come up, 3 namespaces ca
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
-import re
 import signal
 import sys
-from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 from tests.lab.lab import Lab
 from tests.lab.services import ROOT
-from tests.lab.space import ENVIRONMENT, LabError, NoNamespacesError, entering_command
+from tests.lab.space import ENVIRONMENT, LabError, NoNamespacesError, entering_command, inits
 from tests.lab.topology import MACHINES, NETWORKS, VIPS
 from tests.lab.verify import verify
 
@@ -34,8 +31,6 @@ try   {on} client curl -s http://192.168.1.200:8000/
       {on} master        a shell on a machine; its logs are in /var/log
 Ctrl-C takes everything down.
 """
-# The init of a machine, by the last word of its command line.
-_INIT = re.compile(r"lab:([0-9]+):([a-z0-9]+)")
 
 
 def main(arguments: list[str]) -> int:
@@ -96,29 +91,16 @@ def _map() -> str:
 
 def _on(name: str, words: list[str], *, lab: int | None) -> int:
     """Become a command on the machine."""
-    # Of two processes with the name the younger is the init, the older is unshare, which waits for it.
-    inits = {of: pid for pid, of, machine in _inits() if machine == name}
-    if not inits:
+    found = {of: pid for pid, of, machine in inits() if machine == name}
+    if not found:
         raise LabError(f"no lab runs here, or {name} is switched off")
-    if lab is None and len(inits) > 1:
-        raise LabError(f"several labs run here; choose one with --lab: {', '.join(map(str, inits))}")
-    if lab is not None and lab not in inits:
-        raise LabError(f"there is no lab {lab} with {name} on; there are {', '.join(map(str, inits))}")
-    entering = entering_command(inits[lab] if lab is not None else next(iter(inits.values())))
+    if lab is None and len(found) > 1:
+        raise LabError(f"several labs run here; choose one with --lab: {', '.join(map(str, found))}")
+    if lab is not None and lab not in found:
+        raise LabError(f"there is no lab {lab} with {name} on; there are {', '.join(map(str, found))}")
+    entering = entering_command(found[lab] if lab is not None else next(iter(found.values())))
     environment = {**ENVIRONMENT, "TERM": os.environ.get("TERM", "dumb")}
     os.execvpe(entering[0], [*entering, *(words or ["bash", "-i"])], environment)
-
-
-def _inits() -> list[tuple[int, int, str]]:
-    """The machines of all labs, by age: process id, lab, name."""
-    found = []
-    for pid in sorted(int(entry.name) for entry in Path("/proc").glob("[0-9]*")):
-        with contextlib.suppress(OSError):
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
-            sign = _INIT.fullmatch(words[-2]) if words[0] == "bash" and len(words) > 1 else None
-            if sign is not None:
-                found.append((pid, int(sign[1]), sign[2]))
-    return found
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-__all__ = ["ENVIRONMENT", "LabError", "NoNamespacesError", "Space", "entering_command", "why_not"]
+__all__ = ["ENVIRONMENT", "LabError", "NoNamespacesError", "Space", "entering_command", "inits", "why_not"]
 
 # Says that it stands, waits for the end of its input, and reaps whatever is orphaned meanwhile, as bash does.
 _INIT = """
@@ -32,6 +33,8 @@ ENVIRONMENT = {
 _COMMAND_TAKES = 60.0
 # timeout(1) says so with this status.
 _TIMED_OUT = 124
+# The last word of an init's command line.
+_SIGN = re.compile(r"lab:([0-9]+):([a-z0-9]+)")
 # More than --kill-after (seconds).
 _LEFT_BEHIND = 3.0
 
@@ -160,6 +163,18 @@ def entering_command(pid: int) -> list[str]:
     into = ("nsenter", "--target", str(pid), "--net", "--mount", "--uts", "--ipc", "--pid")
     # Not from the caller's directory: that would be one of another mount namespace.
     return [*into, "sh", "-c", 'cd / && exec "$@"', "sh"]
+
+
+def inits() -> list[tuple[int, int, str]]:
+    """The spaces of everybody on this machine, by age: process id of the init, of its maker, and name."""
+    found = []
+    for pid in sorted(int(entry.name) for entry in Path("/proc").glob("[0-9]*")):
+        with contextlib.suppress(OSError):
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+            sign = _SIGN.fullmatch(words[-2]) if words[0] == "bash" and len(words) > 1 else None
+            if sign is not None:
+                found.append((pid, int(sign[1]), sign[2]))
+    return found
 
 
 @cache

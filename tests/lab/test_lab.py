@@ -15,7 +15,7 @@ import pytest
 
 from tests.e2e.bed.process import is_alive, until
 from tests.lab.lab import Lab, Node
-from tests.lab.space import LabError, Space, why_not
+from tests.lab.space import LabError, Space, inits, why_not
 from tests.lab.topology import MACHINES
 
 ROOT = Path(__file__).parents[2]
@@ -238,13 +238,7 @@ def real_machine() -> dict[str, object]:
 
 def inits_of(lab: int) -> list[int]:
     """The inits of the spaces that the process `lab` made."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
-            if words[0] == "bash" and words[-2].startswith(f"lab:{lab}:"):
-                found.append(int(entry.name))
-    return found
+    return [pid for pid, maker, _ in inits() if maker == lab]
 
 
 def dwellers(networks: set[str]) -> list[int]:
@@ -265,11 +259,11 @@ def test_nothing_is_left_when_it_goes_down(number: signal.Signals) -> None:
         assert lab.stdout is not None and lab.stderr is not None
         while not (line := lab.stdout.readline()).startswith("Ctrl-C"):
             assert line, lab.stderr.read()
-        inits = inits_of(lab.pid)
-        assert len(inits) == 1 + len(MACHINES)
-        networks = {str(Path(f"/proc/{init}/ns/net").readlink()) for init in inits}
-        assert len(networks) == len(inits)
-        assert len(dwellers(networks)) > 2 * len(inits)
+        made = inits_of(lab.pid)
+        assert len(made) == 1 + len(MACHINES)
+        networks = {str(Path(f"/proc/{init}/ns/net").readlink()) for init in made}
+        assert len(networks) == len(made)
+        assert len(dwellers(networks)) > 2 * len(made)
         lab.send_signal(number)
         assert lab.wait(20) == {signal.SIGINT: 0, signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
         assert lab.stderr.read() == ""

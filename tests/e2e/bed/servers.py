@@ -233,7 +233,7 @@ echo hash_file('sha256', 'php://input'), "\\n";
 
 
 class Apache(Server):
-    """Apache with mod_php: one process with a virtual host for each name, the thesis's test page in each."""
+    """Apache with mod_php: one process with a virtual host for each name, a test page in each."""
 
     def __init__(self, names: Sequence[str], folder: Path) -> None:
         super().__init__("apache", folder)
