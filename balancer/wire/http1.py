@@ -364,7 +364,7 @@ def parse_request(data: bytes, limits: Limits, searched: int = 0) -> Request | N
             section.hop_by_hop += _lines_named(block, (b"expect",))
             section.plain = False
         else:
-            section.expects_continue = expect == b"100-continue" and length != 0
+            section.expects_continue = length != 0 and b"100-continue" in _options(expect)
     is_as_it_came = not merged and authority is None
     if not is_as_it_came:
         block = _replaced(block, length, merged=merged, host=authority)
@@ -576,7 +576,7 @@ def _refuse_size(size: int, target: bytes, limits: Limits) -> NoReturn:
 
 
 def _options(value: bytes) -> set[bytes]:
-    """The members of a Connection field in lower case."""
+    """The members of a list such as Connection's, whose value came in lower case."""
     if b"," not in value:
         value = value.strip(b" \t")
         return {value} if value else set()

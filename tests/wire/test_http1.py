@@ -191,6 +191,11 @@ ACCEPTED_REQUESTS: list[tuple[str, bytes, dict[str, Any]]] = [
         PUT + b"Expect: 100-Continue\r\nContent-Length: 9\r\n\r\n",
         {"expects_continue": True, "plain": True},
     ),
+    (
+        "9110 10.1.1: a list",
+        PUT + b"Expect: x, 100-Continue\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n",
+        {"expects_continue": True},
+    ),
     ("9110 10.1.1: nothing to wait for", PUT + b"Expect: 100-continue\r\n\r\n", {"expects_continue": False}),
     (
         "9110 10.1.1: ignored in HTTP/1.0",
