@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import stat
 from collections import defaultdict
 from collections.abc import Collection, Iterator
 
 from balancer.addr import Address
-from balancer.config import effective
+from balancer.config.check_vrrp import check_vrrp
 from balancer.config.clash import clashes
 from balancer.config.model import (
     Backend,
@@ -23,7 +22,6 @@ from balancer.config.model import (
     HttpCheck,
     Server,
     TcpCheck,
-    VrrpInstance,
 )
 from balancer.config.tree import Finding, Loc
 from balancer.config.warn import warnings
@@ -37,9 +35,6 @@ _LARGEST_ERROR_FILE = 64 << 10
 _SMALLEST_HEAD = 1024
 # More often than this, the checks of a few servers keep a core busy.
 _SHORTEST_INTERVAL = 0.01
-# The fields have 8 bits of seconds (RFC 3768) and 12 of hundredths (RFC 9568).
-_LONGEST_ADVERT_INT_2 = 255
-_LONGEST_ADVERT_INT_3 = 4095
 # They tell where a message ends or who handles it: the one who writes them must be the proxy itself.
 _FRAMING = frozenset(
     ("connection", "content-length", "expect", "host", "keep-alive", "proxy-connection", "te", "trailer",
@@ -61,7 +56,7 @@ def check(config: Config, *, whole: Config | None = None, broken: frozenset[str]
         *_error_files(("defaults", "error_files"), config.defaults.error_files),
         *clashes(whole),
         *_stats(config),
-        *_vrrp(config),
+        *check_vrrp(config),
     ]
     for name, frontend in whole.frontends.items():
         if frontend.default_backend:
@@ -262,66 +257,3 @@ def _stats(config: Config) -> Iterator[Finding]:
     if stats.admin and not stats.users:
         text = "wants `users`: without them anyone who reaches the page could change servers"
         yield Finding(("stats", "admin"), text, "key")
-
-
-def _vrrp(config: Config) -> Iterator[Finding]:
-    routers: dict[tuple[str, int, int], str] = {}
-    holders: dict[str, str] = {}
-    for name, instance in config.vrrp.instances.items():
-        loc: Loc = ("vrrp", "instances", name)
-        families: list[int] = sorted({ipaddress.ip_interface(text).version for text in instance.virtual_ipaddress})
-        if len(families) > 1:
-            text = "has IPv4 and IPv6 addresses; a virtual router has one family (RFC 9568), write two instances"
-            yield Finding((*loc, "virtual_ipaddress"), text)
-        for family in families:
-            other = routers.setdefault((instance.interface, instance.virtual_router_id, family), name)
-            if other != name:
-                text = f"{instance.virtual_router_id} is the id of {other} too, on {instance.interface} (IPv{family})"
-                yield Finding((*loc, "virtual_router_id"), text)
-        for i, text in enumerate(instance.virtual_ipaddress):
-            holder = holders.setdefault(str(ipaddress.ip_interface(text).ip), name)
-            if holder != name:
-                yield Finding((*loc, "virtual_ipaddress", i), f"{text} is an address of {holder} too")
-        yield from _authentication(loc, instance, families)
-        yield from _interval(loc, instance)
-    yield from _sync_groups(config)
-
-
-def _authentication(loc: Loc, instance: VrrpInstance, families: list[int]) -> Iterator[Finding]:
-    authentication = instance.authentication
-    if authentication is None or authentication.type == "none":
-        return
-    if authentication.password is None:
-        text = "is missing; type pass wants one"
-        yield Finding((*loc, "authentication", "password"), text, "missing")
-    if 6 in families:
-        text = "exists in VRRPv2 only, which has no IPv6; take it away"
-        yield Finding((*loc, "authentication"), text, "key")
-    elif instance.version == 3:
-        yield Finding((*loc, "authentication"), "exists in version 2 only; take it away", "key")
-
-
-def _interval(loc: Loc, instance: VrrpInstance) -> Iterator[Finding]:
-    version, interval = effective.vrrp_version(instance), instance.advert_int
-    if instance.version == 2 and effective.is_ipv6(instance):
-        yield Finding((*loc, "version"), "2 has no IPv6; write 3, or take the key away")
-    elif version == 2 and (interval != int(interval) or interval > _LONGEST_ADVERT_INT_2):
-        text = f"VRRPv2 counts whole seconds, 1s to {_LONGEST_ADVERT_INT_2}s; less wants `version: 3` on all directors"
-        yield Finding((*loc, "advert_int"), text)
-    elif version == 3 and not 1 <= round(interval * 100, 6) <= _LONGEST_ADVERT_INT_3:
-        yield Finding((*loc, "advert_int"), "VRRPv3 counts hundredths of a second, 10ms to 40.95s")
-
-
-def _sync_groups(config: Config) -> Iterator[Finding]:
-    instances = config.vrrp.instances
-    groups: dict[str, str] = {}
-    for group, members in config.vrrp.sync_groups.items():
-        for i, member in enumerate(members):
-            loc = ("vrrp", "sync_groups", group, i)
-            if member not in instances:
-                text = f"there is no instance {member!r} under vrrp.instances{did_you_mean(member, instances)}"
-                yield Finding(loc, text)
-            elif groups.setdefault(member, group) != group:
-                yield Finding(loc, f"{member} is in group {groups[member]} already")
-            elif member in members[:i]:
-                yield Finding(loc, f"{member} stands here twice")

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeVar
 
-from balancer.config.model import Backend, Config, Frontend, TcpKeepalive, Timeouts, VrrpInstance
+from balancer.config.model import Backend, Config, Frontend, TcpKeepalive, Timeouts
+from balancer.config.vrrp import VrrpInstance
 
 __all__ = ["BackendSettings", "FrontendSettings", "Waits", "backend", "frontend", "is_ipv6", "vrrp_version"]
 
@@ -128,4 +129,4 @@ def vrrp_version(instance: VrrpInstance) -> int:
 
 def is_ipv6(instance: VrrpInstance) -> bool:
     """Whether its addresses are of IPv6."""
-    return ":" in instance.virtual_ipaddress[0]
+    return ":" in instance.virtual_ipaddress[0].address

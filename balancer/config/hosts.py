@@ -148,13 +148,21 @@ def _without_named(vrrp: dict[str, Any], part: str, name: str) -> dict[str, Any]
     """`vrrp` without an instance or a sync group; no group is complained of for the instance."""
     left = {**vrrp, part: {other: value for other, value in vrrp[part].items() if other != name}}
     if part == "instances" and _is_named(vrrp, "sync_groups"):
-        groups = {
-            group: tuple([member for member in members if member != name]) if isinstance(members, tuple) else members
-            for group, members in vrrp["sync_groups"].items()
-            if members != name
-        }
-        left["sync_groups"] = {group: members for group, members in groups.items() if members != ()}
+        groups = {group: _without_member(members, name) for group, members in vrrp["sync_groups"].items()}
+        left["sync_groups"] = {group: members for group, members in groups.items() if members}
     return left
+
+
+def _without_member(group: Any, name: str) -> Any:
+    """A sync group as it was written, without an instance; None when nobody is left."""
+    match group:
+        case {"group": members}:
+            left = _without_member(members, name)
+            return {**group, "group": left} if left else None
+        case tuple():
+            return tuple(member for member in group if member != name)
+        case _:
+            return None if group == name else group
 
 
 def _outlines(sound: Config, data: dict[str, Any], wrong: list[Loc], directory: str) -> dict[str, Any]:

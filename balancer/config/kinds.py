@@ -10,6 +10,7 @@ from balancer.config.values import FilePath, Unit, Whole, Written
 
 __all__ = [
     "ADDRESS_PATTERN",
+    "Command",
     "CookieAttribute",
     "CookieValue",
     "Count",
@@ -17,6 +18,7 @@ __all__ = [
     "DnsRcode",
     "DnsType",
     "Duration",
+    "DurationOrOff",
     "Endpoint",
     "FieldValue",
     "FileMode",
@@ -45,6 +47,22 @@ ADDRESS_PATTERN = r"^(?:.*:[0-9]{1,5}|(?:unix[@:])?/.*)$"
 
 Duration = Annotated[
     float, Unit(units.duration, {"type": "string", "pattern": r"^[0-9]{1,12}(\.[0-9]{1,6})?(us|ms|s|m|h|d)$"})
+]
+# "0s" switches off what would happen after that time.
+DurationOrOff = Annotated[
+    float, Unit(units.duration_or_off, {"type": "string", "pattern": r"^[0-9]{1,12}(\.[0-9]{1,6})?(us|ms|s|m|h|d)$"})
+]
+Command = Annotated[
+    tuple[str, ...],
+    Unit(
+        units.command,
+        {
+            "anyOf": [
+                {"type": "string", "pattern": "^/"},
+                {"type": "array", "items": {"type": "string"}, "minItems": 1},
+            ]
+        },
+    ),
 ]
 Size = Annotated[
     int,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import ConfigDict, Field, ValidationInfo, model_validator
 
 from balancer.config.kinds import (
     ADDRESS_PATTERN,
@@ -24,7 +24,6 @@ from balancer.config.kinds import (
     FieldValue,
     FileMode,
     Interface,
-    InterfaceAddress,
     IpAddress,
     LogTarget,
     Name,
@@ -43,10 +42,10 @@ from balancer.config.kinds import (
     Weight,
     Workers,
 )
-from balancer.config.values import OneOrMany, Short, Switch, Whole, Written
+from balancer.config.values import Model, OneOrMany, Short, Switch, Whole, Written
+from balancer.config.vrrp import Vrrp
 
 __all__ = [
-    "Authentication",
     "Backend",
     "Balance",
     "Bind",
@@ -74,17 +73,7 @@ __all__ = [
     "TcpKeepalive",
     "Timeouts",
     "Udp",
-    "Vrrp",
-    "VrrpInstance",
 ]
-
-
-class Model(BaseModel):
-    """Frozen, no unknown keys, no silent conversion (`port: "80"` is an error, not 80)."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, arbitrary_types_allowed=True
-    )
 
 
 class Balance(StrEnum):
@@ -539,55 +528,6 @@ class Stats(Model):
     """Whether the page may change servers."""
     metrics: UrlPath | None = "/metrics"
     """Path of the Prometheus metrics."""
-
-
-class Authentication(Model):
-    """VRRPv2 simple text authentication (RFC 2338), for peers that ask for it."""
-
-    type: Literal["none", "pass"]
-    """pass sends the password with each advertisement, readable by everyone on the network."""
-    password: Password | None = None
-    """The first 8 octets are used."""
-
-
-class VrrpInstance(Model):
-    """One virtual router (RFC 9568)."""
-
-    interface: Interface
-    """Where advertisements are sent and addresses are put."""
-    state: Literal["MASTER", "BACKUP"] = "BACKUP"
-    """Read for keepalived's sake, without effect: whoever starts listens first, and priority decides."""
-    version: Literal[2, 3] | None = None
-    """Of VRRP, the same on all directors. Default 2 for IPv4 and 3 for IPv6."""
-    virtual_router_id: Annotated[int, Whole(1, 255)]
-    """The same on all directors, and no other virtual router of the network has it."""
-    priority: Annotated[int, Whole(1, 255)] = 100
-    """The highest becomes master; 255 for the owner of the addresses."""
-    advert_int: Duration = 1.0
-    """Between a master's advertisements; the same on all directors. Whole seconds in version 2, 10ms to 40.95s in 3."""
-    preempt: bool = True
-    """Take over from a master of lower priority; false is keepalived's `nopreempt`."""
-    preempt_delay: Duration | None = None
-    """After the start, so long before taking over from a master of lower priority. Default: at once."""
-    authentication: Authentication | None = None
-    """Without this key there is none."""
-    virtual_ipaddress: Annotated[tuple[InterfaceAddress, ...], Field(min_length=1), OneOrMany()]
-    """Addresses held by the master, with or without prefix length; one or a list."""
-    garp_master_repeat: Count = 5
-    """How often a new master announces each address (gratuitous ARP, unsolicited Neighbor Advertisement) at once."""
-    garp_master_delay: Duration = 5.0
-    """So long after it became master it does so again."""
-    garp_master_refresh: Duration = 60.0
-    """So often a master announces each address once more."""
-
-
-class Vrrp(Model):
-    """Who holds the addresses."""
-
-    instances: dict[Name, VrrpInstance] = {}
-    """Virtual routers, by name."""
-    sync_groups: dict[Name, Annotated[tuple[Name, ...], Field(min_length=1), OneOrMany()]] = {}
-    """Instances that change state together."""
 
 
 class Masquerade(Model):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import shlex
 from typing import Any, Literal
 
 import dns.exception
@@ -16,10 +17,12 @@ from balancer.addr import Address, parse_address
 from balancer.config.words import did_you_mean, shown
 
 __all__ = [
+    "command",
     "dns_name",
     "dns_rcode",
     "dns_type",
     "duration",
+    "duration_or_off",
     "endpoint",
     "file_mode",
     "interface_address",
@@ -61,6 +64,26 @@ def duration(value: Any) -> float:
     if seconds > _LONGEST:
         raise ValueError(f"{shown(value)} is too long; the longest duration is 3650d")
     return seconds
+
+
+def duration_or_off(value: Any) -> float:
+    """As `duration`, and `0s`, which is 0."""
+    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    return 0.0 if match is not None and float(match[1]) == 0 else duration(value)
+
+
+def command(value: Any) -> tuple[str, ...]:
+    """A program with its arguments, as words of a shell or as a list. There is no shell, and no search for it."""
+    example = 'write one like "/usr/local/bin/check --fast", or as a list'
+    try:
+        words = tuple(shlex.split(value)) if isinstance(value, str) else value
+    except ValueError as error:
+        raise ValueError(f"{shown(value)}: {str(error).lower()}; {example}") from None
+    if not isinstance(words, tuple) or not all(isinstance(word, str) and "\0" not in word for word in words):
+        raise ValueError(f"{shown(value)} is no command; {example}")
+    if not words or not words[0].startswith("/"):
+        raise ValueError(f"{shown(value)}: a command begins with the path of a program; {example}")
+    return words
 
 
 def size(value: Any) -> int:

@@ -12,17 +12,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import PydanticCustomError, core_schema
 from pydantic_core.core_schema import CoreSchema
 
 from balancer.config.words import shown
 
-__all__ = ["WANTS_TEXT", "FilePath", "OneOrMany", "Short", "Switch", "Unit", "Whole", "Written"]
+__all__ = ["WANTS_TEXT", "FilePath", "Model", "OneOrMany", "Short", "Switch", "Unit", "Whole", "Written"]
 
 WANTS_TEXT = "wants_text"
 """Type of the error for a number or truth value in place of text: `read` knows how it was written and says so."""
+
+
+class Model(BaseModel):
+    """Frozen, no unknown keys, no silent conversion (`port: "80"` is an error, not 80)."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, arbitrary_types_allowed=True
+    )
 
 
 @dataclass(frozen=True)
@@ -124,7 +132,7 @@ class Short:
     """A mapping for which its one most common key's value may stand alone."""
 
     key: str
-    kind: type
+    kind: type | tuple[type, ...]
     allowed: str
     schema: dict[str, Any] = field(hash=False)
 

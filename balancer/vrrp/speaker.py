@@ -26,7 +26,8 @@ from ipaddress import (
     ip_interface,
 )
 
-from balancer.config import effective, model
+from balancer.config import effective
+from balancer.config.vrrp import Vrrp, VrrpInstance
 from balancer.errors import BadAdvertisement, StartError
 from balancer.vrrp import machine
 from balancer.vrrp.address import Addresses, Card
@@ -55,7 +56,7 @@ class Speaker:
     Drive it: `turn` when its `fileno` is readable and when `due` has come. StartError where the kernel does not let us.
     """
 
-    def __init__(self, vrrp: model.Vrrp, *, log: Callable[[str, bool], None]) -> None:
+    def __init__(self, vrrp: Vrrp, *, log: Callable[[str, bool], None]) -> None:
         self._log = log
         try:
             self._addresses = Addresses()
@@ -71,9 +72,9 @@ class Speaker:
         self._selector.register(self._addresses, selectors.EVENT_READ, None)
         self._links: dict[tuple[str, int], Link] = {}
         self._groups = {
-            member: machine.Group(name=group, members=members)
-            for group, members in vrrp.sync_groups.items()
-            for member in members
+            member: machine.Group(name=group, members=own.group)
+            for group, own in vrrp.sync_groups.items()
+            for member in own.group
         }
         self._routers = {
             name: _Router(name, instance, is_grouped=name in self._groups) for name, instance in vrrp.instances.items()
@@ -392,7 +393,7 @@ class Speaker:
 class _Router:
     """One virtual router: its rules, where it stands, and what was counted."""
 
-    def __init__(self, name: str, instance: model.VrrpInstance, *, is_grouped: bool) -> None:
+    def __init__(self, name: str, instance: VrrpInstance, *, is_grouped: bool) -> None:
         self.name = name
         self.interface = instance.interface
         self.rules = machine.Router(
@@ -408,7 +409,9 @@ class _Router:
             is_grouped=is_grouped,
         )
         self.state = machine.initial(self.rules, 0.0)
-        self.vips: tuple[IPv4Interface | IPv6Interface, ...] = tuple(map(ip_interface, instance.virtual_ipaddress))
+        self.vips: tuple[IPv4Interface | IPv6Interface, ...] = tuple(
+            ip_interface(vip.address) for vip in instance.virtual_ipaddress
+        )
         own = instance.authentication
         has_password = own is not None and own.type == "pass" and own.password
         self.password = own.password.encode()[:_PASSWORD] if has_password else None  # type: ignore[union-attr]

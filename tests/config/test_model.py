@@ -14,7 +14,7 @@ from balancer.config import read
 from balancer.config.model import Config
 
 # A key that wants a file stands behind a #, as the file is the operator's.
-COMMENTED_KEY = re.compile(r"^( *)# (\d{3}|ca_file):", re.MULTILINE)
+COMMENTED_KEY = re.compile(r"^( *)# (\d{3}|ca_file|mcast_src_ip):", re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", ["minimal.yaml", "cluster.yaml", "full.yaml"])

@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 import yaml
 
-from balancer.config.model import Vrrp, VrrpInstance
 from balancer.config.read import loads
+from balancer.config.vrrp import Vrrp, VrrpInstance
 from balancer.wire import vrrp as wire
 from tests.lab import services
 from tests.lab.lab import Lab, Node
@@ -350,9 +350,9 @@ def keepalived(node: Node, text: str) -> tuple[str, ...]:
 
 
 def _in_keepalived_words(vrrp: Vrrp) -> Iterator[str]:
-    for name, members in vrrp.sync_groups.items():
+    for name, group in vrrp.sync_groups.items():
         yield f"vrrp_sync_group {name} {{\n  group {{\n    "
-        yield "\n    ".join(members) + "\n  }\n}\n"
+        yield "\n    ".join(group.group) + "\n  }\n}\n"
     for name, instance in vrrp.instances.items():
         yield "\n  ".join([f"vrrp_instance {name} {{", *_instance(instance)]) + "\n}\n"
 
@@ -366,7 +366,7 @@ def _instance(instance: VrrpInstance) -> Iterator[str]:
     yield f"advert_int {instance.advert_int:g}"
     if instance.authentication is not None:
         yield f"authentication {{\n    auth_type PASS\n    auth_pass {instance.authentication.password}\n  }}"
-    yield "virtual_ipaddress {\n    " + "\n    ".join(instance.virtual_ipaddress) + "\n  }"
+    yield "virtual_ipaddress {\n    " + "\n    ".join(vip.address for vip in instance.virtual_ipaddress) + "\n  }"
 
 
 def with_keepalived_on(cluster: Cluster, name: str, text: str) -> None:
@@ -461,7 +461,7 @@ def test_version_3_with_the_sum_of_the_standard_is_believed(cluster: Cluster) ->
                 vrid=router.virtual_router_id,
                 priority=router.priority,
                 interval=router.advert_int,
-                addresses=tuple(map(socket.inet_aton, router.virtual_ipaddress)),
+                addresses=tuple(socket.inet_aton(vip.address) for vip in router.virtual_ipaddress),
             )
             said.append((mouth, wire.build(advertisement, source=own, destination=wire.GROUP_V4, checksum_as_v2=True)))
 

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from balancer.config import model
+from balancer.config.vrrp import Vrrp
 from balancer.vrrp.speaker import Speaker
 from balancer.wire import vrrp as wire
 from tests.lab.space import why_not
@@ -312,12 +312,12 @@ class Host(Net):
         if is_warning:
             self.warned.append(line)
 
-    def make(self, vrrp: model.Vrrp) -> Speaker:
+    def make(self, vrrp: Vrrp) -> Speaker:
         """A speaker that is not started."""
         with self:
             return Speaker(vrrp, log=self._log)
 
-    def start(self, vrrp: model.Vrrp) -> None:
+    def start(self, vrrp: Vrrp) -> None:
         """A new speaker begins."""
         assert self.speaker is None
         self.is_frozen = False
@@ -459,7 +459,7 @@ def instance(**changes: Any) -> dict[str, Any]:
     return written | changes
 
 
-def one(priority: int = 100, **changes: Any) -> model.Vrrp:
+def one(priority: int = 100, **changes: Any) -> Vrrp:
     """A file with the virtual router `vi` alone."""
     return many(vi=instance(priority=priority, **changes))
 
@@ -474,6 +474,6 @@ def descriptors() -> dict[str, str]:
     return found
 
 
-def many(groups: dict[str, tuple[str, ...]] | None = None, **instances: dict[str, Any]) -> model.Vrrp:
+def many(groups: dict[str, tuple[str, ...]] | None = None, **instances: dict[str, Any]) -> Vrrp:
     """A file with several."""
-    return model.Vrrp.model_validate({"instances": instances, "sync_groups": groups or {}})
+    return Vrrp.model_validate({"instances": instances, "sync_groups": groups or {}})
