@@ -30,6 +30,8 @@ examples:
   pybalancer check -c balancer.yaml           OK, or every error with its line
   pybalancer -c balancer.yaml                 balance; SIGTERM lets what is in flight finish, a second one does not
   pybalancer -c balancer.yaml --node standby  the same file on another director
+  pybalancer why                              why this director is master, or is not
+  pybalancer vrrp release --for 30m           leave the addresses to the other director, for maintenance
   pybalancer schema > balancer.schema.json    for editors that complete keys
 """
 # What a shell reports of a program that SIGINT or SIGPIPE ended: 128 + the signal's number.
@@ -82,6 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     schema = commands.add_parser("schema", help="print the JSON schema of the configuration")
     schema.set_defaults(command=_schema)
 
+    _add_vrrp(commands)
+
     demo = commands.add_parser(
         "demo",
         help="balance three web and three DNS servers of its own on this machine",
@@ -93,6 +97,41 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--show-config", action="store_true", help="print its configuration and start nothing")
     demo.set_defaults(command=_demo)
     return parser
+
+
+def _add_vrrp(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """What asks the daemon that runs here."""
+    why = commands.add_parser(
+        "why",
+        help="print the sums that give the priorities of the virtual routers here",
+        description="Print why this director is master or is not: what its priority is the sum of, whom it hears.",
+    )
+    vrrp = commands.add_parser(
+        "vrrp",
+        help="show, release or hold the virtual addresses of this director",
+        description="Ask the daemon that runs here for its virtual routers.",
+    ).add_subparsers(title="commands", metavar="", required=True)
+    show = vrrp.add_parser("show", help="print where the virtual routers stand")
+    release = vrrp.add_parser(
+        "release",
+        help="leave the addresses to other directors",
+        description="Leave the addresses to other directors, until the time is over or `hold` is said.",
+    )
+    hold = vrrp.add_parser("hold", help="take part again before the time of a release is over")
+    release.add_argument(
+        "--for", dest="period", metavar="TIME", type=_period, default="1h", help="so long, such as 30m (default: 1h)"
+    )
+    for parser, words in (
+        (why, ["show", "vrrp", "why"]),
+        (show, ["show", "vrrp"]),
+        (release, ["vrrp", "release"]),
+        (hold, ["vrrp", "hold"]),
+    ):
+        parser.set_defaults(command=_ask, words=words)
+        if parser is not show:
+            parser.add_argument("name", metavar="NAME", nargs="?", help="an instance or a sync group (default: all)")
+        _takes_file(parser, default=argparse.SUPPRESS)
+        parser.add_argument("--socket", metavar="PATH", help="the daemon's runtime socket; no configuration is read")
 
 
 def _takes_file(parser: argparse.ArgumentParser, *, default: str) -> None:
@@ -111,6 +150,16 @@ def _port(text: str) -> int:
     if not (text.isascii() and text.isdigit()) or not 1 <= int(text[:6]) <= 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is not a port from 1 to 65535")
     return int(text)
+
+
+def _period(text: str) -> str:
+    from balancer.config import units
+
+    try:
+        units.duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 # The modules behind a command are imported by it alone: `check` runs before every start and reload.
@@ -147,6 +196,30 @@ def _demo(arguments: argparse.Namespace) -> int:
         print(show.configuration(first_port=arguments.ports), end="")
         return 0
     return show.run(first_port=arguments.ports)
+
+
+def _ask(arguments: argparse.Namespace) -> int:
+    """Give a command to the daemon that runs here."""
+    from balancer.observe import client
+
+    words = list(arguments.words)
+    if getattr(arguments, "name", None) is not None:
+        words.append(arguments.name)
+    if "period" in arguments:
+        words += ["for", arguments.period]
+    answer = client.ask(arguments.socket or _runtime_socket(arguments), *words)
+    print(answer.text, end="", file=sys.stderr if answer.is_error else sys.stdout)
+    return int(answer.is_error)
+
+
+def _runtime_socket(arguments: argparse.Namespace) -> str:
+    config = _load(arguments)
+    if config.global_.runtime_socket is None:
+        raise BalancerError(
+            f"{arguments.config}: the daemon takes no commands; add under global: "
+            "runtime_socket: {path: /run/pybalancer/admin.sock}"
+        )
+    return config.global_.runtime_socket.path
 
 
 def _load(arguments: argparse.Namespace) -> Config:

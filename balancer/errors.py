@@ -3,10 +3,13 @@
     BalancerError
     ├── ConfigError          the operator's file: every problem found, each with its place
     ├── StartError           the machine: a port taken, a user missing, a right not held
+    ├── NoSuchRouterError    an order for a virtual router that there is not
+    ├── KernelError          rules that the kernel does not take
     └── ProtocolError        the peer on the wire broke its protocol
         ├── BadRequest       a client; carries the status to answer with
         ├── BadResponse      a server; the client gets 502
-        └── BadAdvertisement a VRRP router; carries the counter it counts in
+        ├── BadAdvertisement a VRRP router; carries the counter it counts in
+        └── BadHeartbeatError another director, or somebody who would be one
 """
 
 from __future__ import annotations
@@ -16,10 +19,13 @@ from dataclasses import dataclass
 
 __all__ = [
     "BadAdvertisement",
+    "BadHeartbeatError",
     "BadRequest",
     "BadResponse",
     "BalancerError",
     "ConfigError",
+    "KernelError",
+    "NoSuchRouterError",
     "Problem",
     "ProtocolError",
     "StartError",
@@ -57,6 +63,14 @@ class StartError(BalancerError):
     """The daemon cannot start on this machine; the text says what to do."""
 
 
+class NoSuchRouterError(BalancerError):
+    """An order names a virtual router or sync group that there is not; the text says which there are."""
+
+
+class KernelError(BalancerError):
+    """The kernel, or the library before it, refuses what it was told; nothing of it was done."""
+
+
 class ProtocolError(BalancerError):
     """The peer sent what its protocol does not allow; `why` is for the log."""
 
@@ -83,3 +97,7 @@ class BadAdvertisement(ProtocolError):
     def __init__(self, cause: str, why: str) -> None:
         super().__init__(why)
         self.cause = cause
+
+
+class BadHeartbeatError(ProtocolError):
+    """A datagram that is no heartbeat of a director that knows the key."""

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -225,3 +228,115 @@ def test_check_imports_no_data_plane():
     modules = set(done.stderr.split())
     assert "balancer.config.model" in modules
     assert not {"asyncio", "uvloop", "aiohttp", "balancer.daemon", "balancer.demo"} & modules
+
+
+# What asks the daemon
+
+SPOKEN = GOOD + "global: {runtime_socket: {path: PATH}}\n"
+
+
+class Spoken:
+    """A runtime socket that says what the test wants, and remembers what it heard."""
+
+    def __init__(self, path) -> None:
+        self.path = str(path)
+        self.said, self.heard = b"\n\n", []
+        self._listening = socket.socket(socket.AF_UNIX)
+        self._listening.bind(self.path)
+        self._listening.listen()
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listening.accept()
+            except OSError:
+                return
+            with connection:
+                self.heard.append(connection.recv(65536).decode().partition(";")[2].strip())
+                connection.sendall(self.said)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+
+
+@pytest.fixture
+def spoken(tmp_path):
+    it = Spoken(tmp_path / "admin.sock")
+    it.file = tmp_path / "balancer.yaml"
+    it.file.write_text(SPOKEN.replace("PATH", it.path))
+    yield it
+    it.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (["why"], "show vrrp why"),
+        (["why", "VI_E"], "show vrrp why VI_E"),
+        (["vrrp", "show"], "show vrrp"),
+        (["vrrp", "release"], "vrrp release for 1h"),
+        (["vrrp", "release", "VI_E", "--for", "30m"], "vrrp release VI_E for 30m"),
+        (["vrrp", "release", "--for=90s"], "vrrp release for 90s"),
+        (["vrrp", "hold", "VG1"], "vrrp hold VG1"),
+        (["vrrp", "hold"], "vrrp hold"),
+    ],
+)
+def test_the_daemon_is_asked_in_its_own_words(spoken, capsys, arguments, command):
+    spoken.said = b"\nVI_E  MASTER\n         150  priority\n\n"
+    assert cli.main([*arguments, "-c", str(spoken.file)]) == 0
+    assert capsys.readouterr() == ("VI_E  MASTER\n         150  priority\n", "")
+    assert spoken.heard == [command]
+
+
+def test_what_it_refuses_is_told_on_stderr(spoken, capsys):
+    spoken.said = b"\n[3]:No such virtual router: 'VX'; there are VI_E.\n\n"
+    assert cli.main(["why", "VX", "-c", str(spoken.file)]) == 1
+    assert capsys.readouterr() == ("", "No such virtual router: 'VX'; there are VI_E.\n")
+    spoken.said = b"\n[6]:VI_E: released\n\n"
+    assert cli.main(["-c", str(spoken.file), "vrrp", "release"]) == 0
+    assert capsys.readouterr() == ("VI_E: released\n", "")
+
+
+def test_the_socket_may_be_given_without_a_configuration(spoken, capsys):
+    spoken.file.unlink()
+    assert cli.main(["why", "--socket", spoken.path]) == 0
+    assert cli.main(["why", "-c", str(spoken.file)]) == 1
+    assert "No such file" in capsys.readouterr().err
+
+
+def test_a_node_may_have_a_socket_of_its_own(spoken, tmp_path):
+    spoken.file.write_text(
+        SPOKEN.replace("PATH", str(tmp_path / "none")).replace(
+            "standby: {", f"standby: {{global: {{runtime_socket: {{path: {spoken.path}}}}}, "
+        )
+    )
+    assert cli.main(["why", "-c", str(spoken.file), "--node", "standby"]) == 0
+    assert cli.main(["why", "-c", str(spoken.file), "--node", "standby.lab.local"]) == 1
+
+
+def test_without_a_runtime_socket_it_says_what_to_add(good, capsys):
+    assert cli.main(["why", "-c", good]) == 1
+    assert capsys.readouterr() == (
+        "",
+        f"{good}: the daemon takes no commands; add under global: "
+        "runtime_socket: {path: /run/pybalancer/admin.sock}\n",
+    )
+
+
+def test_where_no_daemon_runs_it_says_so(spoken, capsys):
+    spoken.close()
+    assert cli.main(["vrrp", "show", "-c", str(spoken.file)]) == 1
+    assert capsys.readouterr().err == f"pybalancer does not run here ({spoken.path}: Connection refused)\n"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["vrrp"], ["vrrp", "move"], ["vrrp", "release", "--for", "30"], ["why", "a", "b"]]
+)
+def test_orders_that_are_none_are_wrong_usage(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code == 2
+    assert "usage: pybalancer" in capsys.readouterr().err

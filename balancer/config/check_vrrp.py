@@ -7,6 +7,7 @@ import os
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
+from balancer.addr import Address
 from balancer.config import effective
 from balancer.config.model import Config
 from balancer.config.tree import Finding, Loc
@@ -187,7 +188,8 @@ def _heartbeat(config: Config) -> Iterator[Finding]:
     heartbeat = config.vrrp.heartbeat
     assert heartbeat is not None
     loc: Loc = ("vrrp", "heartbeat")
-    ends = [(("bind",), heartbeat.bind), *((("peers", i), peer) for i, peer in enumerate(heartbeat.peers))]
+    ends: list[tuple[Loc, Address]] = [(("bind",), heartbeat.bind)]
+    ends += [(("peers", i), peer) for i, peer in enumerate(heartbeat.peers)]
     for at, end in ends:
         try:
             ip = ipaddress.ip_address(end.host)
@@ -198,5 +200,9 @@ def _heartbeat(config: Config) -> Iterator[Finding]:
             yield Finding((*loc, *at), f"wants the address of one host, not {end}")
         elif at != ("bind",) and end == heartbeat.bind:
             yield Finding((*loc, *at), f"{end} is our own address (bind)")
+        elif end.family is not heartbeat.bind.family:
+            yield Finding((*loc, *at), f"{end} cannot be reached from {heartbeat.bind}: one is IPv4, the other IPv6")
+        elif at != ("bind",) and end in heartbeat.peers[: ends.index((at, end)) - 1]:
+            yield Finding((*loc, *at), f"{end} stands here twice")
     if heartbeat.interval is not None and heartbeat.interval < 0.01:
         yield Finding((*loc, "interval"), "is too short; at least 10ms")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterator
+from pathlib import Path
 
 from balancer.config import effective
 from balancer.config.model import Backend, Balance, Config, Frontend, HttpCheck
 from balancer.config.tree import Substituted
+from balancer.config.vrrp import SyncGroup, VrrpInstance
 from balancer.config.words import a_list_of
 
 __all__ = ["warnings"]
@@ -17,7 +21,7 @@ _VRRP_PASSWORD = 8
 
 def warnings(config: Config) -> list[str]:
     """A line each, beginning with the key that it is about."""
-    lines = [*_not_acted_on(config), *_passwords(config)]
+    lines = [*_not_acted_on(config), *_passwords(config), *_programs(config)]
     used: dict[str, list[str]] = {}
     for name, frontend in config.frontends.items():
         used.setdefault(frontend.default_backend, []).append(name)
@@ -34,8 +38,6 @@ def _not_acted_on(config: Config) -> Iterator[str]:
         yield f"frontends: {names} will not run: this version has no `engine: kernel` yet"
     if config.gateway.masquerade:
         yield "gateway: nothing is masqueraded: this version does not program the kernel yet"
-    if config.global_.runtime_socket is not None:
-        yield "global.runtime_socket: will not be opened: this version takes no runtime commands yet"
 
 
 def _passwords(config: Config) -> Iterator[str]:
@@ -54,6 +56,48 @@ def _passwords(config: Config) -> Iterator[str]:
             )
         if len(own.password.encode()) > _VRRP_PASSWORD:
             yield f"vrrp.instances.{name}.authentication: only the first {_VRRP_PASSWORD} octets of the password count"
+    heartbeat = config.vrrp.heartbeat
+    if heartbeat is not None and not isinstance(heartbeat.key, Substituted):
+        yield "vrrp.heartbeat: plain-text key; ${NAME} takes it from outside"
+
+
+def _programs(config: Config) -> Iterator[str]:
+    """keepalived's script security: who can write what root runs is root. Nobody else's programs matter to us."""
+    vrrp = config.vrrp
+    if os.geteuid() != 0 or vrrp.script_user not in (None, "root"):
+        return
+    programs = {f"vrrp.scripts.{name}.script": script.script for name, script in vrrp.scripts.items()}
+    told: dict[str, VrrpInstance | SyncGroup] = {}
+    told.update((f"vrrp.instances.{name}", instance) for name, instance in vrrp.instances.items())
+    told.update((f"vrrp.sync_groups.{name}", group) for name, group in vrrp.sync_groups.items())
+    for at, each in told.items():
+        for key in ("notify", "notify_master", "notify_backup", "notify_fault", "notify_stop"):
+            words = getattr(each, key)
+            if words is not None:
+                programs[f"{at}.{key}"] = words
+    said = set()
+    for at, words in programs.items():
+        weak = _writable_by_others(Path(words[0]))
+        if weak is not None and weak not in said:
+            said.add(weak)
+            yield f"{at}: runs as root, and others than root can write {weak}; chmod it, or set vrrp.script_user"
+
+
+def _writable_by_others(program: Path) -> Path | None:
+    """What of a program and the directories above it others than root can write: whoever can put a file in its place
+    can write it too. None where it cannot be found."""
+    try:
+        real = program.resolve(strict=True)
+        for place in (real, *real.parents, *program.absolute().parents):
+            found = place.stat()
+            is_shared = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+            # In /tmp and the like nobody can take another's file away.
+            if found.st_uid != 0 or (is_shared and not (place != real and found.st_mode & stat.S_ISVTX)):
+                return place
+    except (OSError, RuntimeError):
+        # RuntimeError: symbolic links that lead in a circle.
+        return None
+    return None
 
 
 def _frontend(config: Config, name: str, frontend: Frontend) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Control: health checks, the servers' states, the statistics page.
+"""Control: health checks, the servers' states, the statistics page, commands.
 
 The only writer of the board. Workers are told by doorbell, and tell by doorbell when a server failed them.
 """
@@ -18,16 +18,21 @@ import uvloop
 from balancer import __version__
 from balancer.addr import Address
 from balancer.config import model
+from balancer.daemon.errands import Asking
 from balancer.daemon.faults import report_to
 from balancer.daemon.memory import Memory, answer, ring
 from balancer.daemon.plan import Plan
 from balancer.health import report, verdict
 from balancer.health.runner import Event, Runner, Target
+from balancer.observe import command
 from balancer.observe.log import AccessLog, Level
+from balancer.observe.runtime import Runtime
 from balancer.observe.snapshot import Availability, LastCheck, Process, Rates, Roster, Snapshot, take
 from balancer.observe.web import Web
+from balancer.pool import routers
 from balancer.pool.facts import Entity, Sums, Totals
 from balancer.pool.orders import Condition, ServerState
+from balancer.pool.routers import Standing
 
 __all__ = ["Control", "initialise"]
 
@@ -41,15 +46,25 @@ _PROCESS = Entity("process", "")
 
 
 class Control:
-    """The deciding process. `stats` are the page's listening sockets."""
+    """The deciding process. `stats` are the page's listening sockets, `runtime` is the one for commands."""
 
     def __init__(
-        self, plan: Plan, memory: Memory, stats: Sequence[socket.socket], *, node: str, started: float
+        self,
+        plan: Plan,
+        memory: Memory,
+        stats: Sequence[socket.socket],
+        *,
+        node: str,
+        started: float,
+        runtime: socket.socket | None = None,
     ) -> None:
         """`started` is Unix time in seconds."""
         self._plan = plan
         self._memory = memory
         self._sockets = stats
+        self._runtime = runtime
+        self._asking = Asking(memory.line.control) if memory.line is not None else None
+        self._standing: Standing | None = None
         self._log = AccessLog(plan.log)
         self._roster = Roster.of(plan.config)
         self._rates = Rates()
@@ -101,8 +116,18 @@ class Control:
         if config is not None:
             web = Web(config, self._snapshot)
             await web.start(self._sockets)
+        if self._asking is not None:
+            self._asking.attach(loop)
+        runtime = None
+        if self._runtime is not None:
+            settings = self._plan.config.global_.runtime_socket
+            assert settings is not None
+            runtime = Runtime(command.Level[settings.level.upper()], self._desk())
+            await runtime.start(self._runtime)
         await stopped.wait()
         await self._runner.close()
+        if runtime is not None:
+            await runtime.stop()
         if web is not None:
             await web.stop()
 
@@ -171,6 +196,18 @@ class Control:
                     self._runner.hint(index)
                 self._failures[entity] = failures
 
+    # Virtual routers
+
+    def _desk(self) -> command.Desk:
+        if self._asking is None:
+            return command.Desk(now=time.time)
+        return command.Desk(now=time.time, standing=self._routers, ask=self._asking.ask)
+
+    def _routers(self) -> Standing | None:
+        """Where they stand; as they stood before, should the supervisor write just now."""
+        self._standing = routers.look(self._memory.notice) or self._standing
+        return self._standing
+
     # Statistics
 
     def _snapshot(self) -> Snapshot:
@@ -183,6 +220,7 @@ class Control:
             checks=self._checks,
             rates=self._rates,
             availability=self._availability,
+            routers=self._routers(),
             now=time.time(),
         )
 

@@ -1,11 +1,12 @@
-"""What the processes share: memory made before the first fork, and doorbells.
+"""What the processes share: memory made before the first fork, doorbells, and a line to the supervisor.
 
     block 0 … block N-1   counters, one per worker, written by that worker alone
     board                 server states, written by control alone
     turns                 whose turn was last, one number per backend, written by every worker
+    notice                where the virtual routers stand, written by the supervisor alone
 
 A doorbell is an eventfd(2): control rings a worker's when it has written the board, a worker rings
-control's when a server failed it. Both outlive the processes at either end, so whoever is started
+control's when a server failed it. All of this outlives the processes at either end, so whoever is started
 in the place of a dead one finds everything as it was.
 """
 
@@ -14,33 +15,76 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import socket
+from typing import NamedTuple
 
+from balancer.config.vrrp import Vrrp
 from balancer.daemon.plan import Plan
+from balancer.pool.notice import Notice
 from balancer.pool.orders import Board
 
-__all__ = ["Memory", "answer", "ring"]
-
+__all__ = ["Line", "Memory", "answer", "ring"]
 
 # Octets of a native signed 64-bit integer.
 _NUMBER = 8
+# Octets of the notice: for a virtual router with 255 addresses of IPv6 and its sum; for a peer, what a heartbeat can
+# hold. Memory that is never touched is never used.
+_NOTICE, _NOTICE_OF_ONE, _NOTICE_OF_PEER = 16 * 1024, 16 * 1024, 96 * 1024
+
+
+class Line(NamedTuple):
+    """Both ends of a SOCK_SEQPACKET pair (unix(7)): orders go one way, what came of them the other."""
+
+    supervisor: socket.socket
+    control: socket.socket
+
+    def close(self) -> None:
+        for end in self:
+            end.close()
 
 
 class Memory:
-    """The shared memory and the doorbells of one start."""
+    """The shared memory, the doorbells and the line of one start."""
 
     def __init__(self, plan: Plan) -> None:
         size = plan.layout.size
         backends = plan.config.backends
         board = size * plan.workers
         turns = board + Board.size(len(plan.seats))
-        self._map = mmap.mmap(-1, turns + _NUMBER * len(backends))
+        notice = turns + _NUMBER * len(backends)
+        end = notice + Notice.size(_longest_notice(plan.config.vrrp))
+        self._map = mmap.mmap(-1, end)
         view = memoryview(self._map)
         self.blocks = [view[i * size : (i + 1) * size] for i in range(plan.workers)]
         self.board = Board(view[board:turns])
-        numbers = view[turns:].cast("q")
+        numbers = view[turns:notice].cast("q")
         self.turns = {name: numbers[i : i + 1] for i, name in enumerate(backends)}
+        self.notice = Notice(view[notice:end])
         self.worker_bells = [_bell() for _ in range(plan.workers)]
         self.control_bell = _bell()
+        self.line = _line() if plan.config.vrrp.instances else None
+        """From control to the supervisor; None where nobody speaks VRRP."""
+
+    def close(self) -> None:
+        """Close doorbells and line, as far as this process is concerned."""
+        for bell in (*self.worker_bells, self.control_bell):
+            os.close(bell)
+        if self.line is not None:
+            self.line.close()
+
+
+def _longest_notice(vrrp: Vrrp) -> int:
+    if not vrrp.instances:
+        return 0
+    peers = len(vrrp.heartbeat.peers) if vrrp.heartbeat is not None else 0
+    return _NOTICE + _NOTICE_OF_ONE * (len(vrrp.instances) + len(vrrp.scripts)) + _NOTICE_OF_PEER * peers
+
+
+def _line() -> Line:
+    line = Line(*socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+    for end in line:
+        end.setblocking(False)
+    return line
 
 
 def _bell() -> int:

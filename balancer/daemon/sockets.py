@@ -14,7 +14,9 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from balancer.config.model import Bind, Config
+from balancer.addr import Address
+from balancer.config.model import Bind, Config, RuntimeSocket
+from balancer.daemon.privileges import Identity
 from balancer.errors import StartError
 
 __all__ = ["Sockets"]
@@ -24,6 +26,8 @@ _IPV6_FREEBIND = 78
 _IP_FREEBIND = 15
 # Whoever may enter the directory may connect, as with a TCP port.
 _UNIX_MODE = 0o666
+# Of the directory that the runtime socket is in, where there is none.
+_DIRECTORY_MODE = 0o755
 
 
 class Sockets:
@@ -33,11 +37,14 @@ class Sockets:
         self.frontends: dict[str, list[list[tuple[Bind, socket.socket]]]] = {}
         """By frontend, for each worker its sockets with the bind they belong to."""
         self.stats: list[socket.socket] = []
+        self.runtime: socket.socket | None = None
+        """For commands."""
         self._paths: list[str] = []
 
     @staticmethod
-    def open(config: Config, workers: int) -> Sockets:
-        """Bind everything; StartError names the first bind that fails, and nothing stays bound."""
+    def open(config: Config, workers: int, *, owner: Identity | None = None) -> Sockets:
+        """Bind everything; StartError names the first bind that fails, and nothing stays bound. The runtime socket
+        becomes `owner`'s."""
         sockets = Sockets()
         try:
             for name, frontend in config.frontends.items():
@@ -53,6 +60,8 @@ class Sockets:
             if config.stats is not None:
                 for bind in config.stats.bind:
                     sockets.stats += sockets._bind("stats.bind", bind, socket.SOCK_STREAM, 1, 128)
+            if config.global_.runtime_socket is not None:
+                sockets.runtime = sockets._bind_runtime(config.global_.runtime_socket, owner)
         except BaseException:
             sockets.close()
             sockets.unlink()
@@ -69,14 +78,40 @@ class Sockets:
         except OSError as error:
             raise StartError(f"{where}: cannot bind {bind.address}: {_advice(error, bind)}") from error
 
+    def _bind_runtime(self, config: RuntimeSocket, owner: Identity | None) -> socket.socket:
+        where, path = "global.runtime_socket", Path(config.path)
+        bind = Bind(address=Address("", 0, config.path)).model_copy(update={"mode": config.mode})
+        # Others may enter, whatever the umask.
+        before = os.umask(0o777 & ~_DIRECTORY_MODE)
+        try:
+            # /run is empty after each start of the machine.
+            path.parent.mkdir(_DIRECTORY_MODE)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise StartError(f"{where}: cannot make {path.parent}: {error.strerror}") from error
+        finally:
+            os.umask(before)
+        (sock,) = self._bind(where, bind, socket.SOCK_STREAM, 1, 128)
+        if owner is not None:
+            try:
+                os.chown(path, *owner, follow_symlinks=False)
+            except OSError as error:
+                sock.close()
+                raise StartError(f"{where}: cannot give {path} to {owner}: {error.strerror}") from error
+        return sock
+
     def keep(self, wanted: Callable[[str, int], bool], *, stats: bool) -> None:
-        """In a child: close what is another's. `wanted(frontend, worker)` says what is its own."""
+        """In a child: close what is another's. `wanted(frontend, worker)` says what is its own; the runtime socket
+        goes with the statistics."""
         own: set[socket.socket] = set()
         others: set[socket.socket] = set()
         for name, of_worker in self.frontends.items():
             for worker, pairs in enumerate(of_worker):
                 (own if wanted(name, worker) else others).update(sock for _, sock in pairs)
         (own if stats else others).update(self.stats)
+        if self.runtime is not None:
+            (own if stats else others).add(self.runtime)
         for sock in others - own:
             sock.close()
 
@@ -88,6 +123,8 @@ class Sockets:
                     sock.close()
         for sock in self.stats:
             sock.close()
+        if self.runtime is not None:
+            self.runtime.close()
 
     def unlink(self) -> None:
         """Remove the files of Unix sockets, once all processes have closed them. Another copy's stay."""

@@ -24,18 +24,22 @@ from typing import TYPE_CHECKING, NoReturn
 from balancer.config import model
 from balancer.config.check import warnings
 from balancer.config.model import Config
-from balancer.daemon import privileges
+from balancer.daemon import errands, privileges
 from balancer.daemon.control import Control, initialise
 from balancer.daemon.faults import described
 from balancer.daemon.memory import Memory
 from balancer.daemon.plan import Plan
+from balancer.daemon.serving import Serving, WorkerLife
 from balancer.daemon.sockets import Sockets
+from balancer.daemon.spawn import spawn
 from balancer.daemon.worker import Worker
 from balancer.errors import BalancerError, StartError
 from balancer.observe.log import AccessLog, Level
+from balancer.pool import routers
 
 if TYPE_CHECKING:
     from balancer.vrrp.speaker import Speaker
+    from balancer.vrrp.track import Service
 
 __all__ = ["Supervisor", "run"]
 
@@ -44,6 +48,11 @@ _LONGEST_PAUSE = 5.0
 _YOUNG = 1.0
 # After the children's own hard stop, what they get before they are killed.
 _GRACE = 2.0
+# What programs get that are told of the end.
+_LAST_WORDS = 5.0
+# Where the virtual routers stand is told to control at most so often, and its orders are taken so often (seconds).
+_TELL_EVERY = 0.2
+_TAKE_EVERY = 0.1
 _STDERR = 2
 _HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGCHLD)
 
@@ -60,6 +69,8 @@ class Child:
     pause: float = 0.0
     is_told: bool = False
     """Has it got its SIGTERM?"""
+    number: int | None = None
+    """Of a worker."""
 
 
 def run(config: Config) -> int:
@@ -75,6 +86,12 @@ class Supervisor:
         self._started = time.time()
         self._children: list[Child] = []
         self._speaker: Speaker | None = None
+        # After its stop.
+        self._silent: Speaker | None = None
+        self._silent_since = 0.0
+        self._told_at = 0.0
+        # When orders are taken again; 0: as they come.
+        self._take_at = 0.0
         self._stopping = False
         self._kill_at = 0.0
         self._killed = False
@@ -94,6 +111,8 @@ class Supervisor:
             # Nothing made so far is ever freed; not even looked at, it stays shared with the children.
             gc.collect()
             gc.freeze()
+            # First the workers: a director that serves nobody yet should not be master.
+            self._start_due()
             if self._speaker is not None:
                 privileges.be_on_time()
                 self._speaker.start()
@@ -115,21 +134,17 @@ class Supervisor:
         self._afford_connections()
         plan = self._plan
         self._memory = Memory(plan)
+        at_the_end.callback(self._memory.close)
         initialise(plan, self._memory)
-        self._sockets = Sockets.open(config, plan.workers)
+        self._sockets = Sockets.open(config, plan.workers, owner=self._identity)
         at_the_end.callback(self._sockets.unlink)
         at_the_end.callback(self._sockets.close)
         if config.vrrp.instances:
-            # Netlink comes with a large library, which only those load who need it.
-            from balancer.vrrp.speaker import Speaker
-
-            self._speaker = Speaker(config.vrrp, log=self._tell)
-            at_the_end.callback(self._speaker.close)
-            at_the_end.callback(self._speaker.stop)
-            self._selector.register(self._speaker, selectors.EVENT_READ)
+            self._learn_to_speak(at_the_end)
         self._children = [Child("control", self._control)]
         self._children += [
-            Child(f"worker {number}", functools.partial(self._worker, number)) for number in range(plan.workers)
+            Child(f"worker {number}", functools.partial(self._worker, number), number=number)
+            for number in range(plan.workers)
         ]
         self._say(Level.NOTICE, f"pybalancer starts, {plan.workers} worker{'s' if plan.workers > 1 else ''}")
 
@@ -161,11 +176,13 @@ class Supervisor:
     def _look_after_children(self) -> None:
         # One may have come while we prepared.
         self._take_signals()
-        while self._children:
+        while self._children or self._has_more_to_tell():
             self._start_due()
             self._selector.select(self._until_next())
             if self._speaker is not None:
                 self._speaker.turn()
+                self._take_orders(self._speaker)
+                self._tell_control(self._speaker)
             self._take_signals()
             self._reap()
             if self._stopping:
@@ -215,12 +232,23 @@ class Supervisor:
 
     def _worker(self, number: int) -> None:
         self._sockets.keep(lambda _, worker: worker == number, stats=False)
+        if self._memory.line is not None:
+            self._memory.line.close()
         own = {name: of_worker[number] for name, of_worker in self._sockets.frontends.items()}
         Worker(self._plan, self._memory, number, own).run()
 
     def _control(self) -> None:
         self._sockets.keep(lambda *_: False, stats=True)
-        Control(self._plan, self._memory, self._sockets.stats, node=socket.gethostname(), started=self._started).run()
+        if self._memory.line is not None:
+            self._memory.line.supervisor.close()
+        Control(
+            self._plan,
+            self._memory,
+            self._sockets.stats,
+            node=socket.gethostname(),
+            started=self._started,
+            runtime=self._sockets.runtime,
+        ).run()
 
     def _reap(self) -> None:
         while True:
@@ -230,10 +258,12 @@ class Supervisor:
                 return
             if not pid:
                 return
-            # Others: children of whatever ran in this process before us, or orphans where we are process 1.
             child = next((child for child in self._children if child.pid == pid), None)
             if child is not None:
                 self._on_death(child, status)
+            elif (speaker := self._speaker or self._silent) is not None:
+                # A script, a child of whatever ran in this process before us, or an orphan where we are process 1.
+                speaker.ended(pid, status)
 
     def _on_death(self, child: Child, status: int) -> None:
         child.pid = 0
@@ -253,11 +283,88 @@ class Supervisor:
     def _until_next(self) -> float | None:
         """Seconds to the next deadline; None where only a signal can bring work."""
         if self._stopping:
-            return None if self._killed else max(0.0, self._kill_at - time.monotonic())
+            if self._killed:
+                return None
+            end = self._kill_at if self._children else self._silent_since + _LAST_WORDS
+            return max(0.0, end - time.monotonic())
         waiting = [child.start_at for child in self._children if not child.pid]
         if self._speaker is not None:
             waiting.append(self._speaker.due)
+            if self._speaker.has_news:
+                waiting.append(self._told_at + _TELL_EVERY)
+            if self._take_at:
+                waiting.append(self._take_at)
         return max(0.0, min(waiting) - time.monotonic()) if waiting else None
+
+    # Virtual routers
+
+    def _learn_to_speak(self, at_the_end: contextlib.ExitStack) -> None:
+        # Netlink comes with a large library, which only those load who need it.
+        from balancer.vrrp.speaker import Speaker
+
+        vrrp = self._config.vrrp
+        identity = _script_identity(vrrp.script_user)
+        self._serving = Serving(self._plan, self._memory)
+        self._speaker = Speaker(
+            vrrp,
+            node=socket.gethostname(),
+            log=self._tell,
+            spawn=lambda words: spawn(words, identity),
+            service=self._service,
+        )
+        at_the_end.callback(self._speaker.close)
+        at_the_end.callback(self._fall_silent)
+        self._selector.register(self._speaker, selectors.EVENT_READ)
+        assert self._memory.line is not None
+        self._selector.register(self._memory.line.supervisor, selectors.EVENT_READ)
+
+    def _service(self) -> Service:
+        from balancer.vrrp.track import Service
+
+        workers = [
+            WorkerLife(child.number, child.pid != 0, child.started, child.pause > 0)
+            for child in self._children
+            if child.number is not None
+        ]
+        return Service(self._serving.is_serving(workers, time.monotonic()), self._serving.servers())
+
+    def _take_orders(self, speaker: Speaker) -> None:
+        """Those that control passes on, a few at a time: it must not be able to keep us from speaking."""
+        assert self._memory.line is not None
+        line, now = self._memory.line.supervisor, time.monotonic()
+        if self._take_at:
+            if now < self._take_at:
+                return
+            self._take_at = 0.0
+            self._selector.register(line, selectors.EVENT_READ)
+        if errands.take(line, speaker):
+            self._selector.unregister(line)
+            self._take_at = now + _TAKE_EVERY
+
+    def _tell_control(self, speaker: Speaker) -> None:
+        now = time.monotonic()
+        if speaker.has_news and now - self._told_at >= _TELL_EVERY:
+            self._told_at = now
+            routers.post(speaker.standing(), self._memory.notice)
+
+    def _fall_silent(self) -> None:
+        """Give all addresses up."""
+        speaker, self._speaker = self._speaker, None
+        if speaker is not None:
+            self._silent = speaker
+            self._silent_since = time.monotonic()
+            speaker.stop()
+            routers.post(speaker.standing(), self._memory.notice)
+            self._selector.unregister(speaker)
+            assert self._memory.line is not None
+            if not self._take_at:
+                # Nobody takes orders any more.
+                self._selector.unregister(self._memory.line.supervisor)
+
+    def _has_more_to_tell(self) -> bool:
+        """Whether a program runs that was told of the end: the service manager kills it when we are gone."""
+        left = self._silent_since + _LAST_WORDS - time.monotonic()
+        return self._silent is not None and self._silent.is_notifying and left > 0 and not self._killed
 
     # Signals and the end
 
@@ -295,11 +402,8 @@ class Supervisor:
         self._stopping = True
         self._kill_at = time.monotonic() + self._config.global_.hard_stop_after + _GRACE
         self._say(Level.NOTICE, "stopping; a second signal ends at once")
-        if self._speaker is not None:
-            # New clients are the other director's from now on.
-            self._speaker.stop()
-            self._selector.unregister(self._speaker)
-            self._speaker = None
+        # New clients are the other director's from now on.
+        self._fall_silent()
         self._sockets.close()
         self._children = [child for child in self._children if child.pid]
         self._see_to_the_end()
@@ -324,6 +428,16 @@ class Supervisor:
             if child.pid:
                 os.kill(child.pid, signal.SIGKILL)
                 os.waitpid(child.pid, 0)
+
+
+def _script_identity(user: str | None) -> privileges.Identity | None:
+    """Who check and notify scripts run as; None: as we were started."""
+    try:
+        return privileges.identity(user, None)
+    except StartError:
+        raise StartError(
+            f"vrrp.script_user: there is no user {user!r}; create it with: useradd --system --user-group {user}"
+        ) from None
 
 
 def _ignore_signals() -> None:

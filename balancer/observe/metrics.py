@@ -1,4 +1,5 @@
-"""Prometheus metrics under the names and labels of HAProxy's exporter, and a few of our own (`pybalancer_…`).
+"""Prometheus metrics under the names and labels of HAProxy's exporter, those of virtual routers under the names and
+labels of keepalived-exporter (github.com/mehdy/keepalived-exporter), and a few of our own (`pybalancer_…`).
 
 Text format 0.0.4. Written by hand: prometheus_client keeps an object for each sample and takes several times as long
 for thousands of servers. What HAProxy has and pybalancer does not (TLS, compression, cache, …) is left out.
@@ -11,6 +12,7 @@ from itertools import accumulate
 from typing import Any, Literal, NamedTuple
 
 from balancer.observe.snapshot import BackendRow, FrontendRow, ServerRow, Snapshot
+from balancer.pool.routers import PeerFacts, RouterFacts, ScriptFacts, Standing
 
 __all__ = ["CONTENT_TYPE", "pieces", "render"]
 
@@ -28,7 +30,7 @@ _SERVER_STATES = ("DOWN", "UP", "MAINT", "DRAIN", "NOLB")
 # takes, to 33.6 s, above the usual timeouts.
 _EDGES = range(7, 26)
 
-Row = FrontendRow | BackendRow | ServerRow
+Row = FrontendRow | BackendRow | ServerRow | RouterFacts | ScriptFacts | PeerFacts
 Value = Callable[[Any], float | int | str]
 Samples = Callable[[str, str, Any], Iterable[str]]
 
@@ -80,7 +82,7 @@ def _aggregate(name: str, help_: str) -> _Family:
     return _Family(name, "gauge", help_, samples)
 
 
-def _responses(name: str, labels: str, row: Row) -> Iterable[str]:
+def _responses(name: str, labels: str, row: FrontendRow | BackendRow | ServerRow) -> Iterable[str]:
     counters = row.counters
     return [f'{name}{labels},code="{code}"}} {counters[f"hrsp_{code}"]}\n' for code in _CODES]
 
@@ -355,6 +357,86 @@ _SERVER_HTTP = [
     _counter("haproxy_server_http_requests_total", "req_tot", "Total number of HTTP requests."),
 ]
 
+# keepalived's numbers of its states (keepalived/include/vrrp.h).
+_ROUTER_STATES = {"INIT": 0, "BACKUP": 1, "MASTER": 2, "FAULT": 3, "STOPPED": 98}
+# A trouble that was not seen for so long is over (seconds).
+_OVER = 300.0
+
+
+def _of_router(key: str, name: str, help_: str) -> _Family:
+    return _Family(name, "counter", help_, _plain(lambda row: row.counters.get(key, 0)))
+
+
+def _router_states(name: str, labels: str, row: RouterFacts) -> Iterable[str]:
+    """One series per address, whoever holds it."""
+    state = _ROUTER_STATES.get(row.state, 0)
+    addresses = [address.partition("/")[0] for address in row.addresses] or [""]
+    return [f'{name}{labels},ip_address="{_escape(address)}"}} {state}\n' for address in addresses]
+
+
+def _terms(name: str, labels: str, row: RouterFacts) -> Iterable[str]:
+    amounts: dict[str, int] = {}
+    for term in row.terms:
+        amounts[term.what] = amounts.get(term.what, 0) + term.amount
+    return [f'{name}{labels},term="{_escape(what)}"}} {amount}\n' for what, amount in amounts.items()]
+
+
+_ROUTER = [
+    _Family("keepalived_vrrp_state", "gauge", "State of vrrp", _router_states),
+    _of_router("advert_rcvd", "keepalived_advertisements_received_total", "Advertisements received"),
+    _of_router("advert_sent", "keepalived_advertisements_sent_total", "Advertisements sent"),
+    _of_router("become_master", "keepalived_become_master_total", "Became master"),
+    _of_router("release_master", "keepalived_release_master_total", "Released master"),
+    _of_router("packet_len_err", "keepalived_packet_length_errors_total", "Packet length errors"),
+    _of_router(
+        "advert_interval_err", "keepalived_advertisements_interval_errors_total", "Advertisement interval errors"
+    ),
+    _of_router("ip_ttl_err", "keepalived_ip_ttl_errors_total", "TTL errors"),
+    _of_router("invalid_type_rcvd", "keepalived_invalid_type_received_total", "Invalid type errors"),
+    _of_router("addr_list_err", "keepalived_address_list_errors_total", "Address list errors"),
+    _of_router("invalid_authtype", "keepalived_authentication_invalid_total", "Authentication invalid"),
+    _of_router("authtype_mismatch", "keepalived_authentication_mismatch_total", "Authentication mismatch"),
+    _of_router("auth_failure", "keepalived_authentication_failure_total", "Authentication failure"),
+    _of_router("pri_zero_rcvd", "keepalived_priority_zero_received_total", "Priority zero received"),
+    _of_router("pri_zero_sent", "keepalived_priority_zero_sent_total", "Priority zero sent"),
+    _of_router("checksum_err", "pybalancer_vrrp_checksum_errors_total", "Advertisements with a wrong checksum."),
+    _of_router("version_err", "pybalancer_vrrp_version_errors_total", "Advertisements of another version of VRRP."),
+    _of_router("vrid_err", "pybalancer_vrrp_vrid_errors_total", "Advertisements with a virtual router id not ours."),
+    _of_router(
+        "source_err", "pybalancer_vrrp_source_errors_total", "Advertisements from addresses of no network here."
+    ),
+    _of_router(
+        "lower_priority_rcvd",
+        "pybalancer_vrrp_lower_priority_received_total",
+        "Advertisements of another master with a lower priority, heard while master.",
+    ),
+    _of_router(
+        "equal_priority_rcvd",
+        "pybalancer_vrrp_equal_priority_received_total",
+        "Advertisements of another master with the same priority, heard while master.",
+    ),
+    _of_router("garp_sent", "pybalancer_vrrp_announcements_sent_total", "Gratuitous ARP and unsolicited NA sent."),
+    _of_router("address_lost", "pybalancer_vrrp_addresses_lost_total", "Addresses that were lost while master."),
+    _gauge("pybalancer_vrrp_priority", lambda row: row.priority, "Effective priority."),
+    _gauge("pybalancer_vrrp_base_priority", lambda row: row.base_priority, "Configured priority."),
+    _Family("pybalancer_vrrp_priority_term", "gauge", "What the effective priority is the sum of.", _terms),
+    _gauge(
+        "pybalancer_vrrp_released",
+        lambda row: int(row.released_until is not None),
+        "1 while addresses are left to other directors by hand.",
+    ),
+]
+_SCRIPT = [
+    _gauge(
+        "keepalived_script_status",
+        lambda row: int(row.is_good),
+        "Tracker Script Status",
+        # keepalived's is bad or good, nothing else.
+        applies=lambda row: row.is_good is not None,
+    )
+]
+_PEER = [_gauge("pybalancer_vrrp_peer_alive", lambda row: int(row.is_alive), "1 while its heartbeat is heard.")]
+
 # Lines put together before they are handed on: some 100 KiB.
 _LINES = 1024
 
@@ -390,6 +472,31 @@ def _lines(snapshot: Snapshot) -> Iterator[str]:
     yield from _families([*_BACKEND, _last_sessions("haproxy_backend", now)], backends)
     yield from _families([*_SERVER, _last_sessions("haproxy_server", now)], all_servers)
     yield from _families(_SERVER_HTTP, [(labels, row) for labels, row, is_http in servers if is_http])
+    if snapshot.routers is not None:
+        yield from _routers(snapshot.routers, now)
+
+
+def _routers(standing: Standing, now: float) -> Iterator[str]:
+    yield "# HELP keepalived_up Status\n# TYPE keepalived_up gauge\nkeepalived_up 1\n"
+    of_now = [
+        _gauge(
+            "pybalancer_vrrp_last_change_seconds",
+            lambda row: int(max(now - row.since, 0)),
+            "How long ago the last change of state was, in seconds.",
+        ),
+        _gauge(
+            "pybalancer_vrrp_troubles",
+            lambda row: sum(trouble.last > now - _OVER for trouble in row.troubles),
+            "Kinds of trouble in the network seen in the last 5 minutes.",
+        ),
+    ]
+    routers = [
+        (f'{{iname="{_escape(row.name)}",intf="{_escape(row.interface)}",vrid="{row.vrid}"', row)
+        for row in standing.routers
+    ]
+    yield from _families([*_ROUTER, *of_now], routers)
+    yield from _families(_SCRIPT, [(f'{{name="{_escape(row.name)}"', row) for row in standing.scripts])
+    yield from _families(_PEER, [(f'{{address="{_escape(row.address)}"', row) for row in standing.peers])
 
 
 def _families(families: Iterable[_Family], rows: Sequence[tuple[str, Row]]) -> Iterator[str]:

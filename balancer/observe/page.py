@@ -7,6 +7,8 @@ from itertools import islice
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from balancer.observe import routers
+from balancer.observe.routers import duration
 from balancer.observe.snapshot import BackendRow, FrontendRow, ServerRow, Snapshot
 
 __all__ = ["CONTENT_TYPE", "pieces", "render"]
@@ -15,18 +17,6 @@ CONTENT_TYPE = "text/html; charset=utf-8"
 
 # Parts of the template put together before they are handed on: some 30 KiB, a few milliseconds of work.
 _PARTS = 1024
-_UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
-
-
-def _duration(seconds: float) -> str:
-    """The two largest units, as HAProxy's page has it: `3d4h`, `7m`, `0s`."""
-    left = max(int(seconds), 0)
-    for i, (size, unit) in enumerate(_UNITS):
-        if left >= size:
-            whole, rest = divmod(left, size)
-            smaller, name = _UNITS[i + 1] if unit != "s" else (1, "")
-            return f"{whole}{unit}{rest // smaller}{name}" if rest // smaller else f"{whole}{unit}"
-    return "0s"
 
 
 def _octets(number: int) -> str:
@@ -56,14 +46,14 @@ def _last_check(row: ServerRow) -> tuple[str, str]:
     if check is None:
         return "INI", "Initializing"
     code = check.code if check.status is None else f"{check.code}/{check.status}"
-    ago = f"{_duration(row.now - check.at)} ago"
+    ago = f"{duration(row.now - check.at)} ago"
     words = ": ".join(filter(None, (check.description, check.info)))
     return f"{code} in {check.duration * 1000:.0f}ms", f"{words} ({ago})"
 
 
 def _last_session(row: BackendRow | ServerRow, now: float) -> str:
     last = row.counters["lastsess"]
-    return _duration(now - last) if last else "?"
+    return duration(now - last) if last else "?"
 
 
 def _sessions(row: FrontendRow | BackendRow | ServerRow, is_http: bool) -> str:
@@ -99,8 +89,17 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(duration=_duration, octets=_octets, number=_number)
-    environment.globals.update(last_check=_last_check, last_session=_last_session, sessions=_sessions)
+    environment.filters.update(duration=duration, octets=_octets, number=_number)
+    environment.globals.update(
+        last_check=_last_check,
+        last_session=_last_session,
+        sessions=_sessions,
+        sum_lines=routers.sum_lines,
+        master=routers.master,
+        peer=routers.peer,
+        script=routers.script,
+        trouble=routers.trouble,
+    )
     return environment
 
 

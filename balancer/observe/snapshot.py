@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 from balancer.config import effective, model
 from balancer.pool.facts import Entity, Sums
 from balancer.pool.orders import Admin, Condition, ServerState
+from balancer.pool.routers import Standing
 
 __all__ = [
     "Availability",
@@ -432,6 +433,8 @@ class Snapshot(NamedTuple):
     rate: Rate
     frontends: tuple[FrontendRow, ...]
     backends: tuple[BackendRow, ...]
+    routers: Standing | None = None
+    """Where the virtual routers stand; None where there are none."""
 
     @property
     def uptime(self) -> float:
@@ -469,6 +472,7 @@ def take(
     rates: Rates,
     availability: Availability,
     now: float,
+    routers: Standing | None = None,
 ) -> Snapshot:
     """The picture of this moment. `states` are the rows of the `Board`, `checks` go by the same index. `sums` must
     have an entry for everybody on the roster (KeyError)."""
@@ -485,6 +489,7 @@ def take(
             )
             for entry in roster.backends
         ),
+        routers=routers,
     )
 
 

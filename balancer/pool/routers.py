@@ -11,10 +11,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
-__all__ = ["COUNTERS", "PeerFacts", "RouterFacts", "ScriptFacts", "Standing", "Term", "Trouble", "decode", "encode"]
+from balancer.pool.notice import Notice
+
+__all__ = [
+    "COUNTERS",
+    "PeerFacts",
+    "RouterFacts",
+    "ScriptFacts",
+    "Standing",
+    "Term",
+    "Trouble",
+    "decode",
+    "encode",
+    "look",
+    "post",
+]
 
 COUNTERS = (
     "advert_rcvd", "advert_sent", "become_master", "release_master", "packet_len_err", "advert_interval_err",
@@ -121,6 +135,45 @@ class Standing:
 def encode(standing: Standing) -> bytes:
     """As JSON, for another process of this host."""
     return json.dumps(asdict(standing), separators=(",", ":")).encode()
+
+
+def post(standing: Standing, notice: Notice) -> None:
+    """Tell it the other processes. Where there is no room for all of it, the least important is left out."""
+    for less in (_whole, _without_sums, _without_servers, _names):
+        octets = encode(less(standing))
+        if len(octets) <= notice.longest:
+            notice.write(octets)
+            return
+
+
+def _whole(standing: Standing) -> Standing:
+    return standing
+
+
+def _without_sums(standing: Standing) -> Standing:
+    return replace(standing, routers=tuple(replace(each, terms=(), troubles=()) for each in standing.routers))
+
+
+def _without_servers(standing: Standing) -> Standing:
+    return replace(_without_sums(standing), peers=tuple(replace(each, servers={}) for each in standing.peers))
+
+
+def _names(standing: Standing) -> Standing:
+    """Texts of others' making may be of any length, addresses many."""
+    return Standing(
+        at=standing.at, routers=tuple(replace(each, addresses=(), why="") for each in _without_sums(standing).routers)
+    )
+
+
+def look(notice: Notice) -> Standing | None:
+    """What was told last; None while nothing was, or nothing that makes sense."""
+    octets = notice.read()
+    if octets is None:
+        return None
+    try:
+        return decode(octets)
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def decode(octets: bytes) -> Standing:

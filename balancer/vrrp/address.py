@@ -10,17 +10,34 @@ import os
 import socket
 from contextlib import suppress
 from dataclasses import dataclass
-from ipaddress import IPv4Interface, IPv6Interface, ip_interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_interface
 
 from pyroute2 import IPRoute, NetlinkError
 
-__all__ = ["Addresses", "Card"]
+__all__ = ["Addresses", "Card", "Vip"]
 
 # linux/rtnetlink.h: groups 1, 5 and 9 tell of links and of IPv4 and IPv6 addresses.
 _RTMGRP_LINK, _RTMGRP_IPV4_IFADDR, _RTMGRP_IPV6_IFADDR = 0x1, 0x10, 0x100
 # linux/if.h and linux/if_addr.h
 _IFF_UP, _IFF_LOWER_UP = 0x1, 0x10000
+_SCOPES = {"global": 0, "site": 200, "link": 253, "host": 254, "nowhere": 255}
 _IFA_F_NODAD, _IFA_F_TENTATIVE, _IFA_F_DADFAILED = 0x02, 0x40, 0x08
+
+
+@dataclass(frozen=True, slots=True)
+class Vip:
+    """An address to put on an interface."""
+
+    address: IPv4Interface | IPv6Interface
+    label: str | None = None
+    scope: str = "global"
+
+    @property
+    def ip(self) -> IPv4Address | IPv6Address:
+        return self.address.ip
+
+    def __str__(self) -> str:
+        return str(self.address)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +63,7 @@ class Addresses:
         self._monitor.bind((0, _RTMGRP_LINK | _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR))
         try:
             # To ask and to listen everybody may. The right to change is seen before the interface, which there is not.
-            self.take(0, IPv4Interface("0.0.0.0/32"))
+            self.take(0, Vip(IPv4Interface("0.0.0.0/32")))
         except OSError:
             self.close()
             raise
@@ -93,26 +110,31 @@ class Addresses:
                 found.append(ip_interface(f"{address}/{message['prefixlen']}"))
         return found
 
-    def put(self, index: int, address: IPv4Interface | IPv6Interface, *, lifetime: int) -> None:
+    def put(self, index: int, vip: Vip, *, lifetime: int) -> None:
         """Add an address, or give it a new lifetime of whole seconds if it is there."""
-        more = {"ifa_flags": _IFA_F_NODAD} if address.version == 6 else {}
-        self._change("replace", index, address, preferred_lft=lifetime, valid_lft=lifetime, **more)
+        more: dict[str, int | str] = {"preferred_lft": lifetime, "valid_lft": lifetime}
+        if vip.ip.version == 6:
+            more["ifa_flags"] = _IFA_F_NODAD
+        else:
+            more["scope"] = _SCOPES[vip.scope]
+            if vip.label is not None:
+                more["label"] = vip.label
+        self._change("replace", index, vip, **more)
 
-    def take(self, index: int, address: IPv4Interface | IPv6Interface) -> None:
+    def take(self, index: int, vip: Vip) -> None:
         """Remove an address; nothing happens where it is not there, or its interface is gone."""
         try:
-            self._change("del", index, address)
+            self._change("del", index, vip)
         except OSError as error:
             if error.errno not in (errno.EADDRNOTAVAIL, errno.ENODEV):
                 raise
 
-    def _change(self, command: str, index: int, address: IPv4Interface | IPv6Interface, **more: int) -> None:
+    def _change(self, command: str, index: int, vip: Vip, **more: int | str) -> None:
         try:
-            self._route.addr(
-                command, index=index, address=str(address.ip), prefixlen=address.network.prefixlen, **more
-            )
+            prefixlen = vip.address.network.prefixlen
+            self._route.addr(command, index=index, address=str(vip.ip), prefixlen=prefixlen, **more)
         except NetlinkError as error:
-            raise OSError(error.code, f"{address}: {error}") from error
+            raise OSError(error.code, f"{vip}: {error}") from error
 
     def forget(self) -> None:
         """In a child: close what it inherited. `close` would reach into the parent's epoll, which it shares."""

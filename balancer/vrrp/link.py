@@ -14,6 +14,7 @@ from balancer.wire import arp, vrrp
 __all__ = ["Link", "Packet"]
 
 # linux/in.h and linux/in6.h, where Python has no name for it.
+_IP_PKTINFO = 8
 _IP_MULTICAST_ALL = 49
 _IPV6_MULTICAST_ALL = 29
 # packet(7): such a socket only sends.
@@ -23,6 +24,9 @@ _TOS = 0xC0
 # Packets taken in one go: a flood must leave time for our own advertisements.
 _AT_ONCE = 64
 _PACKET = 4096
+# Interface, source; what is behind that the kernel fills in (ip(7), RFC 3542 section 6.1).
+_PKTINFO_V4 = struct.Struct("i4s4x")
+_PKTINFO_V6 = struct.Struct("16si")
 _ANCILLARY = socket.CMSG_SPACE(struct.calcsize("i")) + socket.CMSG_SPACE(struct.calcsize("16si"))
 
 
@@ -36,7 +40,7 @@ class Packet(NamedTuple):
 
 
 class Link:
-    """Sends from `source`, and hears what is sent to VRRP's group, on one interface.
+    """Sends from `source`, and hears what is sent to VRRP's group or to this host, on one interface.
 
     OSError where the kernel does not let us.
     """
@@ -64,7 +68,7 @@ class Link:
         interface = struct.pack("4s4si", vrrp.GROUP_V4, self.source.packed, self.index)
         own.setsockopt(socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
         own.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, interface)
-        own.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, interface)
+        own.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, vrrp.HOP_LIMIT)
         own.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, vrrp.HOP_LIMIT)
         own.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 0)
         own.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, _TOS)
@@ -73,7 +77,7 @@ class Link:
         own = self._socket
         own.setsockopt(socket.IPPROTO_IPV6, _IPV6_MULTICAST_ALL, 0)
         own.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, struct.pack("16si", vrrp.GROUP_V6, self.index))
-        own.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, self.index)
+        own.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, vrrp.HOP_LIMIT)
         own.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, vrrp.HOP_LIMIT)
         own.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, 0)
         own.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, _TOS)
@@ -89,15 +93,15 @@ class Link:
         """Readable when packets have come."""
         return self._socket.fileno()
 
-    def send(self, message: bytes) -> None:
-        """Multicast an advertisement. OSError where the interface is down or gone."""
+    def send(self, message: bytes, destination: bytes) -> None:
+        """Send an advertisement to a packed address. OSError where the interface is down, gone, or leads not there."""
         if self.source.version == 4:
-            self._socket.sendto(message, (socket.inet_ntoa(self.group), 0))
+            pktinfo = socket.IPPROTO_IP, _IP_PKTINFO, _PKTINFO_V4.pack(self.index, self.source.packed)
+            self._socket.sendmsg([message], [pktinfo], 0, (socket.inet_ntoa(destination), 0))
         else:
-            pktinfo = struct.pack("16si", self.source.packed, self.index)
-            ancillary = [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, pktinfo)]
-            group = (socket.inet_ntop(socket.AF_INET6, self.group), 0, 0, self.index)
-            self._socket.sendmsg([message], ancillary, 0, group)
+            pktinfo = socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, _PKTINFO_V6.pack(self.source.packed, self.index)
+            address = socket.inet_ntop(socket.AF_INET6, destination), 0, 0, self.index
+            self._socket.sendmsg([message], [pktinfo], 0, address)
 
     def announce(self, address: IPv4Address | IPv6Address) -> None:
         """Tell everybody on the link that `address` is here now."""

@@ -9,7 +9,9 @@ master, sync groups. Where this machine is stricter than both:
     - priority 0 counts only from the master that is followed, and never makes the wait longer;
     - an advertisement from our own address is never believed;
     - addresses are announced against lower masters once a second, however many advertisements come;
-    - a timer that fires much too late is not believed (`_timer_in_backup`).
+    - a timer that fires much too late is not believed (`_timer_in_backup`);
+    - silence is not believed while the master is known to live by another path (`Vouched`), and is not waited for
+      where it is known to be none any more (`Disowned`).
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ __all__ = [
     "Announce",
     "Changed",
     "Complain",
+    "Disowned",
     "Event",
     "Fault",
     "Follow",
@@ -45,6 +48,7 @@ __all__ = [
     "Stop",
     "Take",
     "Timer",
+    "Vouched",
     "Wants",
     "Weigh",
     "follow",
@@ -52,6 +56,7 @@ __all__ = [
     "master_down",
     "skew",
     "step",
+    "yields",
 ]
 
 # RFC 9568 section 5.2.4: 255 is the owner of the addresses, 0 says that the master resigns.
@@ -63,6 +68,8 @@ _FORGET = 300.0
 # Seconds between two announcements against lower masters: each is several frames for each address, and to provoke
 # one costs a single packet.
 _ANNOUNCE_GAP = 1.0
+# So many intervals after an advertisement the next one has failed to come.
+_MISSED = 1.5
 # Seconds for which a router that could not keep its addresses does not take them from another.
 _LOST_REST = 60.0
 
@@ -116,6 +123,10 @@ class State:
     """Packed address of who was last heard as master; None: nobody was, or we are it."""
     master_priority: int = 0
     """What `master` advertised last; 0 after it resigned."""
+    heard: float | None = None
+    """When an advertisement of `master` came last."""
+    vouched_until: float | None = None
+    """Until then another director is known to be master, whatever is heard of it here."""
     fault: str | None = None
     """Our own fault. None in FAULT: only another member of the sync group has one."""
     is_ready: bool = False
@@ -186,6 +197,18 @@ class Lost:
 
 
 @dataclass(frozen=True, slots=True)
+class Vouched:
+    """Another director says by the heartbeat that it is master: to be believed until then."""
+
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Disowned:
+    """Every other director says by the heartbeat that it is not master and cannot be."""
+
+
+@dataclass(frozen=True, slots=True)
 class Follow:
     """The sync group is `role` now: BACKUP, MASTER or FAULT."""
 
@@ -212,7 +235,9 @@ class Hold:
     """
 
 
-Event = Start | Stop | Timer | Heard | Fault | Recovered | Weigh | Lost | Follow | Release | Hold
+Event = (
+    Start | Stop | Timer | Heard | Fault | Recovered | Weigh | Lost | Vouched | Disowned | Follow | Release | Hold
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,6 +378,9 @@ def _timer_in_backup(router: Router, state: State, _event: Timer, now: float) ->
         wait = _master_interval(router, state) + skew(router, state)
         text = f"the timer fired {late:.3f} s late; listening {wait:.3f} s more before taking over"
         return _complain(replace(state, deadline=now + wait), now, "late timer", text)
+    if state.vouched_until is not None and now < state.vouched_until and _is_silent(router, state, now):
+        text = "no advertisement comes, but by the heartbeat another director is master: not taking over"
+        return _complain(replace(state, deadline=state.vouched_until), now, "heartbeat", text)
     return _claim(router, state, now, _why_claim(state))
 
 
@@ -380,7 +408,7 @@ def _heard_in_backup(router: Router, state: State, event: Heard, now: float) -> 
         return _complain(state, now, *doubt)
     if event.priority == _RESIGNED:
         return _master_resigned(router, state, event, now)
-    heard = replace(state, master=event.source, master_priority=event.priority)
+    heard = replace(state, master=event.source, master_priority=event.priority, heard=now)
     is_lower = event.priority < state.priority
     if is_lower and _preempts(router, state, now):
         text = f"{_text(event.source)} is master with priority {event.priority}, ours is {state.priority}: not followed"
@@ -400,7 +428,7 @@ def _master_resigned(router: Router, state: State, event: Heard, now: float) -> 
     if state.master_priority != _RESIGNED and event.source != state.master:
         return state, ()
     assert state.deadline is not None
-    resigned = replace(state, master=event.source, master_priority=_RESIGNED)
+    resigned = replace(state, master=event.source, master_priority=_RESIGNED, heard=now, vouched_until=None)
     return replace(resigned, deadline=min(state.deadline, now + skew(router, state))), ()
 
 
@@ -438,6 +466,7 @@ def _step_down(router: Router, state: State, event: Heard, now: float, *said: Ac
         master=event.source,
         master_priority=event.priority,
         master_interval=event.interval,
+        heard=now,
     )
     last_word = (Send(state.priority),) if router.higher_prio_send_advert else ()
     changed = Changed(Role.MASTER, Role.BACKUP, f"{_text(event.source)} has {better}")
@@ -454,6 +483,22 @@ def _weigh_in_backup(router: Router, state: State, event: Weigh, now: float) -> 
     assert state.deadline is not None
     weighed, _ = _weigh(router, state, event, now)
     return replace(weighed, deadline=state.deadline + skew(router, weighed) - skew(router, state)), ()
+
+
+def _vouched(_router: Router, state: State, event: Vouched, _now: float) -> _Outcome:
+    return replace(state, vouched_until=event.until), ()
+
+
+def _disowned(router: Router, state: State, _event: Disowned, now: float) -> _Outcome:
+    """Nearly as if the master had resigned, which it cannot say where its link is down.
+
+    But one that the heartbeat knows nothing of may be master too: what it says next is still waited for.
+    """
+    assert state.deadline is not None
+    sooner = now + skew(router, state)
+    if state.heard is not None:
+        sooner = max(sooner, state.heard + _MISSED * _master_interval(router, state))
+    return replace(state, vouched_until=None, deadline=min(state.deadline, sooner)), ()
 
 
 def _lost(router: Router, state: State, event: Lost, now: float) -> _Outcome:
@@ -509,8 +554,10 @@ def _follow_in_fault(router: Router, state: State, event: Follow, now: float) ->
 
 def _join(router: Router, state: State, now: float, why: str, *first: Action) -> _Outcome:
     """Be BACKUP, and listen first; the owner is master at once (RFC 9568 section 6.4.1)."""
-    fresh = replace(state, master=None, master_priority=0, master_interval=router.interval, fault=None)
-    is_owner = state.priority == _OWNER and not _yields(state, now)
+    fresh = replace(
+        state, master=None, master_priority=0, heard=None, master_interval=router.interval, fault=None
+    )
+    is_owner = state.priority == _OWNER and not yields(state, now)
     if is_owner and not router.is_grouped:
         return _become_master(router, fresh, now, why)
     backup = _turned(fresh, Role.BACKUP, now)
@@ -533,6 +580,8 @@ def _become_master(router: Router, state: State, now: float, why: str) -> _Outco
         master_interval=router.interval,
         master=None,
         master_priority=0,
+        heard=None,
+        vouched_until=None,
         announced=now,
         yields_until=None,
     )
@@ -580,7 +629,7 @@ def _differs(heard: float, ours: float) -> bool:
 
 def _preempts(router: Router, state: State, now: float) -> bool:
     """May a lower master be preempted now? The owner always may (RFC 9568 section 6.1: Preempt_Mode)."""
-    if _yields(state, now):
+    if yields(state, now):
         return False
     if state.priority == _OWNER:
         return True
@@ -589,7 +638,13 @@ def _preempts(router: Router, state: State, now: float) -> bool:
     return state.preempt_at is not None and now >= state.preempt_at
 
 
-def _yields(state: State, now: float) -> bool:
+def _is_silent(router: Router, state: State, now: float) -> bool:
+    """Whether an advertisement has failed to come."""
+    return state.heard is None or now - state.heard > _MISSED * _master_interval(router, state)
+
+
+def yields(state: State, now: float) -> bool:
+    """Whether it leaves the addresses to others: by hand, or because it could not keep them."""
     return state.yields_until is not None and now < state.yields_until
 
 
@@ -638,6 +693,8 @@ TABLE: Mapping[tuple[Role, type[Event]], Rule] = {
     (_BACKUP, Heard): _rule(_heard_in_backup, _BACKUP),
     (_BACKUP, Fault): _rule(_fault, _FAULT),
     (_BACKUP, Weigh): _rule(_weigh_in_backup, _BACKUP),
+    (_BACKUP, Vouched): _rule(_vouched, _BACKUP),
+    (_BACKUP, Disowned): _rule(_disowned, _BACKUP),
     (_BACKUP, Follow): _rule(_follow_in_backup, _BACKUP, _MASTER, _FAULT),
     (_BACKUP, Release): _rule(_release, _BACKUP),
     (_BACKUP, Hold): _rule(_hold_in_backup, _BACKUP, _MASTER),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,10 +27,9 @@ def test_a_plain_configuration_warns_of_nothing(config: Load, examples: Path) ->
 
 def test_the_cluster_is_told_what_does_not_run(examples: Path) -> None:
     said = warnings(read.load(examples / "cluster.yaml", node="this", environ={}))
-    assert said[:3] == [
+    assert said[:2] == [
         "frontends: ipvs-http, dns and dns-tcp will not run: this version has no `engine: kernel` yet",
         "gateway: nothing is masqueraded: this version does not program the kernel yet",
-        "global.runtime_socket: will not be opened: this version takes no runtime commands yet",
     ]
     assert not any("mypasswd" in text or "123" in text for text in said)
 
@@ -79,3 +79,90 @@ vrrp:
     assert warnings(config(text, X="123456789")) == [
         "vrrp.instances.A.authentication: only the first 8 octets of the password count"
     ]
+
+
+def test_a_key_of_the_heartbeat_that_everybody_can_read(config: Load) -> None:
+    text = WEB + "vrrp: {heartbeat: {bind: '10.9.0.2:694', peers: '10.9.0.3:694', key: KEY}}"
+    assert warnings(config(text.replace("KEY", "'${X}'"), X="secret")) == []
+    assert warnings(config(text.replace("KEY", "secret"))) == [
+        "vrrp.heartbeat: plain-text key; ${NAME} takes it from outside"
+    ]
+
+
+# Programs that root runs
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root's programs matter")
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    """In a directory that is nobody's but root's."""
+    folder = tmp_path / "own"
+    folder.mkdir(mode=0o755)
+    path = folder / "check"
+    path.write_text("#!/bin/sh\n")
+    path.chmod(0o755)
+    return path
+
+
+def scripts(program: Path, more: str = "") -> str:
+    instance = "interface: eth0, virtual_router_id: 1, virtual_ipaddress: 10.0.0.1"
+    return (
+        f"vrrp: {{scripts: {{s: {{script: [{program}, arg]}}}}, "
+        f"instances: {{A: {{{instance}, track_script: s, notify_master: {program}}}}}{more}}}"
+    )
+
+
+@as_root
+@pytest.mark.parametrize("weak", ["program", "folder", "owner", "owner of the folder", "link", "folder of the link"])
+def test_a_program_that_others_can_write_is_root_for_them(
+    config: Load, program: Path, tmp_path: Path, weak: str
+) -> None:
+    named, told = program, program
+    if weak == "program":
+        program.chmod(0o775)
+    elif weak == "folder":
+        told = program.parent
+        told.chmod(0o757)
+    elif weak == "owner":
+        os.chown(program, 65534, 0)
+    elif weak == "owner of the folder":
+        told = program.parent
+        os.chown(told, 65534, 0)
+    else:
+        named = tmp_path / "elsewhere" / "link"
+        named.parent.mkdir()
+        named.symlink_to(program)
+        told = program if weak == "link" else named.parent
+        told.chmod(0o777)
+    rest = "runs as root, and others than root can write"
+    assert warnings(config(scripts(named))) == [
+        f"vrrp.scripts.s.script: {rest} {told}; chmod it, or set vrrp.script_user"
+    ], "once for each place"
+    assert warnings(config(scripts(named, ", script_user: nobody"))) == []
+
+
+@as_root
+def test_a_program_that_is_roots_alone_deserves_no_line(config: Load, program: Path) -> None:
+    assert warnings(config(scripts(program))) == []
+    # As in /tmp: many may put files there, and nobody can take another's away.
+    program.parent.chmod(0o1777)
+    assert warnings(config(scripts(program))) == []
+
+
+@as_root
+def test_a_notify_program_of_a_group_counts_too(config: Load, program: Path) -> None:
+    program.chmod(0o777)
+    text = (
+        "vrrp: {instances: {A: {interface: eth0, virtual_router_id: 1, virtual_ipaddress: 10.0.0.1}}, "
+        f"sync_groups: {{G: {{group: A, notify_stop: {program}}}}}}}"
+    )
+    (line,) = warnings(config(text))
+    assert line.startswith("vrrp.sync_groups.G.notify_stop: runs as root")
+
+
+def test_who_is_not_root_makes_nobody_root(config: Load, program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program.chmod(0o777)
+    it = config(scripts(program))
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert warnings(it) == []

@@ -118,5 +118,4 @@ def memory() -> Iterator[Callable[[Plan], Memory]]:
 
     yield make
     for one in made:
-        for bell in (*one.worker_bells, one.control_bell):
-            os.close(bell)
+        one.close()

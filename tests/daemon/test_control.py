@@ -10,13 +10,16 @@ import uvloop
 
 from balancer.addr import Address
 from balancer.daemon import control as controlling
+from balancer.daemon import errands
 from balancer.daemon.control import Control, initialise
 from balancer.health import verdict
 from balancer.health.result import CheckResult, Code
 from balancer.health.runner import Event
 from balancer.observe.log import Level
+from balancer.pool import routers
 from balancer.pool.facts import Entity, Ledger
 from balancer.pool.orders import Admin, Condition, ServerState
+from balancer.pool.routers import ScriptFacts, Standing
 
 OK = CheckResult(Code.L4OK, 0.001, "")
 REFUSED = CheckResult(Code.L4CON, 0.0, "Connection refused")
@@ -332,6 +335,54 @@ def test_the_snapshot_is_of_this_moment(desk):
     (server,) = snapshot.servers
     assert (server.status, server.check.code) == ("UP", "L4OK")
     assert snapshot.process.maxconn == it.plan.maxconn
+
+
+# Virtual routers
+
+VRRP = {"instances": {"VI": {"interface": "eth0", "virtual_router_id": 1, "virtual_ipaddress": "192.0.2.200"}}}
+
+
+@pytest.fixture
+def speaking(plan, memory):
+    """Control beside a supervisor that speaks VRRP."""
+    made = plan({"vrrp": VRRP})
+    shared = memory(made)
+    initialise(made, shared)
+    return Desk(made, shared)
+
+
+def test_the_snapshot_tells_of_virtual_routers_as_the_supervisor_last_did(speaking):
+    assert speaking.control._snapshot().routers is None
+    standing = Standing(at=1.0, scripts=(ScriptFacts(name="s", is_good=True, text="exit status 0"),))
+    routers.post(standing, speaking.memory.notice)
+    assert speaking.control._snapshot().routers == standing
+    # The supervisor was stopped in the middle of a line.
+    speaking.memory.notice._head[0] += 1
+    assert speaking.control._snapshot().routers == standing
+
+
+def test_a_desk_gives_orders_to_the_supervisor(speaking):
+    desk = speaking.control._desk()
+
+    class Router:
+        def release(self, name, seconds):
+            return [f"{name} {seconds:g}"]
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        speaking.control._asking.attach(loop)
+        loop.add_reader(
+            speaking.memory.line.supervisor.fileno(), errands.take, speaking.memory.line.supervisor, Router()
+        )
+        return await desk.ask("release", "VI", 5.0)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(main()) == (True, ("VI 5",))
+
+
+def test_without_virtual_routers_the_desk_knows_none(desk):
+    it = desk({"s": "127.0.0.1:1"}).control._desk()
+    assert (it.standing, it.ask) == (None, None)
 
 
 # Five thousand servers

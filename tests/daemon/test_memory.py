@@ -7,6 +7,11 @@ from balancer.daemon.memory import answer, ring
 from balancer.pool.facts import Entity, Ledger, Sums
 from balancer.pool.orders import Condition, ServerState
 
+VRRP = {
+    "instances": {"VI": {"interface": "eth0", "virtual_router_id": 1, "virtual_ipaddress": "192.0.2.200"}},
+    "heartbeat": {"bind": "10.9.0.2:694", "peers": "10.9.0.3:694", "key": "secret"},
+}
+
 
 def rings(bell: int) -> bool:
     return bool(select.select([bell], [], [], 0)[0])
@@ -41,11 +46,15 @@ def test_what_one_process_writes_another_reads(plan, memory):
 
 
 def test_workers_blocks_and_the_board_do_not_overlap(plan, memory):
-    made = plan({"global": {"workers": 3}})
+    made = plan({"global": {"workers": 3}, "vrrp": VRRP})
     shared = memory(made)
     for number, block in enumerate(shared.blocks):
         block[:] = bytes([number + 1]) * len(block)
     shared.board[0] = ServerState(Condition.UP, weight=9)
+    shared.turns["b"][0] = -1
+    for message in (b"\xff" * shared.notice.longest, b"the notice"):
+        shared.notice.write(message)
+    assert (shared.turns["b"][0], shared.notice.read()) == (-1, b"the notice")
     assert [set(block) for block in shared.blocks] == [{1}, {2}, {3}]
     assert shared.board[0] == ServerState(Condition.UP, weight=9)
 
@@ -70,3 +79,34 @@ def test_a_bell_rung_for_a_process_that_died_rings_for_the_one_in_its_place(plan
 def test_bells_do_not_outlive_an_exec(plan, memory):
     shared = memory(plan({}))
     assert not any(os.get_inheritable(bell) for bell in (*shared.worker_bells, shared.control_bell))
+
+
+def test_the_notice_has_room_for_all_that_is_configured(plan, memory):
+    routers = {
+        f"VI{i}": {"interface": "eth0", "virtual_router_id": i, "virtual_ipaddress": "192.0.2.200"}
+        for i in range(1, 100)
+    }
+    small = memory(plan({"vrrp": VRRP})).notice
+    assert memory(plan({"vrrp": VRRP | {"instances": routers}})).notice.longest >= small.longest + 98 * 8192
+    assert small.longest >= 100_000
+
+
+def test_an_order_reaches_the_supervisor_whoever_gives_it(plan, memory):
+    shared = memory(plan({"vrrp": VRRP}))
+
+    def be_control() -> None:
+        shared.line.supervisor.close()
+        shared.line.control.send(b"one")
+        shared.line.control.send(b"two")
+
+    in_child(be_control)
+    # Its end is still there for the one in its place; packets stay apart.
+    assert [shared.line.supervisor.recv(100) for _ in range(2)] == [b"one", b"two"]
+    assert not any(os.get_inheritable(end.fileno()) for end in shared.line)
+
+
+def test_without_virtual_routers_there_is_nothing_to_say(plan, memory):
+    shared = memory(plan({}))
+    assert shared.line is None
+    assert shared.notice.read() is None
+    assert shared.notice.longest == 0

@@ -11,16 +11,18 @@ import pytest
 from balancer.config.model import Config
 from balancer.daemon.sockets import Sockets
 from balancer.errors import StartError
+from tests.daemon.conftest import as_root
 from tests.e2e.bed.process import free_port
 
 
-def config(*binds, mode="tcp", stats=None):
+def config(*binds, mode="tcp", stats=None, runtime=None):
     """A configuration with these binds."""
     return Config.model_validate(
         {
             "frontends": {"f": {"mode": mode, "bind": binds, "default_backend": "b"}},
             "backends": {"b": {"servers": {"s": {"address": "127.0.0.1:9"}}}},
             "stats": {"bind": stats} if stats else None,
+            "global": {"runtime_socket": runtime},
         },
         strict=False,
     )
@@ -31,8 +33,8 @@ def opened():
     """opened(config, workers): like Sockets.open, closed at the end."""
     made = []
 
-    def open_(*arguments):
-        made.append(Sockets.open(*arguments))
+    def open_(*arguments, **more):
+        made.append(Sockets.open(*arguments, **more))
         return made[-1]
 
     yield open_
@@ -378,3 +380,57 @@ def test_control_keeps_the_statistics(opened, tmp_path):
     sockets.keep(lambda *_: False, stats=True)
     assert {sock.fileno() for pairs in sockets.frontends["f"] for _, sock in pairs} == {-1}
     assert sockets.stats[0].fileno() >= 0
+
+
+# Commands
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o077])
+def test_the_socket_for_commands_is_made_with_its_directory(opened, tmp_path, umask):
+    path = tmp_path / "run" / "admin.sock"
+    before = os.umask(umask)
+    try:
+        sockets = opened(config(f"127.0.0.1:{free_port()}", runtime={"path": str(path), "mode": "0640"}), 2)
+    finally:
+        os.umask(before)
+    assert reaches(str(path))
+    assert stat.S_IMODE(path.lstat().st_mode) == 0o640
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o755
+    sockets.close()
+    sockets.unlink()
+    assert not path.exists()
+    # Its directory may be anybody's by now.
+    assert path.parent.is_dir()
+
+
+@as_root
+def test_the_socket_for_commands_is_the_daemons_users(opened, tmp_path):
+    path = tmp_path / "admin.sock"
+    opened(config(f"127.0.0.1:{free_port()}", runtime={"path": str(path)}), 1, owner=(65534, 12345))
+    found = path.lstat()
+    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (65534, 12345, 0o660)
+
+
+def test_one_left_by_a_crash_is_made_anew_and_one_in_use_is_not(opened, tmp_path):
+    path = tmp_path / "admin.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    opened(config(f"127.0.0.1:{free_port()}", runtime={"path": str(path)}), 1)
+    assert reaches(str(path))
+    with pytest.raises(StartError, match=r"global\.runtime_socket: cannot bind .*in use; is another copy"):
+        Sockets.open(config(f"127.0.0.1:{free_port()}", runtime={"path": str(path)}), 1)
+    assert reaches(str(path))
+
+
+def test_directories_above_its_own_are_not_made(tmp_path):
+    path = tmp_path / "a" / "b" / "admin.sock"
+    with pytest.raises(StartError, match=rf"global\.runtime_socket: cannot make {path.parent}: No such file"):
+        Sockets.open(config(f"127.0.0.1:{free_port()}", runtime={"path": str(path)}), 1)
+
+
+def test_the_socket_for_commands_goes_with_the_statistics(opened, tmp_path):
+    for is_control in (True, False):
+        runtime = {"path": str(tmp_path / f"{is_control}.sock")}
+        sockets = opened(config(f"127.0.0.1:{free_port()}", runtime=runtime), 1)
+        sockets.keep(lambda *_: False, stats=is_control)
+        assert (sockets.runtime.fileno() >= 0) is is_control

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
 import re
+import selectors
 import signal
 import socket
 import subprocess
@@ -16,9 +18,12 @@ import pytest
 from balancer.config.model import Config
 from balancer.daemon import supervisor
 from balancer.daemon.supervisor import Child, Supervisor
+from balancer.pool import routers
+from balancer.pool.routers import Standing
 from tests.daemon.conftest import as_root, talks
 from tests.e2e.bed.process import Process, is_alive, is_bound, members, until
-from tests.e2e.bed.pybalancer import run
+from tests.e2e.bed.pybalancer import COMMAND, run
+from tests.lab.space import why_not
 
 CONFIG = """
 global: {workers: 2, hard_stop_after: 20s}
@@ -617,3 +622,333 @@ def test_a_child_that_fails_says_why_in_one_line(quiet, monkeypatch):
         assert said[-1].startswith(text)
         assert "\n" not in said[-1]
     assert ended == [1, 1]
+
+
+# Virtual routers
+
+SPEAKING = """
+global: {workers: 2, hard_stop_after: 5s, log: {target: stdout}, runtime_socket: {path: FOLDER/run/admin.sock}}
+frontends:
+  f: {mode: tcp, bind: "127.0.0.1:8000", default_backend: b}
+backends:
+  b: {servers: {s: {address: "127.0.0.1:9"}}}
+stats: {bind: FOLDER/stats.sock, metrics: /metrics}
+vrrp:
+  instances:
+    VI:
+      interface: eth0
+      virtual_router_id: 51
+      version: 3
+      advert_int: 100ms
+      priority: 100
+      virtual_ipaddress: 192.0.2.200
+      notify: FOLDER/notify
+"""
+WIRE = """\
+ip link set lo up
+ip link add eth0 type veth peer name eth1
+ip link set eth1 up
+ip link set eth0 up
+ip address add 192.0.2.1/24 dev eth0
+exec "$@"
+"""
+
+
+class Speaking:
+    """The daemon on a host of its own, with one network card."""
+
+    def __init__(self, folder: Path, text: str) -> None:
+        self.folder = folder
+        self.file = folder / "balancer.yaml"
+        self.file.write_text(text.replace("FOLDER", str(folder)))
+        notify = folder / "notify"
+        # Late on purpose: nobody may wait for it.
+        notify.write_text(f'#!/bin/sh\n[ "$3" = STOP ] && sleep 1\necho "$@" >>{folder}/notified\n')
+        notify.chmod(0o755)
+        self.process = Process(["unshare", "--net", "sh", "-ec", WIRE, "sh", COMMAND, "-c", self.file], cwd=folder)
+
+    def ask(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return run(*words, "-c", self.file)
+
+    def says(self, text: str, *words: str) -> bool:
+        return text in self.ask(*words).stdout
+
+    def metric(self, name: str, **labels: str) -> float:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(10)
+            client.connect(str(self.folder / "stats.sock"))
+            client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            answer = b""
+            while data := client.recv(65536):
+                answer += data
+        wanted = [
+            line for line in answer.decode().splitlines()
+            if line.startswith(name + "{") and all(f'{key}="{value}"' in line for key, value in labels.items())
+        ]  # fmt: skip
+        return float(wanted[0].rpartition(" ")[2])
+
+    @property
+    def notified(self) -> list[str]:
+        try:
+            return (self.folder / "notified").read_text().splitlines()
+        except FileNotFoundError:
+            return []
+
+
+@pytest.fixture
+def speaking(tmp_path):
+    """speaking(change…): the daemon as master, unless `wait` is false. At the end it stops as it should."""
+    made = []
+
+    def start(*changes, wait=True):
+        text = SPEAKING
+        for old, new in changes:
+            assert old in text
+            text = text.replace(old, new)
+        it = Speaking(tmp_path, text)
+        made.append(it)
+        if wait:
+            it.process.wait_for_line("(VI) Entering MASTER STATE")
+            it.process.wait_until(lambda: it.says("VI  MASTER", "why"), "it says why")
+        return it
+
+    yield start
+    for it in made:
+        if it.process.status is None:
+            it.process.signal(signal.SIGTERM)
+            assert it.process.wait() == 0, it.process.said()
+        it.process.end()
+        assert "Traceback" not in it.process.said()
+
+
+alone = pytest.mark.skipif(why_not() != "", reason=why_not())
+
+
+@alone
+def test_it_tells_why_and_takes_orders(speaking):
+    it = speaking()
+    why = it.ask("why", "VI")
+    assert (why.returncode, why.stderr) == (0, "")
+    assert [line.split() for line in why.stdout.splitlines()[1:4]] == [
+        ["100", "priority"], ["----"], ["100", "effective", "priority"],
+    ]  # fmt: skip
+    state = {"iname": "VI", "ip_address": "192.0.2.200"}
+    assert it.metric("keepalived_vrrp_state", **state) == 2
+    assert it.metric("keepalived_advertisements_sent_total", iname="VI") > 0
+    seen = len(it.process.out)
+    done = it.ask("vrrp", "release", "VI", "--for", "30s")
+    assert (done.returncode, done.stderr) == (0, "") and "VI" in done.stdout
+    it.process.wait_for_line("(VI) Entering BACKUP STATE: released", after=seen)
+    assert it.ask("vrrp", "hold").returncode == 0
+    until(lambda: it.says("VI  MASTER", "why") and it.metric("keepalived_vrrp_state", **state) == 2, "it is back")
+    unknown = it.ask("vrrp", "release", "VX")
+    assert (unknown.returncode, unknown.stdout) == (1, "") and "VX" in unknown.stderr
+    # Who takes the place of a dead control finds it all.
+    (control,) = [pid for pid in it.process.children if _is_control(pid)]
+    os.kill(control, signal.SIGKILL)
+    until(lambda: it.says("VI  MASTER", "why") and it.ask("vrrp", "hold").returncode == 0, "the next one knows too")
+
+
+def _is_control(pid: int) -> bool:
+    """It listens where commands come."""
+    listening = _unix_sockets(pid, kind="0001")
+    return bool(listening & set(descriptors(pid)))
+
+
+def _unix_sockets(pid: int, *, kind: str) -> set[str]:
+    """Those of a type that are bound to a path, or the ends of a pair (proc(5): SOCK_STREAM is 0001)."""
+    rows = [line.split() for line in Path(f"/proc/{pid}/net/unix").read_text().splitlines()[1:]]
+    return {
+        f"socket:[{row[6]}]" for row in rows
+        if row[4] == kind and (row[7:] and row[7].endswith("admin.sock") if kind == "0001" else not row[7:])
+    }  # fmt: skip
+
+
+@alone
+def test_the_line_to_the_supervisor_is_controls_alone(speaking):
+    it = speaking()
+    line = _unix_sockets(it.process.pid, kind="0005")
+    children = list(it.process.children)
+    assert len(children) == 3
+    held = {pid: len(line & set(descriptors(pid))) for pid in (it.process.pid, *children)}
+    (control,) = [pid for pid in children if _is_control(pid)]
+    assert held == {it.process.pid: 2} | dict.fromkeys(children, 0) | {control: 1}
+
+
+@alone
+def test_workers_that_hang_cost_the_priority(speaking):
+    it = speaking()
+    workers = [pid for pid in it.process.children if not _is_control(pid)]
+    assert len(workers) == 2
+    for pid in workers:
+        os.kill(pid, signal.SIGSTOP)
+    until(lambda: it.metric("pybalancer_vrrp_priority", iname="VI") == 1, "it would leave the addresses")
+    assert it.says("-254  workers: no worker serves here", "why")
+    os.kill(workers[0], signal.SIGCONT)
+    until(lambda: it.metric("pybalancer_vrrp_priority", iname="VI") == 100, "one is enough")
+    os.kill(workers[1], signal.SIGCONT)
+
+
+@alone
+def test_programs_that_are_told_of_the_end_are_waited_for(speaking):
+    """A service manager kills what is left when the daemon is gone."""
+    it = speaking()
+    until(lambda: "INSTANCE VI MASTER 100" in it.notified, "it was told")
+    it.process.signal(signal.SIGTERM)
+    assert it.process.wait() == 0
+    assert it.notified[-1] == "INSTANCE VI STOP 100"
+    assert not (it.folder / "run" / "admin.sock").exists()
+    assert it.ask("why").stderr.startswith(f"pybalancer does not run here ({it.folder}/run/admin.sock: ")
+
+
+@alone
+def test_programs_that_hang_are_waited_for_no_longer_than_that(speaking, tmp_path):
+    (tmp_path / "hang").write_text("#!/bin/sh\necho $$ >hung\nexec sleep 60\n".replace("hung", f"{tmp_path}/hung"))
+    (tmp_path / "hang").chmod(0o755)
+    it = speaking(("notify: FOLDER/notify", "notify_stop: FOLDER/hang"))
+    began = time.monotonic()
+    it.process.signal(signal.SIGTERM)
+    assert it.process.wait() == 0
+    assert 4.5 < time.monotonic() - began < 15
+    os.kill(int((tmp_path / "hung").read_text()), signal.SIGKILL)
+
+
+@alone
+def test_a_second_signal_while_it_stops_does_no_harm(speaking):
+    it = speaking()
+    it.process.signal(signal.SIGTERM)
+    it.process.signal(signal.SIGTERM)
+    assert it.process.wait() == 0
+    assert sum("Entering STOPPED STATE" in line for line in it.process.out) == 1
+
+
+@alone
+def test_scripts_of_a_user_that_is_not_there(speaking):
+    it = speaking(("vrrp:\n", "vrrp:\n  script_user: nosuchuser\n"), wait=False)
+    assert it.process.wait() == 1
+    assert it.process.err == [
+        "vrrp.script_user: there is no user 'nosuchuser'; create it with: useradd --system --user-group nosuchuser"
+    ]
+
+
+class Mute:
+    """A speaker that has news when the test says, and does as it is told."""
+
+    due = float("inf")
+
+    def __init__(self) -> None:
+        self.has_news = False
+        self.told = self.held = self.stopped = 0
+        self.ends: list[tuple[int, int]] = []
+
+    def standing(self) -> Standing:
+        self.has_news = False
+        self.told += 1
+        return Standing(at=float(self.told))
+
+    def hold(self, name: str | None) -> list[str]:
+        self.held += 1
+        return []
+
+    def stop(self) -> None:
+        self.stopped += 1
+
+    def ended(self, pid: int, status: int) -> bool:
+        self.ends.append((pid, status))
+        return True
+
+
+@pytest.fixture
+def beside(quiet, plan, memory):
+    """A supervisor with a speaker of that kind, and its clock."""
+    it, clock, _ = quiet
+    vrrp = {"instances": {"VI": {"interface": "eth0", "virtual_router_id": 1, "virtual_ipaddress": "192.0.2.200"}}}
+    it._memory = memory(plan({"vrrp": vrrp}))
+    it._speaker = Mute()
+    it._selector = selectors.DefaultSelector()
+    read, write = os.pipe()
+    it._speaker.fileno = lambda: read
+    it._selector.register(it._speaker, selectors.EVENT_READ)
+    it._selector.register(it._memory.line.supervisor, selectors.EVENT_READ)
+    yield it, clock, it._speaker
+    it._selector.close()
+    os.close(read)
+    os.close(write)
+
+
+def test_news_are_told_at_most_five_times_a_second(beside):
+    it, clock, speaker = beside
+    told = []
+    for _ in range(100):
+        clock.now += 0.01
+        speaker.has_news = True
+        it._tell_control(speaker)
+        told.append(speaker.told)
+    assert speaker.told == 5
+    assert told[0] == 1, "the first at once"
+    assert it._until_next() == pytest.approx(it._told_at + 0.2 - clock.now)
+    clock.now += 0.2
+    it._tell_control(speaker)
+    assert routers.look(it._memory.notice) == Standing(at=6.0)
+    assert it._until_next() == float("inf"), "no news is no reason to wake up"
+
+
+def test_the_end_is_told_whatever_was_told_just_before_and_comes_once(beside):
+    it, _, speaker = beside
+    speaker.has_news = True
+    it._tell_control(speaker)
+    for _ in range(2):
+        it._fall_silent()
+    assert (speaker.stopped, speaker.told) == (1, 2)
+    assert routers.look(it._memory.notice) == Standing(at=2.0)
+    assert it._speaker is None
+
+
+@pytest.mark.parametrize("is_flooded", [False, True])
+def test_after_the_end_an_order_wakes_nobody(beside, is_flooded):
+    it, _, speaker = beside
+    line = it._memory.line
+    if is_flooded:
+        line.control.send(b"{}")
+        it._take_orders(speaker)
+    it._fall_silent()
+    line.control.send(b"{}")
+    assert it._selector.select(0) == []
+
+
+def test_control_cannot_keep_it_from_speaking(beside):
+    """However much it asks for."""
+    it, clock, speaker = beside
+    line = it._memory.line
+    packet = b'{"id": 1, "order": "hold", "name": null}'
+    turns = 0
+    end = clock.now + 1
+    while clock.now < end:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                line.control.send(packet)
+        wakes = bool(it._selector.select(0))
+        if wakes:
+            it._take_orders(speaker)
+            turns += 1
+        else:
+            clock.now += max(it._until_next(), 0.001)
+            it._take_orders(speaker)
+    assert turns <= 20 and 0 < speaker.held <= 100
+
+
+def test_children_that_are_not_its_own_are_the_speakers(beside):
+    it, _, speaker = beside
+    own, script = Child("worker 0", lambda: None, number=0), os.fork()
+    if not script:
+        os._exit(3)
+    it._children = [own]
+    until(lambda: it._reap() or speaker.ends, "it was reaped")
+    assert speaker.ends == [(script, 3 << 8)]
+    it._fall_silent()
+    late = os.fork()
+    if not late:
+        os._exit(0)
+    # Started as we stopped.
+    until(lambda: it._reap() or not is_alive(late), "it was reaped")
+    assert speaker.ends[1:] == [(late, 0)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,7 @@ from balancer.config import model
 from balancer.observe.snapshot import Availability, LastCheck, Process, Rates, Roster, Snapshot, take
 from balancer.pool.facts import Entity, Layout, Ledger, Sums
 from balancer.pool.orders import Admin, Board, Condition, ServerState
+from balancer.pool.routers import PeerFacts, RouterFacts, ScriptFacts, Standing, Term, Trouble
 
 NOW = 1_795_392_514.0
 US = 1_000_000
@@ -32,6 +34,7 @@ class House:
         self.rates = Rates()
         self.process = Process("0.1.0", "director", description, 4711, NOW - 3600, workers=2, maxconn=100)
         self.availability = Availability(self.process.started)
+        self.routers: Standing | None = None
 
     def count(self, kind: str, proxy: str, server: str = "", **numbers: int) -> None:
         """Let a worker have counted so much."""
@@ -67,6 +70,7 @@ class House:
             rates=self.rates,
             availability=self.availability,
             now=now,
+            routers=self.routers,
         )
 
 
@@ -129,3 +133,47 @@ def house() -> House:
 def make_house() -> Callable[..., House]:
     """Build one of your own."""
     return House
+
+
+def router(name: str = "VI_E", **more: Any) -> RouterFacts:
+    """A master that lacks a server."""
+    facts = {
+        "interface": "eth0", "vrid": 51, "version": 2,
+        "state": "MASTER", "since": NOW - 192, "why": "no master is heard",
+        "base_priority": 150, "priority": 130, "addresses": ("192.0.2.200/32", "192.0.2.202/24"),
+        "source": "192.0.2.1", "master": "", "master_priority": 0, "interval": 1.0, "group": "VG1",
+        "released_until": None,
+        "terms": (
+            Term("priority", 150, ""),
+            Term("interface eth1", 0, "is up (weight -5)"),
+            Term("backend web", -20, "2 of 3 servers up here, 3 of 3 at 10.9.0.3 (weight -60)"),
+        ),
+        "counters": {"advert_sent": 192, "become_master": 1, "lower_priority_rcvd": 4},
+        "troubles": (Trouble("192.0.2.9 is master too", NOW - 300, NOW - 2, 3),),
+    }  # fmt: skip
+    return RouterFacts(name=name, **facts | more)
+
+
+def two_routers() -> Standing:
+    """One is master, the other has a fault; a peer and two scripts."""
+    inner = router(
+        "VI_I", interface="eth1", vrid=52, state="FAULT", since=NOW - 5, why="eth1 is down", priority=150,
+        addresses=("2001:db8::c8/128",), source="", master="192.0.2.3", master_priority=100, group="",
+        released_until=NOW + 1800, terms=(Term("priority", 150, ""), Term("interface eth1", 0, "is down", True)),
+        counters={}, troubles=(),
+    )  # fmt: skip
+    return Standing(
+        at=NOW,
+        routers=(router(), inner),
+        scripts=(
+            ScriptFacts(name="ping", is_good=False, text="exit status 1"),
+            ScriptFacts(name="new", is_good=None, text="not run yet"),
+        ),
+        peers=(
+            PeerFacts(
+                address="10.9.0.3:694", is_alive=True, node="standby", last=NOW - 0.3,
+                states={"VI_E": "BACKUP"}, servers={"web": (3, 3)},
+            ),
+            PeerFacts(address="10.9.0.4:694", is_alive=False, node="", last=None),
+        ),
+    )  # fmt: skip

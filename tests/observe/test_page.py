@@ -8,6 +8,8 @@ import pytest
 from balancer.observe import page
 from balancer.observe.snapshot import LastCheck
 from balancer.pool.orders import Condition, ServerState
+from balancer.pool.routers import PeerFacts, ScriptFacts, Standing, Term, Trouble
+from tests.observe.conftest import router, two_routers
 
 NOW = 1_795_392_514.0
 VOID = {"meta", "link"}
@@ -163,3 +165,64 @@ def test_octets_are_short(house, octets: int, text: str) -> None:
     house.count("frontend", "web", bin=octets)
     row = read(page.render(house.look(), realm="r")).row("web")
     assert re.sub(r"\s+", " ", row[9]) == text
+
+
+# Virtual routers
+
+
+def test_without_virtual_routers_there_is_no_section_of_them(house) -> None:
+    assert "Virtual routers" not in page.render(house.look(), realm="r")
+    house.routers = Standing(at=NOW)
+    assert "Virtual routers" not in page.render(house.look(), realm="r")
+
+
+def test_virtual_routers_show_where_they_stand_and_why(house) -> None:
+    house.routers = two_routers()
+    text = page.render(house.look(), realm="r")
+    tree = read(text)
+    outer, inner = tree.row("VI_E"), tree.row("VI_I")
+    assert outer[1] == "MASTER 3m12s"
+    assert outer[2].splitlines() == [
+        "130/150         150  priority",
+        "           0  interface eth1: is up (weight -5)",
+        "         -20  backend web: 2 of 3 servers up here, 3 of 3 at 10.9.0.3 (weight -60)",
+        "        ----",
+        "         130  effective priority",
+    ]
+    assert outer[3:] == ["itself", "192.0.2.200/32, 192.0.2.202/24", "eth0", "51", "VG1", "no master is heard"]
+    assert inner[1] == "FAULT 5s released for 30m"
+    assert inner[3] == "192.0.2.3, priority 100, every 1s"
+    tones = [attrs["class"] for tag, attrs in tree.tags if tag == "tr" and attrs.get("class")]
+    assert tones[:2] == ["up", "maint"]
+    for words in (
+        "VI_E: 192.0.2.9 is master too (3 times, first 5m ago, last 2s ago)",
+        "Script ping: bad, exit status 1",
+        "Peer 10.9.0.3:694 (standby): alive, heard 0s ago, VI_E BACKUP, web 3 of 3 up",
+        "Peer 10.9.0.4:694: was never heard",
+    ):
+        assert words in text
+
+
+@pytest.mark.parametrize(
+    ("state", "tone"),
+    [("MASTER", "up"), ("BACKUP", "unchecked"), ("FAULT", "down"), ("INIT", "maint"), ("STOPPED", "maint")],
+)
+def test_the_colour_says_the_state_too(house, state: str, tone: str) -> None:
+    house.routers = Standing(at=NOW, routers=(router(state=state),))
+    tags = read(page.render(house.look(), realm="r")).tags
+    assert next(attrs["class"] for tag, attrs in tags if tag == "tr" and attrs.get("class")) == tone
+
+
+def test_nothing_that_came_over_the_network_becomes_markup(house) -> None:
+    evil = "<script>alert(1)</script>"
+    house.routers = Standing(
+        at=NOW,
+        routers=(router(why=evil, master=evil, troubles=(Trouble(evil, NOW, NOW, 1),), terms=(Term(evil, 1, evil),)),),
+        scripts=(ScriptFacts(name="s", is_good=None, text=evil),),
+        peers=(
+            PeerFacts(address="a", is_alive=True, node=evil, last=NOW, states={evil: evil}, servers={evil: (0, 1)}),
+        ),
+    )
+    tree = read(page.render(house.look(), realm="r"))
+    assert "script" not in {tag for tag, _ in tree.tags}
+    assert "details" in {tag for tag, _ in tree.tags}

@@ -19,7 +19,7 @@ import socket
 import struct
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +27,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from balancer.config.vrrp import Vrrp
+from balancer.daemon.spawn import spawn
 from balancer.vrrp.speaker import Speaker
+from balancer.vrrp.track import Service
 from balancer.wire import vrrp as wire
 from tests.lab.space import why_not
 
@@ -288,6 +290,10 @@ class Switch(Net):
         """Nothing goes through the cable, and both ends know."""
         self.ip(f"link set dev {self._ports[host, name]} down")
 
+    def isolate(self, host: Net, name: str = "eth0") -> None:
+        """Nothing goes from it to others that are isolated, and no end knows; the tap still hears and reaches it."""
+        self.ip(f"link set dev {self._ports[host, name]} type bridge_slave isolated on")
+
     def mend(self, host: Net, name: str = "eth0") -> None:
         """As if it had not been cut."""
         self.ip(f"link set dev {self._ports[host, name]} up")
@@ -306,16 +312,32 @@ class Host(Net):
         self.is_frozen = False
         self.said: list[str] = []
         self.warned: list[str] = []
+        self.service = Service(is_serving=True, servers={})
+        self._programs: set[int] = set()
 
     def _log(self, line: str, is_warning: bool) -> None:
         self.said.append(line)
         if is_warning:
             self.warned.append(line)
 
+    def _spawn(self, words: Sequence[str]) -> int:
+        self._programs.add(pid := spawn(words, None))
+        return pid
+
+    def reap(self) -> None:
+        """Tell the speaker of the programs that have ended."""
+        for pid in list(self._programs):
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                self._programs.remove(pid)
+                assert self.speaker is None or self.speaker.ended(pid, status)
+
     def make(self, vrrp: Vrrp) -> Speaker:
         """A speaker that is not started."""
         with self:
-            return Speaker(vrrp, log=self._log)
+            return Speaker(
+                vrrp, node="here", log=self._log, spawn=self._spawn, service=lambda: self.service
+            )
 
     def start(self, vrrp: Vrrp) -> None:
         """A new speaker begins."""
@@ -373,6 +395,8 @@ class Host(Net):
     def close(self) -> None:
         if self.speaker is not None:
             self.crash()
+        for pid in self._programs:
+            os.waitpid(pid, 0)
         super().close()
 
 
@@ -423,6 +447,8 @@ class Stage:
             ready = selector.select(min(max(due - time.monotonic(), _ON_THE_WAY), _LOOK_AGAIN))
             for key, _ in ready:
                 key.data()
+        for host in self._hosts():
+            host.reap()
         if not ready and running:
             host, speaker = min(running, key=lambda each: each[1].due)
             if speaker.due <= time.monotonic():
@@ -474,6 +500,11 @@ def descriptors() -> dict[str, str]:
     return found
 
 
+def file(instances: dict[str, Any], **keys: Any) -> Vrrp:
+    """A file with more than virtual routers and groups."""
+    return Vrrp.model_validate({"instances": instances} | keys)
+
+
 def many(groups: dict[str, tuple[str, ...]] | None = None, **instances: dict[str, Any]) -> Vrrp:
     """A file with several."""
-    return Vrrp.model_validate({"instances": instances, "sync_groups": groups or {}})
+    return file(instances, sync_groups=groups or {})

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from balancer.errors import StartError
-from balancer.vrrp.address import Addresses
-from balancer.vrrp.speaker import Speaker
+from balancer.vrrp.address import Addresses, Vip
 from tests.vrrp.conftest import VIP, VIP_V6, Host, Stage, Switch, as_root, one
 
 pytestmark = as_root
@@ -90,23 +89,36 @@ def test_an_address_that_cannot_be_used_yet_is_not_there(host: Host, addresses: 
 def test_an_address_is_put_and_put_again_and_taken(host: Host, addresses: Addresses, address: Address) -> None:
     card = addresses.card("eth0")
     assert card is not None
-    addresses.put(card.index, address, lifetime=30)
+    addresses.put(card.index, Vip(address), lifetime=30)
     held = host.addresses()[str(address.ip)]
     assert held["prefixlen"] == address.network.prefixlen
     assert 28 <= held["valid_life_time"] <= 30
     assert "tentative" not in held
-    addresses.put(card.index, address, lifetime=60)
+    addresses.put(card.index, Vip(address), lifetime=60)
     assert 58 <= host.addresses()[str(address.ip)]["valid_life_time"] <= 60, "the lease is longer, and it is the same"
-    addresses.take(card.index, address)
+    addresses.take(card.index, Vip(address))
     assert not host.holds(str(address.ip))
     assert host.holds(OWN)
+
+
+def test_a_label_and_a_scope(host: Host, addresses: Addresses) -> None:
+    card = addresses.card("eth0")
+    assert card is not None
+    # Within the network of another it would have to have that one's scope.
+    vip = Vip(IPv4Interface(f"{VIP}/32"), "eth0:vip", "link")
+    for _ in range(2):
+        addresses.put(card.index, vip, lifetime=30)
+        held = host.addresses()[VIP]
+        assert (held["label"], held["scope"]) == ("eth0:vip", "link")
+    addresses.take(card.index, vip)
+    assert not host.holds()
 
 
 @pytest.mark.parametrize("address", ADDRESSES, ids=str)
 def test_an_address_goes_with_its_lease(stage: Stage, host: Host, addresses: Addresses, address: Address) -> None:
     card = addresses.card("eth0")
     assert card is not None
-    addresses.put(card.index, address, lifetime=1)
+    addresses.put(card.index, Vip(address), lifetime=1)
     stage.until(lambda: not host.holds(str(address.ip)))
 
 
@@ -117,7 +129,7 @@ def test_to_put_an_address_that_is_there_for_ever_makes_it_a_lease(
     host.ip(f"address add {address} dev eth0")
     card = addresses.card("eth0")
     assert card is not None
-    addresses.put(card.index, address, lifetime=2)
+    addresses.put(card.index, Vip(address), lifetime=2)
     assert host.addresses()[str(address.ip)]["valid_life_time"] <= 2
 
 
@@ -126,14 +138,14 @@ def test_to_take_what_is_not_there_is_nothing(host: Host, addresses: Addresses, 
     card = addresses.card("eth0")
     assert card is not None
     before = set(host.addresses())
-    addresses.take(card.index, address)
-    addresses.take(card.index + 1000, address)
+    addresses.take(card.index, Vip(address))
+    addresses.take(card.index + 1000, Vip(address))
     assert set(host.addresses()) == before
 
 
 def test_to_put_where_there_is_no_interface_is_an_error(addresses: Addresses) -> None:
     with pytest.raises(OSError, match=VIP) as caught:
-        addresses.put(1000, ip_interface(VIP), lifetime=2)
+        addresses.put(1000, Vip(ip_interface(VIP)), lifetime=2)
     assert caught.value.errno == errno.ENODEV
 
 
@@ -166,11 +178,11 @@ def test_more_changes_than_there_is_room_for(host: Host, addresses: Addresses) -
     card = addresses.card("eth0")
     assert card is not None
     for _ in range(600):
-        addresses.put(card.index, ip_interface(VIP), lifetime=30)
-        addresses.take(card.index, ip_interface(VIP))
+        addresses.put(card.index, Vip(ip_interface(VIP)), lifetime=30)
+        addresses.take(card.index, Vip(ip_interface(VIP)))
     addresses.drain()
     assert not is_readable(addresses)
-    addresses.put(card.index, ip_interface(VIP), lifetime=30)
+    addresses.put(card.index, Vip(ip_interface(VIP)), lifetime=30)
     assert is_readable(addresses, 5.0)
 
 
@@ -211,14 +223,14 @@ def _in_a_child(host: Host, capabilities: tuple[int, ...], begin: Callable[[], N
 
 
 def test_a_speaker_that_may_not_change_addresses_does_not_begin(host: Host) -> None:
-    said = _in_a_child(host, (_CAP_NET_ADMIN,), lambda: Speaker(one(), log=lambda _, __: None).start())
+    said = _in_a_child(host, (_CAP_NET_ADMIN,), lambda: host.make(one()).start())
     assert "vrrp" in said
     assert "CAP_NET_ADMIN" in said
     assert "not permitted" in said
 
 
 def test_a_speaker_that_may_not_send_does_not_begin(host: Host) -> None:
-    said = _in_a_child(host, (_CAP_NET_RAW,), lambda: Speaker(one(), log=lambda _, __: None).start())
+    said = _in_a_child(host, (_CAP_NET_RAW,), lambda: host.make(one()).start())
     assert "vrrp" in said
     assert "CAP_NET_RAW" in said
     assert "not permitted" in said

@@ -70,9 +70,16 @@ def received(link: Link, wait: float = 5.0) -> list[Packet | str]:
 @pytest.mark.parametrize("version", [4, 6])
 def test_one_sends_and_the_other_hears(switch: Switch, hosts: list[Host], opened: Open, version: int) -> None:
     sender, hearer = (opened(host, version) for host in hosts)
-    sender.send(MESSAGE)
+    sender.send(MESSAGE, sender.group)
     assert received(hearer) == [Packet(MESSAGE, sender.source.packed, sender.group, 255)]
     assert not received(sender, 0.1), "we do not hear ourselves"
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_one_sends_to_another_alone(hosts: list[Host], opened: Open, version: int) -> None:
+    sender, hearer = (opened(host, version) for host in hosts)
+    sender.send(MESSAGE, hearer.source.packed)
+    assert received(hearer) == [Packet(MESSAGE, sender.source.packed, hearer.source.packed, 255)]
 
 
 @pytest.mark.parametrize(
@@ -82,7 +89,7 @@ def test_what_an_advertisement_looks_like(
     stage: Stage, switch: Switch, hosts: list[Host], opened: Open, version: int, group: str, mac: bytes
 ) -> None:
     link = opened(hosts[0], version)
-    link.send(MESSAGE)
+    link.send(MESSAGE, link.group)
     stage.until(switch.tap.adverts)
     (seen,) = switch.tap.adverts()
     assert isinstance(seen, Advert)
@@ -99,7 +106,7 @@ def test_a_second_address_of_ours_is_not_the_source(
     for version in (4, 6):
         switch.tap.forget()
         link = opened(hosts[0], version)
-        link.send(MESSAGE)
+        link.send(MESSAGE, link.group)
         stage.until(switch.tap.adverts)
         assert switch.tap.adverts()[0].source == str(link.source)
 
@@ -150,7 +157,8 @@ def test_what_is_for_another_interface_is_not_heard(
     elsewhere = stage.switch()
     elsewhere.plug(hosts[1], "198.51.100.2/24", name="eth1")
     here, there = opened(hosts[1]), opened(hosts[1], name="eth1")
-    opened(hosts[0]).send(MESSAGE)
+    link = opened(hosts[0])
+    link.send(MESSAGE, link.group)
     assert len(received(here)) == 1
     assert not received(there, 0.1)
 
@@ -191,7 +199,7 @@ def test_on_an_interface_that_is_down_or_gone_it_cannot_send(hosts: list[Host], 
     for command in ("link set dev eth0 down", "link del dev eth0"):
         hosts[0].ip(command)
         with pytest.raises(OSError, match=r"\[Errno"):
-            link.send(MESSAGE)
+            link.send(MESSAGE, link.group)
         with pytest.raises(OSError, match=r"\[Errno"):
             link.announce(vip)
         assert received(link, 0) == []
@@ -212,6 +220,6 @@ def test_without_a_hardware_address_there_is_nothing_to_announce(stage: Stage) -
         link = Link("lo", socket.if_nametoindex("lo"), b"", IPv4Address("127.0.0.1"))
     try:
         link.announce(IPv4Address(VIP))
-        link.send(MESSAGE)
+        link.send(MESSAGE, link.group)
     finally:
         link.close()

@@ -15,6 +15,7 @@ from balancer.vrrp.machine import (
     Announce,
     Changed,
     Complain,
+    Disowned,
     Event,
     Fault,
     Follow,
@@ -32,6 +33,7 @@ from balancer.vrrp.machine import (
     Stop,
     Take,
     Timer,
+    Vouched,
     Wants,
     Weigh,
     follow,
@@ -156,6 +158,8 @@ EVENTS = {
     "recovered": Recovered(),
     "weigh": Weigh(60),
     "lost": Lost("192.0.2.100 was taken away"),
+    "vouched": Vouched(60.0),
+    "disowned": Disowned(),
     "follow BACKUP": Follow(BACKUP, "VI_2"),
     "follow MASTER": Follow(MASTER, "VI_2"),
     "follow FAULT": Follow(FAULT, "VI_2"),
@@ -187,6 +191,8 @@ EXPECTED = {
         "recovered": NOTHING,
         "weigh": (INIT,),
         "lost": NOTHING,
+        "vouched": NOTHING,
+        "disowned": NOTHING,
         "follow BACKUP": NOTHING,
         "follow MASTER": NOTHING,
         "follow FAULT": (FAULT, Leave(), Changed(INIT, FAULT, "VI_2")),
@@ -213,6 +219,8 @@ EXPECTED = {
         "recovered": NOTHING,
         "weigh": (BACKUP,),
         "lost": NOTHING,
+        "vouched": (BACKUP,),
+        "disowned": NOTHING,
         "follow BACKUP": NOTHING,
         "follow MASTER": (MASTER, *TAKE_OVER, Changed(BACKUP, MASTER, "VI_2")),
         "follow FAULT": (FAULT, Changed(BACKUP, FAULT, "VI_2")),
@@ -251,6 +259,8 @@ EXPECTED = {
         "recovered": NOTHING,
         "weigh": (MASTER,),
         "lost": (BACKUP, *RESIGN, Changed(MASTER, BACKUP, "192.0.2.100 was taken away")),
+        "vouched": NOTHING,
+        "disowned": NOTHING,
         "follow BACKUP": (BACKUP, *RESIGN, Changed(MASTER, BACKUP, "VI_2")),
         "follow MASTER": NOTHING,
         "follow FAULT": (FAULT, *RESIGN, Changed(MASTER, FAULT, "VI_2")),
@@ -274,6 +284,8 @@ EXPECTED = {
         "recovered": (BACKUP, Changed(FAULT, BACKUP, "recovered")),
         "weigh": (FAULT,),
         "lost": NOTHING,
+        "vouched": NOTHING,
+        "disowned": NOTHING,
         "follow BACKUP": NOTHING,
         "follow MASTER": NOTHING,
         "follow FAULT": NOTHING,
@@ -297,6 +309,8 @@ EXPECTED = {
         "recovered": NOTHING,
         "weigh": (STOPPED,),
         "lost": NOTHING,
+        "vouched": NOTHING,
+        "disowned": NOTHING,
         "follow BACKUP": NOTHING,
         "follow MASTER": NOTHING,
         "follow FAULT": NOTHING,
@@ -749,6 +763,58 @@ def test_how_late_is_too_late_follows_the_interval():
     assert step(rules, backup(rules), Timer(), 0.72)[0].role is MASTER
     state, _ = step(rules, backup(rules), Timer(), 0.73)
     assert (state.role, state.deadline) == (BACKUP, pytest.approx(0.73 + 0.1609375))
+
+
+# The other path
+
+
+def test_silence_is_no_reason_while_another_is_known_to_be_master():
+    rules = router()
+    state, actions = play(rules, (0.0, Start()), (0.5, heard(150)), (4.0, Vouched(7.0)), (0.5 + DOWN, Timer()))
+    assert kinds(actions) == ["heartbeat"]
+    assert (state.role, state.deadline) == (BACKUP, 7.0)
+    again, actions = play(rules, (6.5, Vouched(9.5)), (7.0, Timer()), state=state)
+    assert (again.role, again.deadline, actions) == (BACKUP, 9.5, ())
+    # Silent there too: dead.
+    assert step(rules, state, Timer(), 7.0)[0].role is MASTER
+
+
+def test_who_starts_beside_a_master_that_it_cannot_hear_does_not_take_over():
+    state, actions = play(router(), (0.0, Start()), (1.0, Vouched(10.0)), (DOWN, Timer()))
+    assert (state.role, kinds(actions)) == (BACKUP, ["heartbeat"])
+
+
+def test_a_lower_master_that_is_heard_is_preempted_whoever_vouches_for_it():
+    state, _ = play(router(), (0.0, Start()), (3.0, heard(50)), (3.1, Vouched(10.0)), (DOWN, Timer()))
+    assert state.role is MASTER
+
+
+def test_a_master_that_resigns_is_vouched_for_no_more():
+    story = (0.0, Start()), (0.5, heard(150)), (0.6, Vouched(10.0)), (1.0, heard(0)), (1.7, Timer())
+    assert play(router(), *story)[0].role is MASTER
+
+
+def test_a_group_waits_too_where_one_of_its_members_is_silent():
+    rules = router(is_grouped=True)
+    _, actions = play(rules, (0.0, Start()), (1.0, Vouched(10.0)), (DOWN, Timer()))
+    assert not [action for action in actions if isinstance(action, Wants)]
+
+
+def test_who_can_be_master_no_more_is_not_waited_for():
+    rules = router()
+    state, _ = play(rules, (0.0, Start()), (5.0, heard(150)), (5.2, Disowned()))
+    assert state.deadline == 6.5, "one advertisement more would have come by then"
+    state, _ = play(rules, (0.0, Start()), (5.0, heard(150)), (7.0, Disowned()))
+    assert state.deadline == 7.609375
+    assert step(rules, state, Timer(), 7.609375)[0].role is MASTER
+
+
+def test_one_that_the_heartbeat_does_not_know_stays_master():
+    rules = router()
+    story = [(0.0, Start())]
+    for second in range(1, 10):
+        story += [(second, heard(150)), (second + 0.1, Disowned()), (second + 0.99, Timer())]
+    assert play(rules, *story)[0].role is BACKUP
 
 
 # Complaints

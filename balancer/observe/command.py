@@ -1,0 +1,240 @@
+"""The words of the runtime socket: HAProxy's grammar (management manual, section 9.3), as far as it goes, and ours.
+
+A table says which words are which command, and who may give it. What a command says is text for a person; whoever
+wants to know whether it was an error asks for `set severity-output number` first, as with HAProxy.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NamedTuple
+
+from balancer.config import units
+from balancer.observe import routers
+from balancer.pool.routers import RouterFacts, Standing, encode
+
+__all__ = ["Desk", "Level", "Session", "commands", "obey"]
+
+# Seconds that virtual addresses are released for where nothing is said of it.
+_RELEASE = 3600.0
+# A character that is taken as it is; words of a command; commands of a line.
+_SEPARATOR = re.compile(r"((?:\\.|[^\\;])*);?", re.DOTALL)
+_WORD = re.compile(r"(?:\\.|[^\\\s])+", re.DOTALL)
+_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
+
+
+class Level(IntEnum):
+    """What somebody may do. Its names are the configuration's."""
+
+    USER = 1
+    OPERATOR = 2
+    ADMIN = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Desk:
+    """What commands know, and can have done."""
+
+    now: Callable[[], float]
+    """Unix time."""
+    standing: Callable[[], Standing | None] | None = None
+    """Where the virtual routers stand, None when that is not known; None: there are none."""
+    ask: Callable[[str, str | None, float | None], Awaitable[tuple[bool, Sequence[str]]]] | None = None
+    """Gives an order (`release`, `hold`) to whoever speaks VRRP: name or all, seconds. Whether it was done, and lines
+    that say what came of it."""
+
+
+@dataclass(slots=True)
+class Session:
+    """One who is connected."""
+
+    level: Level
+    is_interactive: bool = False
+    """Is there a prompt?"""
+    severity: str = "none"
+    """How it is told that something is an error: none, number or string."""
+    is_over: bool = False
+
+
+class _Said(NamedTuple):
+    text: str
+    severity: int | None = None
+    """syslog's; None for what was asked to be shown."""
+
+
+_ERROR, _INFO = 3, 6
+_SEVERITIES = {_ERROR: "error", _INFO: "info"}
+_Run = Callable[[Session, Desk, list[str]], Awaitable[_Said]]
+
+
+class _Command(NamedTuple):
+    usage: str
+    """The words of the command, then what may follow in brackets."""
+    help: str
+    level: Level
+    run: _Run
+
+    @property
+    def words(self) -> list[str]:
+        return re.split(r" [<\[]", self.usage)[0].split()
+
+
+def commands(line: str) -> list[list[str]]:
+    """The words of each command of a line. A backslash takes its special meaning from what follows it."""
+    found = []
+    for part in _SEPARATOR.findall(line):
+        words = [_ESCAPED.sub(r"\1", word) for word in _WORD.findall(part)]
+        if words:
+            found.append(words)
+    return found
+
+
+async def obey(words: Sequence[str], session: Session, desk: Desk) -> str:
+    """Do one command; the answer, in whole lines. It never fails for what was said."""
+    command = _find(words)
+    if command is None:
+        said = _Said(_unknown(words, session.level), _ERROR)
+    elif command.level > session.level:
+        said = _Said("Permission denied", _ERROR)
+    else:
+        said = await command.run(session, desk, list(words[len(command.words) :]))
+    text = said.text if said.text.endswith("\n") or not said.text else f"{said.text}\n"
+    if said.severity is None or session.severity == "none":
+        return text
+    is_number = session.severity == "number"
+    return f"[{said.severity if is_number else _SEVERITIES[said.severity]}]:{text}"
+
+
+def _find(words: Sequence[str]) -> _Command | None:
+    """The one with the most words in common."""
+    found = [command for command in _TABLE if list(words[: len(command.words)]) == command.words]
+    return max(found, key=lambda command: len(command.words), default=None)
+
+
+def _unknown(words: Sequence[str], level: Level) -> str:
+    if not words:
+        return "Unknown command. Please enter one of the following commands only:\n" + _listed([], level)
+    better = _listed(words[:1], level)
+    if better:
+        hint = ", but maybe one of the following ones is a better match:\n"
+        return f"Unknown command: '{' '.join(words)}'{hint}{better}"
+    return f"Unknown command: '{words[0]}'. Please enter one of the following commands only:\n{_listed([], level)}"
+
+
+def _listed(words: Sequence[str], level: Level) -> str:
+    """A line for each command of that level that begins with these words."""
+    return "".join(
+        f"  {command.usage:<39} : {command.help}\n"
+        for command in _TABLE
+        if command.level <= level and command.words[: len(words)] == list(words)
+    )
+
+
+async def _help(session: Session, _: Desk, rest: list[str]) -> _Said:
+    found = _listed(rest, session.level) or _listed([], session.level)
+    return _Said("The following commands are valid at this level:\n" + found)
+
+
+async def _prompt(session: Session, _: Desk, __: list[str]) -> _Said:
+    session.is_interactive = not session.is_interactive
+    return _Said("")
+
+
+async def _quit(session: Session, _: Desk, __: list[str]) -> _Said:
+    session.is_over = True
+    return _Said("")
+
+
+async def _set_severity(session: Session, _: Desk, rest: list[str]) -> _Said:
+    if len(rest) != 1 or rest[0] not in ("none", "number", "string"):
+        return _Said("one of 'none', 'number', 'string' is a required argument", _ERROR)
+    session.severity = rest[0]
+    return _Said("")
+
+
+async def _show_vrrp(_: Session, desk: Desk, rest: list[str]) -> _Said:
+    standing = _standing(desk)
+    if rest:
+        return _Said(f"'show vrrp' has no argument '{rest[0]}'.", _ERROR)
+    return standing if isinstance(standing, _Said) else _Said(routers.table(standing, desk.now()))
+
+
+async def _show_vrrp_json(_: Session, desk: Desk, __: list[str]) -> _Said:
+    standing = _standing(desk)
+    return standing if isinstance(standing, _Said) else _Said(encode(standing).decode())
+
+
+async def _show_vrrp_why(_: Session, desk: Desk, rest: list[str]) -> _Said:
+    standing = _standing(desk)
+    if isinstance(standing, _Said):
+        return standing
+    found: list[RouterFacts] = []
+    names: Sequence[str | None] = rest or [None]
+    for name in names:
+        more = routers.chosen(standing, name)
+        if not more:
+            known = ", ".join(_known(standing)) or "none"
+            return _Said(f"No such virtual router: '{name}'; there are {known}.", _ERROR)
+        found += [each for each in more if each not in found]
+    return _Said(routers.why(standing, found, desk.now()))
+
+
+def _standing(desk: Desk) -> Standing | _Said:
+    if desk.standing is None:
+        return _Said("There are no virtual routers (vrrp.instances).", _ERROR)
+    return desk.standing() or _Said("Nothing is known of the virtual routers yet.", _ERROR)
+
+
+def _known(standing: Standing) -> Iterator[str]:
+    yield from (each.name for each in standing.routers)
+    yield from dict.fromkeys(each.group for each in standing.routers if each.group)
+
+
+async def _release(_: Session, desk: Desk, rest: list[str]) -> _Said:
+    seconds = _RELEASE
+    if "for" in rest[:2]:
+        at = rest.index("for")
+        try:
+            (text,) = rest[at + 1 :]
+            seconds = units.duration(text)
+        except ValueError:
+            return _Said("'for' wants a duration, such as 30m or 1h.", _ERROR)
+        rest = rest[:at]
+    return await _order(desk, "release", rest, seconds)
+
+
+async def _hold(_: Session, desk: Desk, rest: list[str]) -> _Said:
+    return await _order(desk, "hold", rest, None)
+
+
+async def _order(desk: Desk, order: str, rest: list[str], seconds: float | None) -> _Said:
+    if desk.ask is None:
+        return _Said("There are no virtual routers (vrrp.instances).", _ERROR)
+    if len(rest) > 1:
+        return _Said(f"'vrrp {order}' wants one name, or none.", _ERROR)
+    is_done, lines = await desk.ask(order, rest[0] if rest else None, seconds)
+    # Several lines under one severity; an empty one would end the answer.
+    return _Said("\n".join(filter(None, lines)), _INFO if is_done else _ERROR)
+
+
+_TABLE = (
+    _Command("show vrrp", "where the virtual routers stand", Level.USER, _show_vrrp),
+    _Command("show vrrp json", "the same, with all that is known, as JSON", Level.USER, _show_vrrp_json),
+    _Command("show vrrp why [<name>]*", "the sum that gives each priority", Level.USER, _show_vrrp_why),
+    _Command(
+        "vrrp release [<name>] [for <duration>]", "leave addresses to other directors, for 1h", Level.OPERATOR, _release
+    ),
+    _Command("vrrp hold [<name>]", "take part again after a release", Level.OPERATOR, _hold),
+    _Command(
+        "set severity-output [none|number|string]",
+        "set presence of severity level in feedback",
+        Level.USER,
+        _set_severity,
+    ),
+    _Command("help [<command>]", "list matching or all commands", Level.USER, _help),
+    _Command("prompt", "toggle interactive mode with prompt", Level.USER, _prompt),
+    _Command("quit", "disconnect", Level.USER, _quit),
+)
