@@ -51,6 +51,7 @@ __all__ = [
     "Vouched",
     "Wants",
     "Weigh",
+    "doubts",
     "follow",
     "initial",
     "master_down",
@@ -404,7 +405,7 @@ def _timer_in_master(router: Router, state: State, _event: Timer, now: float) ->
 
 
 def _heard_in_backup(router: Router, state: State, event: Heard, now: float) -> _Outcome:
-    if doubt := _doubt(router, event):
+    if doubt := doubts(router, event):
         return _complain(state, now, *doubt)
     if event.priority == _RESIGNED:
         return _master_resigned(router, state, event, now)
@@ -433,7 +434,7 @@ def _master_resigned(router: Router, state: State, event: Heard, now: float) -> 
 
 
 def _heard_in_master(router: Router, state: State, event: Heard, now: float) -> _Outcome:
-    if doubt := _doubt(router, event):
+    if doubt := doubts(router, event):
         return _complain(state, now, *doubt)
     said: tuple[Action, ...] = ()
     rival = _text(event.source)
@@ -441,7 +442,9 @@ def _heard_in_master(router: Router, state: State, event: Heard, now: float) -> 
         text = f"{rival} advertises every {event.interval:g} s, we every {router.interval:g} s"
         state, said = _complain(state, now, "interval", text)
     if event.priority == _RESIGNED:
-        return replace(state, deadline=now + router.interval), (*said, Send(state.priority))
+        # It was master: of a sync group whose split brain was seen to end on another network, perhaps.
+        state = replace(state, deadline=now + router.interval)
+        return _announce_again(state, now, *said, Send(state.priority))
     if event.priority == state.priority:
         state, more = _complain(state, now, "equal priority", f"{rival} is master with our priority {event.priority}")
         said += more
@@ -452,10 +455,14 @@ def _heard_in_master(router: Router, state: State, event: Heard, now: float) -> 
         text = f"{rival} is master too with priority {event.priority}, ours is {state.priority}"
         state, more = _complain(state, now, "lower priority master", text)
         said += more
-    answer: tuple[Action, ...] = (*said, Send(state.priority))
+    return _announce_again(state, now, *said, Send(state.priority))
+
+
+def _announce_again(state: State, now: float, *first: Action) -> _Outcome:
+    """Another was master too: the network may have learned that the addresses are there."""
     if now - state.announced < _ANNOUNCE_GAP:
-        return state, answer
-    return replace(state, announced=now), (*answer, Announce(delayed=True))
+        return state, first
+    return replace(state, announced=now), (*first, Announce(delayed=True))
 
 
 def _step_down(router: Router, state: State, event: Heard, now: float, *said: Action) -> _Outcome:
@@ -611,8 +618,8 @@ def _turned(state: State, role: Role, now: float) -> State:
     return replace(state, role=role, since=now, deadline=None, is_ready=False, preempt_at=None, complaints=())
 
 
-def _doubt(router: Router, event: Heard) -> tuple[str, str] | None:
-    """Kind and text of why an advertisement is dropped."""
+def doubts(router: Router, event: Heard) -> tuple[str, str] | None:
+    """Kind (`own address` or `interval`) and text of why an advertisement is dropped; None: it is believed."""
     source = _text(event.source)
     if event.source == event.own:
         return "own address", f"an advertisement with priority {event.priority} comes from our own address {source}"

@@ -50,6 +50,8 @@ _NOTIFIED: dict[Role, _State] = {
     Role.FAULT: "FAULT",
     Role.STOPPED: "STOP",
 }
+# Counters of what the machine drops.
+_DOUBTFUL = {"own address": "source_err", "interval": "advert_interval_err"}
 _HELPLESS = (str(Role.FAULT), str(Role.STOPPED))
 
 
@@ -460,17 +462,23 @@ class Speaker:
             return
         if not self._agrees(router, heard, source):
             return
-        router.counted["advert_rcvd"] += 1
-        if not heard.priority:
-            router.counted["pri_zero_rcvd"] += 1
-        elif router.state.role is Role.MASTER and heard.priority <= router.state.priority:
-            is_equal = heard.priority == router.state.priority
-            router.counted["equal_priority_rcvd" if is_equal else "lower_priority_rcvd"] += 1
         assert router.link is not None
         event = machine.Heard(
             priority=heard.priority, interval=heard.interval, source=packet.source, own=router.link.source.packed
         )
+        if doubt := machine.doubts(router.rules, event):
+            router.counted[_DOUBTFUL[doubt[0]]] += 1
+        else:
+            self._count(router, heard.priority)
         self._give(router, event, time.monotonic())
+
+    def _count(self, router: VirtualRouter, priority: int) -> None:
+        router.counted["advert_rcvd"] += 1
+        if not priority:
+            router.counted["pri_zero_rcvd"] += 1
+        elif router.state.role is Role.MASTER and priority <= router.state.priority:
+            is_equal = priority == router.state.priority
+            router.counted["equal_priority_rcvd" if is_equal else "lower_priority_rcvd"] += 1
 
     def _agrees(self, router: VirtualRouter, heard: wire.Advertisement, source: IPv4Address | IPv6Address) -> bool:
         """Whether an advertisement with these addresses counts.
@@ -520,10 +528,11 @@ class Speaker:
                 router.announce_at = router.put_at = 0.0
                 self._leave(router)
             case machine.Announce(delayed=delayed):
-                self._announce(router)
-                router.announce_all = delayed and router.announce_delay > 0
-                wait = router.announce_delay if router.announce_all else router.announce_refresh
-                router.announce_at = now + wait if wait else 0.0
+                for member in self._with_group(router):
+                    self._announce(member)
+                    member.announce_all = delayed and member.announce_delay > 0
+                    wait = member.announce_delay if member.announce_all else member.announce_refresh
+                    member.announce_at = now + wait if wait else 0.0
             case machine.Complain(kind=kind, text=text):
                 # The machine says it once.
                 router.note(kind, text)
@@ -532,6 +541,15 @@ class Speaker:
                 self._on_changed(router, action, now)
             case machine.Wants():
                 self._tell_group(router, action, now)
+
+    def _with_group(self, router: VirtualRouter) -> list[VirtualRouter]:
+        """It, and all of its sync group that are master: who loses a split brain gives the whole group up."""
+        members = router.group.members if router.group is not None else (router.name,)
+        return [
+            self._routers[name]
+            for name in members
+            if name == router.name or self._routers[name].state.role is Role.MASTER
+        ]
 
     def _on_changed(self, router: VirtualRouter, change: machine.Changed, now: float) -> None:
         router.why = change.why

@@ -26,9 +26,11 @@ class Service(NamedTuple):
     """What this host can do for clients."""
 
     is_serving: bool
-    """Whether a worker process takes connections."""
+    """Whether clients are served: a worker process takes connections, the kernel has its rules."""
     servers: Mapping[str, tuple[int, int]]
     """How many servers of a backend are up, and of how many."""
+    trouble: str = "no worker serves"
+    """Why not, where it does not."""
 
 
 class Said(NamedTuple):
@@ -126,7 +128,7 @@ def _found(trackers: Trackers, view: View) -> Iterator[Term]:
         yield _backend(name, weight, view)
     if trackers.workers and not view.service.is_serving:
         helpless = bool(view.peers) and not any(peer.is_serving for peer in view.peers)
-        text = "no worker serves, here or elsewhere" if helpless else "no worker serves here"
+        text = f"{view.service.trouble}{', here or elsewhere' if helpless else ' here'}"
         yield Term("workers", 0 if helpless else trackers.workers, text)
 
 

@@ -159,7 +159,7 @@ def parse(
     """Read the payload of an IP packet, exactly as long as its IP header says (RFC 9568 section 7.1).
 
     `version`, `password` and `is_unicast` are those of the virtual router here. `is_unicast` lets any hop limit pass
-    and asks for a destination that is no group; without it hop limit 255 and a group. Version 3 over IPv4 may come
+    and asks for a destination that is no group; without it hop limit 255 and VRRP's group. Version 3 over IPv4 may come
     with either of the two checksums that `build` can write.
 
     Raises BadAdvertisement; its cause is the first that applies of packet_len_err (no fixed fields), vrid_err,
@@ -188,9 +188,10 @@ def parse(
         raise BadAdvertisement("invalid_type_rcvd", f"type {kind} is no advertisement")
     if not _is_intact(message, version, source, destination):
         raise BadAdvertisement("checksum_err", "wrong checksum")
-    if ip_address(destination).is_multicast == is_unicast:
-        expected_kind, their_kind = ("unicast", "multicast") if is_unicast else ("multicast", "unicast")
-        raise BadAdvertisement("addr_list_err", f"sent by {their_kind}, {expected_kind} expected")
+    if is_unicast and ip_address(destination).is_multicast:
+        raise BadAdvertisement("addr_list_err", "sent by multicast, unicast expected")
+    if not is_unicast and destination not in (GROUP_V4, GROUP_V6):
+        raise BadAdvertisement("addr_list_err", f"sent to {ip_address(destination)}, not to the group of VRRP")
     if not count:
         raise BadAdvertisement("addr_list_err", "no address")
     interval = timing & _V2_INTERVAL if version == 2 else (timing & _V3_INTERVAL) / _CENTISECONDS

@@ -252,7 +252,7 @@ EXPECTED = {
             Send(100),
             Announce(delayed=True),
         ),
-        "resigned": (MASTER, Send(100)),
+        "resigned": (MASTER, Send(100), Announce(delayed=True)),
         "own address": (MASTER, DROPPED_OWN),
         "other interval": (MASTER, DROPPED_INTERVAL),
         "fault": (FAULT, *RESIGN, Changed(MASTER, FAULT, "eth0 is down")),

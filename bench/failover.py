@@ -1,0 +1,433 @@
+#!/usr/bin/env python3
+"""How long clients are without service when a director fails, stops or returns. See README.md."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import selectors
+import signal
+import socket
+import statistics
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tests.e2e.bed.process import descendants
+from tests.lab import services
+from tests.lab.lab import Lab, Node
+from tests.lab.space import LabError
+from tests.lab.test_election import everything_busy, gaps_of
+from tests.lab.test_vrrp import ALL, DIRECTORS, NOWHERE, V2, V3, Cluster, keepalived, pybalancer
+from tests.lab.topology import MACHINES
+from tests.lab.watch import Passed, Wire
+from tests.vrrp.conftest import Advert, Arp
+
+__all__ = ["main"]
+
+EXIT_CANNOT = 2
+# The standby's skew, of an interval.
+SKEW = 156 / 256
+SERVICE = ("192.168.1.200", 80)
+# Announcements that follow each other as soon as this (seconds) are of one set.
+_SET = 0.5
+
+
+class Visits:
+    """Somebody at the client who every 10 ms connects, asks, and is served by the first octet of an answer."""
+
+    _EVERY = 0.01
+    # The kernel sends the first packet again after a second: by then others have been sent.
+    _PATIENCE = 0.9
+    # Answered by the server itself, without a page.
+    _QUESTION = b"OPTIONS * HTTP/1.0\r\n\r\n"
+
+    def __init__(self, client: Node) -> None:
+        self._client = client
+        self._served: list[float] = []
+        self._over = False
+        self._thread = threading.Thread(target=self._visit)
+
+    def __enter__(self) -> Visits:
+        self._thread.start()
+        try:
+            self.more(20)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over = True
+        self._thread.join()
+
+    def more(self, count: int) -> None:
+        """Wait until so many more were served. LabError after 30 s."""
+        wanted, end = len(self._served) + count, time.monotonic() + 30
+        while len(self._served) < wanted:
+            if time.monotonic() > end:
+                raise LabError("the client is not served")
+            time.sleep(0.01)
+
+    @property
+    def lost(self) -> float:
+        """The longest time without service (seconds)."""
+        return max(after - before for before, after in pairwise([*self._served]))
+
+    def _visit(self) -> None:
+        with self._client.network(), selectors.EpollSelector() as waiting:
+            due = time.monotonic()
+            while not self._over:
+                if time.monotonic() >= due:
+                    due += self._EVERY
+                    visit = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+                    # Nothing keeps the place of one that is over.
+                    visit.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    visit.connect_ex(SERVICE)
+                    waiting.register(visit, selectors.EVENT_WRITE, time.monotonic())
+                for key, _ in waiting.select(max(0.0, due - time.monotonic())):
+                    self._go_on(waiting, key)
+                now = time.monotonic()
+                for key in [each for each in waiting.get_map().values() if now - each.data > self._PATIENCE]:
+                    _end(waiting, key)
+            for key in list(waiting.get_map().values()):
+                _end(waiting, key)
+
+    def _go_on(self, waiting: selectors.BaseSelector, key: selectors.SelectorKey) -> None:
+        visit: socket.socket = key.fileobj  # type: ignore[assignment]
+        try:
+            if key.events == selectors.EVENT_WRITE:
+                visit.sendall(self._QUESTION)
+                waiting.modify(visit, selectors.EVENT_READ, key.data)
+                return
+            if visit.recv(4096):
+                self._served.append(time.monotonic())
+        except OSError:
+            pass
+        _end(waiting, key)
+
+
+def _end(waiting: selectors.BaseSelector, key: selectors.SelectorKey) -> None:
+    waiting.unregister(key.fileobj)
+    key.fileobj.close()  # type: ignore[union-attr]
+
+
+@dataclass(frozen=True)
+class Version:
+    """How often the directors advertise."""
+
+    name: str
+    text: str
+    interval: float
+
+    most: float
+    """A crash is held to this (seconds)."""
+
+
+VERSIONS = {"v2": Version("v2 1 s", V2, 1.0, 3 + SKEW + 0.1), "v3": Version("v3 100 ms", V3, 0.1, 0.4)}
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What happens to the master while a client watches, and how it is made good."""
+
+    name: str
+    text: str
+    happens: Callable[[Cluster], None]
+    mends: Callable[[Cluster], None]
+    master: frozenset[str] = frozenset()
+    """What the master holds after it; the standby holds the rest."""
+    most: Callable[[Version], float] = lambda version: version.most
+    """Held to that (seconds)."""
+    prepares: Callable[[Cluster], None] = lambda _: None
+    is_gap: bool = False
+    """Measured is how long the addresses were on nobody, not the service."""
+
+
+def nothing(_: Cluster) -> None:
+    """There is nothing to do."""
+
+
+def stop(cluster: Cluster) -> None:
+    cluster.master.program("pybalancer").send(signal.SIGTERM)
+
+
+def kill(cluster: Cluster) -> None:
+    pid = cluster.master.program("pybalancer").pid
+    for each in [pid, *descendants(pid)]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(each, signal.SIGKILL)
+
+
+def ends(node: Node) -> None:
+    """Its pybalancer, if it runs. Without patience for connections whose client is with the other director now."""
+    with contextlib.suppress(LabError):
+        program = node.program("pybalancer")
+        program.send(signal.SIGTERM)
+        time.sleep(0.2)
+        # The second signal ends at once.
+        program.end(signal.SIGTERM)
+
+
+def start(cluster: Cluster) -> None:
+    ends(cluster.master)
+    services.start_balancer(cluster.master)
+
+
+def stopped(cluster: Cluster) -> None:
+    ends(cluster.master)
+    cluster.until(NOWHERE, ALL)
+
+
+def delete(cluster: Cluster) -> None:
+    cluster.master.run("ip", "address", "delete", "192.168.1.200/32", "dev", "eth0")
+
+
+SCENARIOS = {
+    each.name: each
+    for each in (
+        Scenario("stop", "planned stop", stop, start, most=lambda _: 1.0),
+        Scenario("kill", "kill -9 of all processes", kill, start),
+        Scenario("power", "power off", lambda c: c.master.power_off(), lambda c: c.boots(c.master)),
+        Scenario("outside", "link cut, outside", lambda c: c.master.cut("eth0"), lambda c: c.master.mend("eth0")),
+        Scenario("inside", "link cut, inside", lambda c: c.master.cut("eth1"), lambda c: c.master.mend("eth1")),
+        Scenario(
+            "freeze",
+            "supervisor frozen",
+            lambda c: c.master.program("pybalancer").send(signal.SIGSTOP),
+            lambda c: c.master.program("pybalancer").send(signal.SIGCONT),
+        ),
+        Scenario("failback", "failback", start, nothing, frozenset(ALL), lambda _: 1.0, stopped),
+        Scenario("delete", "address deleted by hand", delete, nothing, frozenset(ALL), lambda _: 0.1, is_gap=True),
+    )
+}
+LOAD = "load"
+NAMES = (*SCENARIOS, LOAD)
+
+
+@dataclass
+class Row:
+    """One line of the table; seconds."""
+
+    text: str
+    version: str
+    most: float
+    samples: list[float] = field(default_factory=list)
+    overlaps: list[float] = field(default_factory=list)
+    """The longest time that two held an address, of each run."""
+
+
+def measure(cluster: Cluster, scenario: Scenario, version: Version, runs: int) -> Row:
+    row = Row(scenario.text, version.name, scenario.most(version))
+    moments = random.Random(runs)
+    for number in range(runs):
+        say(f"{scenario.name} {version.name}: run {number + 1} of {runs}")
+        cluster.until(ALL, NOWHERE)
+        scenario.prepares(cluster)
+        healthy(cluster)
+        with Visits(cluster.client) as visits:
+            # At any moment between two advertisements.
+            time.sleep(moments.uniform(0.0, version.interval))
+            begun = time.monotonic()
+            scenario.happens(cluster)
+            if scenario.is_gap:
+                cluster.lab.until(lambda: cluster.holders.when(cluster.master, takes=False, since=begun), "it is gone")  # noqa: B023
+            cluster.until({*scenario.master}, ALL - scenario.master)
+            visits.more(20)
+        row.samples.append(cluster.holders.longest(0, since=begun) if scenario.is_gap else visits.lost)
+        row.overlaps.append(cluster.holders.longest(2, since=begun))
+        begun = time.monotonic()
+        scenario.mends(cluster)
+        cluster.until(ALL, NOWHERE)
+        if scenario.mends is not nothing:
+            row.overlaps[-1] = max(row.overlaps[-1], cluster.holders.longest(2, since=begun))
+    return row
+
+
+def healthy(cluster: Cluster) -> None:
+    """All directors that balance find their servers up, so that service does not wait for a check."""
+    expected = {machine.alias for machine in MACHINES.values()}
+    for node in (cluster.master, cluster.standby):
+        with contextlib.suppress(LabError):
+            node.program("pybalancer")
+            cluster.lab.until(lambda node=node: services.are_up(node, expected), "the servers are up")  # type: ignore[misc]
+
+
+def under_load(cluster: Cluster, lab: Lab, seconds: float) -> str:
+    """One line: whether anybody took over while everything was busy."""
+    say(f"{LOAD}: {seconds:g} s at 100 ms under full CPU load")
+    with_version(cluster, VERSIONS["v3"])
+    healthy(cluster)
+    with Wire(lab) as wire:
+        begun = time.monotonic()
+        with everything_busy(lab, seconds):
+            time.sleep(seconds)
+            ended = time.monotonic()
+        takeovers = len(cluster.holders.when(cluster.standby, takes=True, since=begun))
+        gaps = gaps_of(wire, cluster.master, begun, ended)
+    late = sum(gap > 0.11 for gap in gaps)
+    return (
+        f"{seconds:g} s at 100 ms under full CPU load: {takeovers} false takeovers; {len(gaps)} intervals, longest"
+        f" {max(gaps) * 1000:.1f} ms, {late} above 110 ms"
+    )
+
+
+def with_version(cluster: Cluster, version: Version) -> None:
+    for name in DIRECTORS:
+        ends(cluster.lab[name])
+    cluster.runs(*(pybalancer(cluster.lab[name], version.text) for name in DIRECTORS))
+    cluster.until(ALL, NOWHERE)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Plain text, milliseconds."""
+    lines: list[tuple[str, ...]] = [
+        ("what happens", "advertised", "median", "worst", "held to", "", "two at once", "runs")
+    ]
+    for row in rows:
+        worst = max(row.samples)
+        lines.append(
+            (
+                row.text,
+                row.version,
+                *(f"{seconds * 1000:.0f} ms" for seconds in (statistics.median(row.samples), worst, row.most)),
+                "met" if worst <= row.most else "MISSED",
+                f"{max(row.overlaps) * 1000:.0f} ms",
+                str(len(row.samples)),
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if at in (0, 1, 5) else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def trace(lab: Lab, cluster: Cluster, version: Version) -> Iterator[str]:
+    """The packets of pybalancer (on the master) and keepalived (on the standby): both start, the master stops and
+    returns. Of regular advertisements the first two."""
+    with Wire(lab) as wire:
+        cluster.runs(pybalancer(cluster.master, version.text), keepalived(cluster.standby, version.text))
+        begun = time.monotonic()
+        # Rises from nowhere, for they may have been there before.
+        cluster.until(ALL, NOWHERE)
+        yield from _marked(wire, begun, "both start", version)
+        begun = time.monotonic()
+        cluster.master.program("pybalancer").end()
+        cluster.until(NOWHERE, ALL)
+        yield from _marked(wire, begun, "pybalancer stops", version)
+        begun = time.monotonic()
+        services.start_balancer(cluster.master)
+        cluster.until(ALL, NOWHERE)
+        yield from _marked(wire, begun, "pybalancer starts again", version)
+
+
+def _marked(wire: Wire, begun: float, what: str, version: Version) -> Iterator[str]:
+    time.sleep(2.5 * version.interval)
+    yield f"{what}:"
+    lines: dict[tuple[str, int], list[float]] = {}
+    for each in sorted(wire.passed(since=begun), key=lambda each: each.at):
+        text = _line(each)
+        if text:
+            # A set of announcements is one line.
+            known = max((number for said, number in lines if said == text), default=-1)
+            is_set = known >= 0 and isinstance(each.said, Arp) and each.at - lines[text, known][-1] < _SET
+            lines.setdefault((text, known + (not is_set)), []).append(each.at)
+    for (text, number), times in lines.items():
+        # Of those that come regularly two are enough.
+        if number < 2:
+            yield f"  {times[0] - begun:7.3f} s  {text}" + (f" ({len(times)} times)" if len(times) > 1 else "")
+
+
+def _line(each: Passed) -> str:
+    said = each.said
+    if isinstance(said, Advert):
+        version = said.message[0] >> 4
+        vips = [socket.inet_ntoa(said.message[8 + 4 * at :][:4]) for at in range(said.message[3])]
+        who, what = said.source, f"VRRPv{version} VRID {said.vrid} priority {said.priority:3} for {' '.join(vips)}"
+    elif isinstance(said, Arp) and said.sender == said.target:
+        who = said.sender_mac.hex(":")
+        what = f"ARP: {said.sender} is at {who}"
+    else:
+        return ""
+    names = {
+        own: machine.name for machine in MACHINES.values() for card in machine.cards for own in (card.mac, card.address)
+    }
+    return f"{each.network:7}  {names.get(who, who):7}  {what}"
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=20, metavar="N", help="of each scenario (default 20)")
+    parser.add_argument(
+        "--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help=f"of {', '.join(NAMES)}"
+    )
+    parser.add_argument("--at", nargs="+", choices=VERSIONS, default=tuple(VERSIONS), metavar="VERSION", help="v2, v3")
+    parser.add_argument("--seconds", type=float, default=60.0, help=f"how long `{LOAD}` takes (default 60)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")
+    parser.add_argument("--trace", action="store_true", help="print the packets of an election against keepalived")
+    options = parser.parse_args(arguments)
+    if options.runs < 1:
+        parser.error("--runs must be at least 1")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0: measured; 2: could not measure; 130: interrupted. What was measured before is still reported."""
+    options = parse(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    rows: list[Row] = []
+    remarks: list[str] = []
+    status = 0
+    try:
+        with Lab() as lab:
+            cluster = Cluster(lab)
+            try:
+                if options.trace:
+                    for line in trace(lab, cluster, VERSIONS[options.at[0]]):
+                        print(line)
+                    return 0
+                for version in [VERSIONS[name] for name in options.at]:
+                    scenarios = [scenario for name, scenario in SCENARIOS.items() if name in options.only]
+                    if scenarios:
+                        with_version(cluster, version)
+                    for scenario in scenarios:
+                        rows.append(measure(cluster, scenario, version, options.runs))
+                if LOAD in options.only:
+                    remarks.append(under_load(cluster, lab, options.seconds))
+            finally:
+                cluster.holders.close()
+    except (LabError, AssertionError) as error:
+        say(f"failover.py: {error}")
+        status = EXIT_CANNOT
+    except KeyboardInterrupt:
+        say("failover.py: interrupted, the lab is gone")
+        status = 128 + signal.SIGINT
+    if rows:
+        print(table(rows))
+    for remark in remarks:
+        print(remark)
+    if options.json is not None:
+        options.json.write_text(json.dumps({"rows": [vars(row) for row in rows], "remarks": remarks}, indent=1) + "\n")
+    return status
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
