@@ -260,13 +260,12 @@ class Leave:
 
 @dataclass(frozen=True, slots=True)
 class Announce:
-    """Tell the network where the addresses are: gratuitous ARP, unsolicited Neighbor Advertisements.
-
-    Meant for all of a sync group's addresses: the loser of a split brain announced those too.
+    """Tell the network where the addresses are: gratuitous ARP, unsolicited Neighbor Advertisements; and once more
+    after garp_master_delay.
     """
 
-    delayed: bool
-    """Once more after garp_master_delay."""
+    with_group: bool = False
+    """Also those of the masters of its sync group: the loser of a split brain announced them too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -401,7 +400,7 @@ def _timer_in_master(router: Router, state: State, _event: Timer, now: float) ->
         return advertised, (Send(state.priority),)
     text = f"the timer fired {late:.3f} s late; another may have been master meanwhile"
     woken, said = _complain(replace(advertised, announced=now), now, "late timer", text)
-    return woken, (Send(state.priority), Take(), Announce(delayed=True), *said)
+    return woken, (Send(state.priority), Take(), Announce(), *said)
 
 
 def _heard_in_backup(router: Router, state: State, event: Heard, now: float) -> _Outcome:
@@ -462,7 +461,7 @@ def _announce_again(state: State, now: float, *first: Action) -> _Outcome:
     """Another was master too: the network may have learned that the addresses are there."""
     if now - state.announced < _ANNOUNCE_GAP:
         return state, first
-    return replace(state, announced=now), (*first, Announce(delayed=True))
+    return replace(state, announced=now), (*first, Announce(with_group=True))
 
 
 def _step_down(router: Router, state: State, event: Heard, now: float, *said: Action) -> _Outcome:
@@ -594,7 +593,7 @@ def _become_master(router: Router, state: State, now: float, why: str) -> _Outco
     )
     # The advertisement first: a lower master leaves its addresses on it before ours are put.
     changed = Changed(state.role, Role.MASTER, why)
-    return master, (Send(state.priority), Take(), Announce(delayed=True), changed)
+    return master, (Send(state.priority), Take(), Announce(), changed)
 
 
 def _give_up(router: Router, state: State, now: float, why: str) -> _Outcome:

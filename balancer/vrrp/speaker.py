@@ -527,10 +527,10 @@ class Speaker:
             case machine.Leave():
                 router.announce_at = router.put_at = 0.0
                 self._leave(router)
-            case machine.Announce(delayed=delayed):
-                for member in self._with_group(router):
+            case machine.Announce(with_group=with_group):
+                for member in self._masters(router) if with_group else [router]:
                     self._announce(member)
-                    member.announce_all = delayed and member.announce_delay > 0
+                    member.announce_all = member.announce_delay > 0
                     wait = member.announce_delay if member.announce_all else member.announce_refresh
                     member.announce_at = now + wait if wait else 0.0
             case machine.Complain(kind=kind, text=text):
@@ -542,14 +542,10 @@ class Speaker:
             case machine.Wants():
                 self._tell_group(router, action, now)
 
-    def _with_group(self, router: VirtualRouter) -> list[VirtualRouter]:
-        """It, and all of its sync group that are master: who loses a split brain gives the whole group up."""
+    def _masters(self, router: VirtualRouter) -> list[VirtualRouter]:
+        """It and those of its sync group, as far as they are master."""
         members = router.group.members if router.group is not None else (router.name,)
-        return [
-            self._routers[name]
-            for name in members
-            if name == router.name or self._routers[name].state.role is Role.MASTER
-        ]
+        return [self._routers[name] for name in members if self._routers[name].state.role is Role.MASTER]
 
     def _on_changed(self, router: VirtualRouter, change: machine.Changed, now: float) -> None:
         router.why = change.why

@@ -47,7 +47,8 @@ INIT, BACKUP, MASTER, FAULT, STOPPED = Role
 OWN, LOWER, HIGHER = (bytes([192, 0, 2, last]) for last in (10, 5, 20))
 DOWN = 3.609375
 """Seconds that a router of priority 100 waits for a master of 1 s."""
-TAKE_OVER = (Send(100), Take(), Announce(delayed=True))
+TAKE_OVER = (Send(100), Take(), Announce())
+AGAIN = Announce(with_group=True)
 RESIGN = (Send(0), Leave())
 
 
@@ -244,15 +245,15 @@ EXPECTED = {
             MASTER,
             Complain("equal priority", "192.0.2.5 is master with our priority 100"),
             Send(100),
-            Announce(delayed=True),
+            AGAIN,
         ),
         "lower": (
             MASTER,
             Complain("lower priority master", "192.0.2.20 is master too with priority 50, ours is 100"),
             Send(100),
-            Announce(delayed=True),
+            AGAIN,
         ),
-        "resigned": (MASTER, Send(100), Announce(delayed=True)),
+        "resigned": (MASTER, Send(100), AGAIN),
         "own address": (MASTER, DROPPED_OWN),
         "other interval": (MASTER, DROPPED_INTERVAL),
         "fault": (FAULT, *RESIGN, Changed(MASTER, FAULT, "eth0 is down")),
@@ -516,7 +517,7 @@ def test_preempt_delay_does_not_wait_for_a_master_that_resigns_or_dies():
 
 def test_the_owner_is_master_at_once():
     state, actions = play(router(priority=255), (0.0, Start()))
-    assert actions == (Send(255), Take(), Announce(delayed=True), Changed(INIT, MASTER, "started"))
+    assert actions == (Send(255), Take(), Announce(), Changed(INIT, MASTER, "started"))
     assert state.deadline == 1.0
     state, actions = play(router(priority=255), (1.0, Fault("eth0 is down")), (2.0, Recovered()), state=state)
     assert changes(actions) == ["MASTER → FAULT: eth0 is down", "FAULT → MASTER: recovered"]
@@ -563,8 +564,8 @@ def test_a_new_master_has_announced_its_addresses():
     rules = router()
     for woken in (master(now=20.0), step(rules, master(now=15.0), Timer(), 20.0)[0]):
         state, actions = play(rules, (20.9, heard(50)), state=woken)
-        assert Announce(delayed=True) not in actions
-        assert Announce(delayed=True) in step(rules, state, heard(50), 21.0)[1]
+        assert AGAIN not in actions
+        assert AGAIN in step(rules, state, heard(50), 21.0)[1]
 
 
 def test_higher_prio_send_advert():
@@ -581,7 +582,7 @@ def test_an_answer_to_priority_0_begins_a_new_interval_and_one_to_a_lower_master
 
 def test_addresses_are_announced_again_after_a_healed_split_brain_but_not_for_every_packet():
     state, actions = play(router(), *((10 + i / 1000, heard(50)) for i in range(2000)), state=master())
-    assert actions.count(Announce(delayed=True)) == 2
+    assert actions.count(AGAIN) == 2
     assert actions.count(Send(100)) == 2000
     assert kinds(actions) == ["lower priority master"]
     assert state.role is MASTER
@@ -590,7 +591,7 @@ def test_addresses_are_announced_again_after_a_healed_split_brain_but_not_for_ev
 def test_the_last_word_of_one_that_steps_down_is_answered_but_not_complained_of():
     state, actions = play(router(), (1.0, heard(50)), state=master())
     assert (state.role, kinds(actions)) == (MASTER, [])
-    assert actions == (Send(100), Announce(delayed=True))
+    assert actions == (Send(100), AGAIN)
     assert kinds(play(router(), (1.1, heard(50)), state=master())[1]) == ["lower priority master"]
 
 
