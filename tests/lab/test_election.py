@@ -244,7 +244,9 @@ def test_what_a_new_master_says_in_version_2(cluster: Cluster, wire: Wire) -> No
             assert (said.source, said.destination, said.ttl, said.tos) == (card.address, "224.0.0.18", 255, 0xC0)
             assert len(said.message) == 8 + 4 * len(vips) + 8
             assert said.message[-8:] == b"mypasswd"
-        gaps = [two.at - one.at for one, two in pairwise(adverts)]
+        # Of two that start at once the other may have been master for a moment, and was answered.
+        steady = [each.at for each in adverts if each.at - adverts[0].at > 1.5]
+        gaps = [two - one for one, two in pairwise(steady)]
         assert 0.9 < min(gaps) <= max(gaps) < 1.3
     for each in wire.passed(since=begun):
         if isinstance(each.said, Arp) and each.said.sender == each.said.target:
