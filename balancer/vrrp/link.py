@@ -19,8 +19,6 @@ _IP_MULTICAST_ALL = 49
 _IPV6_MULTICAST_ALL = 29
 # packet(7): such a socket only sends.
 _NO_PROTOCOL = 0
-# RFC 791: Internetwork Control, as keepalived marks its own.
-_TOS = 0xC0
 # Packets taken in one go: a flood must leave time for our own advertisements.
 _AT_ONCE = 64
 _PACKET = 4096
@@ -71,7 +69,7 @@ class Link:
         own.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, vrrp.HOP_LIMIT)
         own.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, vrrp.HOP_LIMIT)
         own.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 0)
-        own.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, _TOS)
+        own.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, vrrp.TOS)
 
     def _join_v6(self) -> None:
         own = self._socket
@@ -80,7 +78,7 @@ class Link:
         own.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, vrrp.HOP_LIMIT)
         own.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, vrrp.HOP_LIMIT)
         own.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, 0)
-        own.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, _TOS)
+        own.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, vrrp.TOS)
         own.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVHOPLIMIT, 1)
         own.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
 
@@ -94,7 +92,18 @@ class Link:
         return self._socket.fileno()
 
     def send(self, message: bytes, destination: bytes) -> None:
-        """Send an advertisement to a packed address. OSError where the interface is down, gone, or leads not there."""
+        """Send an advertisement to a packed address. OSError where the interface is down, gone, or leads not there.
+
+        To the group it goes also when our address was taken away: those who wait for us must learn that we resign.
+        """
+        try:
+            self._send(message, destination)
+        except OSError:
+            if self._frames is None or destination != self.group:
+                raise
+            self._frames.send(vrrp.frame(self.mac, message, self.source.packed))
+
+    def _send(self, message: bytes, destination: bytes) -> None:
         if self.source.version == 4:
             pktinfo = socket.IPPROTO_IP, _IP_PKTINFO, _PKTINFO_V4.pack(self.index, self.source.packed)
             self._socket.sendmsg([message], [pktinfo], 0, (socket.inet_ntoa(destination), 0))

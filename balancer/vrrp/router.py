@@ -5,7 +5,16 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Set
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_interface
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+    ip_address,
+    ip_interface,
+)
 
 from balancer.config import effective
 from balancer.config.vrrp import Vrrp
@@ -20,8 +29,6 @@ __all__ = ["VirtualRouter"]
 # RFC 2338: of a password so many octets are sent.
 _PASSWORD = 8
 _IPV6 = 6
-# The same trouble of a router is told of once in so long (seconds).
-_TELL_EVERY = 300.0
 # So many kinds of trouble are remembered, the latest.
 _MOST_TROUBLES = 16
 
@@ -67,6 +74,8 @@ class VirtualRouter:
         self.announce_all = False
         self.put_at = 0.0
         """When the addresses were last put; 0 while it is not master."""
+        self.missing_since = 0.0
+        """Since when each look found an address missing; 0: the last one did not."""
         self.index = 0
         """Of its interface; 0 while there is none."""
         self.link: Link | None = None
@@ -104,8 +113,19 @@ class VirtualRouter:
             kind = "link-local IPv6" if version == _IPV6 else "IPv4"
             return f"{self.interface} has no {kind} address of its own", None
         self._networks = tuple(one.network for one in own)
-        near = [one for one in own if any(ip_address(peer) in one.network for peer in self.peers)]
+        # The others believe who is of their network; on an interface with several it is that of the addresses.
+        beside = [*map(ip_address, self.peers)] or [vip.ip for vip in self.vips]
+        near = [one for one in own if any(other in one.network for other in beside)]
         return "", (near or own)[0].ip
+
+    @property
+    def interfaces(self) -> Set[IPv4Interface | IPv6Interface]:
+        """Its addresses with their prefix lengths."""
+        return {vip.address for vip in self.vips}
+
+    def holds(self, ip: IPv4Address | IPv6Address) -> bool:
+        """Whether it is one of its addresses."""
+        return any(vip.ip == ip for vip in self.vips)
 
     def is_neighbour(self, source: bytes) -> bool:
         """Whether a packed address may be another router's: of a network of its interface, or a unicast peer."""
@@ -140,8 +160,8 @@ class VirtualRouter:
         source = self.link.source.packed
         return wire.build(advertisement, source=source, destination=destination, checksum_as_v2=self._checksum_as_v2)
 
-    def note(self, kind: str, text: str) -> bool:
-        """Remember a trouble; whether it is to be told of now.
+    def note(self, kind: str, text: str, every: float) -> bool:
+        """Remember a trouble; whether it is to be told of now, so many seconds after the last time.
 
         Not all the time: who sends us packets must not choose how many lines we log.
         """
@@ -153,7 +173,7 @@ class VirtualRouter:
         if len(self._troubles) > _MOST_TROUBLES:
             del self._troubles[next(iter(self._troubles))]
         moment = time.monotonic()
-        if moment - self._told.get(kind, -_TELL_EVERY) < _TELL_EVERY:
+        if moment - self._told.get(kind, -every) < every:
             return False
         self._told[kind] = moment
         return True

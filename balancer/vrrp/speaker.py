@@ -13,6 +13,7 @@ kernel takes it away before the other director takes over.
 
 from __future__ import annotations
 
+import errno
 import selectors
 import socket
 import time
@@ -24,7 +25,7 @@ from balancer.config.vrrp import Vrrp
 from balancer.errors import BadAdvertisement, NoSuchRouterError, StartError
 from balancer.pool.routers import ScriptFacts, Standing
 from balancer.vrrp import machine, track
-from balancer.vrrp.address import Addresses, Card, Vip
+from balancer.vrrp.address import Addresses, Card, Change, Vip
 from balancer.vrrp.link import Link, Packet
 from balancer.vrrp.machine import Role
 from balancer.vrrp.notify import Notifier
@@ -42,6 +43,12 @@ _LEASE = 2
 _REFRESH = 1.0
 # A burst of netlink messages is looked at once.
 _SETTLE = 0.02
+# The same trouble of a router is told of once in so long.
+_SELDOM = 300.0
+_SECOND = 1.0
+_IPV6 = 6
+# An address that was missing for so long, however often it was put back, is left to another director (seconds).
+_HOPELESS = 4.0
 _State = Literal["BACKUP", "MASTER", "FAULT", "STOP"]
 _News = tuple[Literal["INSTANCE", "GROUP"], str, _State, int]
 _NOTIFIED: dict[Role, _State] = {
@@ -74,6 +81,8 @@ class Speaker:
         self._log = log
         self._ask_service = service
         self._selector = selectors.EpollSelector()
+        self._locks: list[socket.socket] = []
+        self._peers: Peers | None = None
         self._addresses = _addresses()
         self._selector.register(self._addresses, selectors.EVENT_READ, self._on_change)
         self._links: dict[tuple[str, IPv4Address | IPv6Address], Link] = {}
@@ -93,9 +102,13 @@ class Speaker:
         self._files = Files({name: file for name, file in vrrp.files.items() if any(name in t.files for t in trackers)})
         self._tracked_interfaces = {name for each in trackers for name in each.interfaces}
         self._tracked_backends = {name for each in trackers for name in each.backends}
+        self._names = {router.interface for router in self._routers.values()} | self._tracked_interfaces
+        self._indexes: set[int] = set()
         self._up: dict[str, bool] = dict.fromkeys(self._tracked_interfaces, False)
         self._service = Service(True, {})
         self._notifier = Notifier(vrrp, spawn=spawn, log=log)
+        for router in self._routers.values():
+            self._locks.append(self._lock(router))
         self._peers = self._open_heartbeat(vrrp, node)
         self._has_changed = False
         self._news: list[_News] = []
@@ -103,6 +116,26 @@ class Speaker:
         self._look_at = 0.0
         self.has_news = True
         """Whether something has changed since `standing` was asked."""
+
+    def _lock(self, router: VirtualRouter) -> socket.socket:
+        """A second copy on one host would not hear the first: both would be master. StartError where there is one.
+
+        The name of a socket, which goes with the process that has it, and is known in one network namespace alone.
+        """
+        lock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        name = f"pybalancer/vrrp/{router.interface}/{router.rules.vrid}/{router.vips[0].ip.version}"
+        try:
+            lock.bind(b"\0" + name.encode())
+        except OSError as error:
+            lock.close()
+            self.close()
+            if error.errno != errno.EADDRINUSE:
+                raise StartError(f"vrrp.instances.{router.name}: {error}") from error
+            raise StartError(
+                f"vrrp.instances.{router.name}: another pybalancer on this host is virtual router {router.rules.vrid} "
+                f"on {router.interface} already"
+            ) from None
+        return lock
 
     def _open_heartbeat(self, vrrp: Vrrp, node: str) -> Peers | None:
         heartbeat = vrrp.heartbeat
@@ -112,7 +145,7 @@ class Speaker:
         try:
             peers = Peers(heartbeat, node=node, interval=interval, log=self._log)
         except OSError as error:
-            self._addresses.close()
+            self.close()
             raise StartError(f"vrrp.heartbeat.bind: {heartbeat.bind}: {error.strerror}") from error
         self._selector.register(peers, selectors.EVENT_READ, self._hear_peers)
         return peers
@@ -122,6 +155,7 @@ class Speaker:
         now = time.monotonic()
         self._next_refresh = now + _REFRESH
         self._look(now)
+        self._refuse_own_addresses()
         self._files.read()
         self._service = self._ask_service()
         self._judge(now)
@@ -220,6 +254,8 @@ class Speaker:
         self._notifier.close()
         if self._peers is not None:
             self._peers.close()
+        for lock in self._locks:
+            lock.close()
         for link in self._links.values():
             link.close()
         self._links.clear()
@@ -280,17 +316,37 @@ class Speaker:
         members = {member for router in found if router.group for member in router.group.members}
         return [router for router in routers if router in found or router.name in members]
 
+    def _refuse_own_addresses(self) -> None:
+        """Or else the host would lose its only address as soon as it is not master. StartError."""
+        for router in self._routers.values():
+            card = self._ask(router.interface)
+            if not isinstance(card, Card):
+                continue
+            version = router.vips[0].ip.version
+            own = [one for one in card.addresses if one.version == version and not one.is_link_local]
+            if own and all(router.holds(one.ip) and one.ip in card.permanent for one in own):
+                raise StartError(
+                    f"vrrp.instances.{router.name}.virtual_ipaddress: {own[0].ip} is the only address of "
+                    f"{router.interface}: a virtual address moves, so give the interface another one of its own"
+                )
+
     # What the kernel says
 
     def _on_change(self) -> None:
-        self._addresses.drain()
-        self._look_at = self._look_at or time.monotonic() + _SETTLE
+        if any(self._concerns_us(change) for change in self._addresses.changes()):
+            self._look_at = self._look_at or time.monotonic() + _SETTLE
+
+    def _concerns_us(self, change: Change) -> bool:
+        """A host may have thousands of interfaces and addresses that change; our own leases do each second."""
+        if not change.index or change.name in self._names:
+            return True
+        return change.index in self._indexes and change.put not in self._virtual
 
     def _look(self, now: float) -> None:
         """Compare each interface with what it should be."""
         self.has_news = True
-        names = {router.interface for router in self._routers.values()} | self._tracked_interfaces
-        cards = {name: self._ask(name) for name in names}
+        cards = {name: self._ask(name) for name in self._names}
+        self._indexes = {card.index for card in cards.values() if isinstance(card, Card)}
         for name in self._tracked_interfaces:
             card = cards[name]
             if not isinstance(card, OSError):
@@ -323,18 +379,39 @@ class Speaker:
             return
         assert card is not None and router.link is not None
         if router.state.role is Role.MASTER:
-            there = {address.ip for address in card.addresses}
-            gone = [vip for vip in router.vips if vip.ip not in there]
-            ours = now - router.put_at > _LEASE
-            for vip in gone:
-                why = "was lost while we were held up" if ours else f"was taken off {router.interface} by somebody"
-                router.counted["address_lost"] += 1
-                router.note(f"lost {vip.ip}", f"{vip.ip} {why}")
-                self._log(f"({router.name}) {vip.ip} {why}, put back", True)
-            if gone:
-                self._put(router)
-            if gone or (before is not None and before.mac != router.link.mac):
+            is_another = before is not None and before.mac != router.link.mac
+            if self._put_back(router, card, now) or is_another:
                 self._announce(router)
+        elif router.state.role is not Role.INIT:
+            self._take_strays(router, card)
+
+    def _put_back(self, router: VirtualRouter, card: Card, now: float) -> bool:
+        """What a master should hold and does not: whether there was any."""
+        held = set(card.addresses)
+        self._take(router, [Vip(one) for one in held if router.holds(one.ip) and one not in router.interfaces])
+        gone = [vip for vip in router.vips if vip.address not in held]
+        router.missing_since = (router.missing_since or now) if gone else 0.0
+        if gone and now - router.missing_since > _HOPELESS:
+            router.missing_since = 0.0
+            self._give(router, machine.Lost(f"{gone[0].ip} cannot be kept on {router.interface}"), now)
+            return False
+        if gone:
+            ours = now - router.put_at > _LEASE
+            why = "lost while we were held up" if ours else f"taken off {router.interface} by somebody"
+            router.counted["address_lost"] += len(gone)
+            self._complain(router, "lost", f"{', '.join(str(vip.ip) for vip in gone)} {why}, put back", every=_SECOND)
+            # One whose duplicate address detection failed is there, and cannot be used until it is put anew.
+            self._take(router, [vip for vip in gone if vip.ip.version == _IPV6])
+            self._put(router)
+        return bool(gone)
+
+    def _take_strays(self, router: VirtualRouter, card: Card) -> None:
+        """Of one who is not master the addresses are on another host, or will be."""
+        strays = [Vip(one) for one in card.addresses if router.holds(one.ip)]
+        for vip in strays:
+            text = f"{vip.ip} was put on {router.interface} by somebody, taken off: this host is {router.state.role}"
+            self._complain(router, f"stray {vip.ip}", text)
+        self._take(router, strays)
 
     def _link(self, name: str, card: Card, source: IPv4Address | IPv6Address) -> Link:
         """The sockets on an interface, made anew when it has become another one. OSError when that fails."""
@@ -366,9 +443,8 @@ class Speaker:
             interfaces=self._up,
             scripts=self._scripts.outcomes,
             numbers=self._files.numbers,
-            service=Service(
-                self._service.is_serving,
-                {name: self._service.servers.get(name, (0, 0)) for name in self._tracked_backends},
+            service=self._service._replace(
+                servers={name: self._service.servers.get(name, (0, 0)) for name in self._tracked_backends}
             ),
             peers=self._said(),
         )
@@ -502,8 +578,8 @@ class Speaker:
             if router.link is link:
                 router.counted[error.cause] += 1
 
-    def _complain(self, router: VirtualRouter, kind: str, text: str) -> None:
-        if router.note(kind, text):
+    def _complain(self, router: VirtualRouter, kind: str, text: str, *, every: float = _SELDOM) -> None:
+        if router.note(kind, text, every):
             self._log(f"({router.name}) {text}", True)
 
     # What the machines decide
@@ -535,7 +611,7 @@ class Speaker:
                     member.announce_at = now + wait if wait else 0.0
             case machine.Complain(kind=kind, text=text):
                 # The machine says it once.
-                router.note(kind, text)
+                router.note(kind, text, 0.0)
                 self._log(f"({router.name}) {text}", True)
             case machine.Changed():
                 self._on_changed(router, action, now)
@@ -567,7 +643,11 @@ class Speaker:
                 self._give(self._routers[name], event, now)
 
     def _look_at_group(self, group: machine.Group) -> None:
-        role = _common({self._routers[member].state.role for member in group.members})
+        roles = {self._routers[member].state.role for member in group.members}
+        if Role.STOPPED in roles and len(roles) > 1:
+            # The others are about to.
+            return
+        role = _common(roles)
         if role is not self._group_roles.get(group.name):
             self._group_roles[group.name] = role
             # As in keepalived, a group has no priority.
@@ -607,10 +687,12 @@ class Speaker:
         if not router.index:
             return
         card = self._ask(router.interface)
-        ours = {vip.ip for vip in router.vips}
         # They may have been left with another prefix length.
-        left = {Vip(one) for one in card.addresses if one.ip in ours} if isinstance(card, Card) else set()
-        for vip in left.union(Vip(vip.address) for vip in router.vips):
+        left = {Vip(one) for one in card.addresses if router.holds(one.ip)} if isinstance(card, Card) else set()
+        self._take(router, left.union(Vip(vip.address) for vip in router.vips))
+
+    def _take(self, router: VirtualRouter, vips: Iterable[Vip]) -> None:
+        for vip in vips:
             try:
                 self._addresses.take(router.index, vip)
             except OSError as error:

@@ -65,6 +65,8 @@ class Trackers:
     files: Mapping[str, int]
     backends: Mapping[str, int]
     workers: int
+    must_fall: bool = False
+    """Whether only FAULT makes another master: without preemption a low priority moves nothing."""
 
     @staticmethod
     def of(vrrp: Vrrp, names: Iterable[str]) -> Trackers:
@@ -84,6 +86,7 @@ class Trackers:
             ),
             backends=_heaviest((each.backend, each.weight) for own in members for each in own.track_backend),
             workers=min(own.track_workers for own in members),
+            must_fall=not all(own.preempt for own in members),
         )
 
 
@@ -129,7 +132,8 @@ def _found(trackers: Trackers, view: View) -> Iterator[Term]:
     if trackers.workers and not view.service.is_serving:
         helpless = bool(view.peers) and not any(peer.is_serving for peer in view.peers)
         text = f"{view.service.trouble}{', here or elsewhere' if helpless else ' here'}"
-        yield Term("workers", 0 if helpless else trackers.workers, text)
+        falls = trackers.must_fall and not helpless
+        yield Term("workers", 0 if helpless or falls else trackers.workers, text, falls)
 
 
 def _good_or_bad(what: str, weight: int, is_good: bool | None, text: str) -> Term:

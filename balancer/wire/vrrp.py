@@ -18,10 +18,12 @@ __all__ = [
     "GROUP_V6",
     "HOP_LIMIT",
     "PROTOCOL",
+    "TOS",
     "Advertisement",
     "Header",
     "build",
     "checksum",
+    "frame",
     "parse",
     "pseudo_header",
     "take_ipv4_header",
@@ -35,6 +37,11 @@ GROUP_V6 = bytes.fromhex("ff02 0000 0000 0000 0000 0000 0000 0012")
 HOP_LIMIT = 255
 """Sent, and asked for: a packet that still has it has crossed no router (RFC 9568 section 5.1.1.3)."""
 
+TOS = 0xC0
+"""Internetwork Control (RFC 791 section 3.1), as keepalived marks its own."""
+
+_ETHERNET_GROUP_V4 = bytes.fromhex("01005e000012")
+_ETHERNET_GROUP_V6 = bytes.fromhex("333300000012")
 _ADVERTISEMENT = 1
 _NO_AUTHENTICATION, _PASSWORD, _AH = 0, 1, 2
 _PASSWORD_SIZE = 8
@@ -223,6 +230,20 @@ def _is_intact(message: bytes, version: int, source: bytes, destination: bytes) 
     if len(source) == _IPV4_SIZE and checksum(message) == 0:
         return True
     return version == 3 and checksum(pseudo_header(source, destination, PROTOCOL, len(message)) + message) == 0
+
+
+def frame(mac: bytes, message: bytes, source: bytes) -> bytes:
+    """An Ethernet frame to VRRP's group with a message, from a hardware address and a packed source address.
+
+    RFC 1112 section 6.4 and RFC 2464 section 7 say where it goes; no IP options.
+    """
+    if len(source) == _IPV4_SIZE:
+        size = _IPV4.size + len(message)
+        packed = struct.pack("!BBHHHBBH", 0x45, TOS, size, 0, 0, HOP_LIMIT, PROTOCOL, 0) + source + GROUP_V4
+        header = packed[:10] + checksum(packed).to_bytes(2, "big") + packed[12:]
+        return _ETHERNET_GROUP_V4 + mac + b"\x08\x00" + header + message
+    header = struct.pack("!IHBB", 6 << 28 | TOS << 20, len(message), PROTOCOL, HOP_LIMIT) + source + GROUP_V6
+    return _ETHERNET_GROUP_V6 + mac + b"\x86\xdd" + header + message
 
 
 def take_ipv4_header(packet: bytes) -> tuple[Header, bytes]:

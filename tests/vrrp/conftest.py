@@ -99,6 +99,11 @@ class Net:
         assert not done.returncode, f"ip {command}: {done.stderr}"
         return done.stdout
 
+    def batch(self, commands: str) -> None:
+        """Many commands of ip(8), a line each."""
+        with self:
+            subprocess.run(["ip", "-batch", "-"], input=commands, text=True, check=True)
+
     def addresses(self, name: str = "eth0") -> dict[str, dict[str, Any]]:
         """What `ip -json` tells of each address of an interface."""
         found: list[dict[str, Any]] = json.loads(self.ip(f"-json address show dev {name}"))
@@ -379,6 +384,11 @@ class Host(Net):
         """How often a virtual router counted `cause`."""
         assert self.speaker is not None
         return self.speaker._routers[name].counted[cause]
+
+    def prefixes(self, address: str = VIP) -> set[int]:
+        """Lengths of the prefixes that the address is there with."""
+        (card,) = json.loads(self.ip("-json address show dev eth0"))
+        return {each["prefixlen"] for each in card["addr_info"] if each["local"] == address}
 
     def holds(self, address: str = VIP, *, name: str = "eth0") -> bool:
         """Is the address there?"""

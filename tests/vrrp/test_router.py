@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from balancer.errors import NoSuchRouterError
+from balancer.errors import NoSuchRouterError, StartError
 from balancer.pool.routers import decode, encode
 from balancer.vrrp.track import Service
 from balancer.wire import vrrp as wire
@@ -471,3 +471,124 @@ def test_all_that_is_known_can_be_handed_on(stage: Stage, switch: Switch, pair: 
     assert [trouble.text for trouble in router.troubles] == ["192.0.2.99 is master too with priority 1, ours is 150"]
     (peer,) = known.peers
     assert (peer.states, peer.servers) == ({"vi": "BACKUP"}, {"web": (3, 3)})
+
+
+# What the machine around it does
+
+
+def test_thousands_of_addresses_elsewhere_cost_nothing(stage: Stage, switch: Switch) -> None:
+    (host,) = stage.hosts(switch, 1)
+    host.ip("link set dev lo up")
+    host.start(one())
+    stage.until(lambda: host.role() == "MASTER")
+
+    def turns() -> float:
+        """Processor seconds that a second of its life takes."""
+        end, used = time.monotonic() + 1.0, time.process_time()
+        stage.until(lambda: time.monotonic() > end)
+        return time.process_time() - used
+
+    before = turns()
+    host.batch("".join(f"address add 10.200.{i // 250}.{i % 250 + 1}/32 dev lo\n" for i in range(3000)))
+    stage.until(lambda: host.counted("advert_sent") > 15)
+    # To read them took a tenth of a second, each time.
+    assert turns() < before + 0.1
+    assert host.roles() == ["BACKUP", "MASTER"]
+
+
+def test_of_two_subnets_it_speaks_from_that_of_its_addresses(stage: Stage, switch: Switch, pair: list[Host]) -> None:
+    best, other = pair
+    best.ip("address del 192.0.2.1/24 dev eth0")
+    best.ip("address add 172.16.5.1/24 dev eth0")
+    best.ip("address add 192.0.2.1/24 dev eth0")
+    best.start(one(150))
+    other.start(one(100))
+    stage.until(lambda: is_master(best, other))
+    assert {each.source for each in switch.tap.adverts()} == {"192.0.2.1"}
+
+
+def test_who_loses_its_own_address_says_good_bye(stage: Stage, switch: Switch, pair: list[Host]) -> None:
+    best, other = pair
+    best.start(one(150))
+    other.start(one(100))
+    stage.until(lambda: is_master(best, other))
+    best.ip("address del 192.0.2.1/24 dev eth0")
+    stage.until(lambda: other.role() == "MASTER")
+    assert other.said[-1].endswith("192.0.2.1 has resigned")
+    last = switch.tap.adverts("192.0.2.1")[-1]
+    assert (last.priority, last.ttl, last.tos, last.destination) == (0, 255, 0xC0, "224.0.0.18")
+
+
+def test_it_does_not_take_the_only_address_of_an_interface(stage: Stage, switch: Switch) -> None:
+    (host,) = stage.hosts(switch, 1)
+    with pytest.raises(StartError, match=r"192\.0\.2\.1 is the only address of eth0"):
+        host.start(one(255, virtual_ipaddress="192.0.2.1/24"))
+    assert host.holds("192.0.2.1")
+
+
+def test_a_second_copy_does_not_start(stage: Stage, switch: Switch) -> None:
+    (host,) = stage.hosts(switch, 1)
+    host.start(one())
+    with pytest.raises(StartError, match="another pybalancer on this host is virtual router 51 on eth0 already"):
+        host.make(one())
+    stage.until(lambda: host.role() == "MASTER")
+    host.stop()
+    host.make(one()).close()
+
+
+def test_an_address_put_by_hand_is_taken_off_where_it_does_not_belong(
+    stage: Stage, switch: Switch, pair: list[Host]
+) -> None:
+    best, other = pair
+    best.start(one(150))
+    other.start(one(100))
+    stage.until(lambda: is_master(best, other))
+    other.ip(f"address add {VIP}/24 dev eth0")
+    stage.until(lambda: not other.holds() and other.warned)
+    assert other.warned[-1] == f"(vi) {VIP} was put on eth0 by somebody, taken off: this host is BACKUP"
+    # With another prefix length it has no lease.
+    best.ip(f"address add {VIP}/25 dev eth0")
+    stage.until(lambda: list(best.prefixes()) == [32])
+    assert best.role() == "MASTER"
+
+
+def test_an_address_that_failed_duplicate_detection_is_put_anew(stage: Stage, switch: Switch, pair: list[Host]) -> None:
+    best, other = pair
+    vip = f"{VIP_V6}/64"
+    best.start(one(150, virtual_ipaddress=vip))
+    stage.until(lambda: best.role() == "MASTER")
+    with other:
+        Path("/proc/sys/net/ipv6/conf/eth0/accept_dad").write_text("1")
+    other.ip(f"address add {vip} dev eth0")
+    stage.until(lambda: other.addresses()[VIP_V6].get("dadfailed"))
+    other.start(one(100, virtual_ipaddress=vip))
+    best.stop()
+    stage.until(lambda: other.role() == "MASTER" and "dadfailed" not in other.addresses().get(VIP_V6, {"dadfailed": 1}))
+
+
+def test_without_preemption_who_serves_nobody_falls(stage: Stage, switch: Switch, pair: list[Host]) -> None:
+    best, other = pair
+    best.start(one(150, preempt=False))
+    other.start(one(100, preempt=False))
+    stage.until(lambda: is_master(best, other))
+    best.service = Service(False, {})
+    stage.until(lambda: (best.role(), other.role()) == ("FAULT", "MASTER"))
+    best.service = Service(True, {})
+    stage.until(lambda: best.role() == "BACKUP")
+    assert other.role() == "MASTER"
+
+
+def test_addresses_that_cannot_be_kept_are_left_to_another(stage: Stage, switch: Switch, pair: list[Host]) -> None:
+    best, other = pair
+    best.start(one(150))
+    other.start(one(100))
+    stage.until(lambda: is_master(best, other))
+
+    def is_taken_off() -> bool:
+        """As a program does that does not want it there."""
+        if best.role() == "MASTER" and best.holds():
+            best.ip(f"address del {VIP}/32 dev eth0")
+        return is_master(other, best)
+
+    stage.until(is_taken_off)
+    assert best.said[-1].endswith("192.0.2.200 cannot be kept on eth0")

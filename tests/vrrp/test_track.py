@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -121,6 +122,13 @@ def test_who_has_no_worker_leaves_the_addresses_to_who_has(
     serving: bool, peers: tuple[Said, ...], priority: int
 ) -> None:
     assert total(terms(150, trackers(workers=-254), view(serving=serving, peers=peers))) == priority
+
+
+def test_why_nobody_is_served_is_told() -> None:
+    seen = dataclasses.replace(view(), service=Service(False, {}, "the kernel's rules are not in place"))
+    assert [term.text for term in terms(150, trackers(workers=-254), seen)[1:2]] == [
+        "the kernel's rules are not in place here"
+    ]
 
 
 def test_the_owner_is_moved_by_faults_alone() -> None:
