@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from balancer import __version__
@@ -24,12 +25,15 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 _DEFAULT_FILE = "/etc/pybalancer/balancer.yaml"
+# As of global.runtime_socket.path.
+_DEFAULT_SOCKET = "/run/pybalancer/admin.sock"
 _EXAMPLES = """\
 examples:
   pybalancer demo                             three web and three DNS servers to try it on, no file needed
   pybalancer check -c balancer.yaml           OK, or every error with its line
   pybalancer -c balancer.yaml                 balance; SIGTERM lets what is in flight finish, a second one does not
   pybalancer -c balancer.yaml --node standby  the same file on another director
+  pybalancer status -n                        services and servers, as of ipvsadm -L -n
   pybalancer why                              why this director is master, or is not
   pybalancer vrrp release --for 30m           leave the addresses to the other director, for maintenance
   pybalancer schema > balancer.schema.json    for editors that complete keys
@@ -84,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     schema = commands.add_parser("schema", help="print the JSON schema of the configuration")
     schema.set_defaults(command=_schema)
 
+    _add_kernel(commands)
     _add_vrrp(commands)
 
     demo = commands.add_parser(
@@ -97,6 +102,35 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--show-config", action="store_true", help="print its configuration and start nothing")
     demo.set_defaults(command=_demo)
     return parser
+
+
+def _add_kernel(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    status = commands.add_parser(
+        "status",
+        help="list services and servers, as ipvsadm -L does",
+        description="List services and servers in the layout of ipvsadm -L: what the kernel balances, then the rest.",
+    )
+    status.add_argument("-n", "--numeric", action="store_true", help="addresses and ports instead of names")
+    views = status.add_mutually_exclusive_group()
+    for option, view, text in (
+        (("--stats",), "stats", "what each has carried"),
+        (("--rate",), "rate", "what each carries a second"),
+        (("--connections",), "connections", "the kernel's connections"),
+    ):
+        views.add_argument(*option, dest="view", action="store_const", const=view, default="status", help=text)
+    status.set_defaults(command=_ask, words=["show", "kernel"])
+    show = commands.add_parser("show", help="print what is in the kernel").add_subparsers(
+        title="commands", metavar="", required=True
+    )
+    kernel = show.add_parser("kernel", help="print the rules as the kernel has them")
+    kernel.set_defaults(command=_ask, words=["show", "kernel"])
+    for parser in (status, kernel):
+        _asks_daemon(parser)
+
+
+def _asks_daemon(parser: argparse.ArgumentParser) -> None:
+    _takes_file(parser, default=argparse.SUPPRESS)
+    parser.add_argument("--socket", metavar="PATH", help="the daemon's runtime socket; no configuration is read")
 
 
 def _add_vrrp(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -130,8 +164,7 @@ def _add_vrrp(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         parser.set_defaults(command=_ask, words=words)
         if parser is not show:
             parser.add_argument("name", metavar="NAME", nargs="?", help="an instance or a sync group (default: all)")
-        _takes_file(parser, default=argparse.SUPPRESS)
-        parser.add_argument("--socket", metavar="PATH", help="the daemon's runtime socket; no configuration is read")
+        _asks_daemon(parser)
 
 
 def _takes_file(parser: argparse.ArgumentParser, *, default: str) -> None:
@@ -207,12 +240,17 @@ def _ask(arguments: argparse.Namespace) -> int:
         words.append(arguments.name)
     if "period" in arguments:
         words += ["for", arguments.period]
+    if "view" in arguments:
+        words += [arguments.view, *(["numeric"] if arguments.numeric else [])]
     answer = client.ask(arguments.socket or _runtime_socket(arguments), *words)
     print(answer.text, end="", file=sys.stderr if answer.is_error else sys.stdout)
     return int(answer.is_error)
 
 
 def _runtime_socket(arguments: argparse.Namespace) -> str:
+    if arguments.config == _DEFAULT_FILE and not Path(_DEFAULT_FILE).exists() and Path(_DEFAULT_SOCKET).exists():
+        # The file is somewhere else, but the daemon is where one looks for it.
+        return _DEFAULT_SOCKET
     config = _load(arguments)
     if config.global_.runtime_socket is None:
         raise BalancerError(

@@ -20,6 +20,7 @@ needed=(
     'udhcpc              udhcpc'
     'iproute2            ip'
     'iputils-ping        ping'
+    'nftables            nft'
     'openssl             openssl'
     'procps              pgrep'
     'passwd              useradd'

@@ -282,6 +282,12 @@ def spoken(tmp_path):
         (["vrrp", "release", "--for=90s"], "vrrp release for 90s"),
         (["vrrp", "hold", "VG1"], "vrrp hold VG1"),
         (["vrrp", "hold"], "vrrp hold"),
+        (["status"], "show kernel status"),
+        (["status", "-n"], "show kernel status numeric"),
+        (["status", "--stats", "--numeric"], "show kernel stats numeric"),
+        (["status", "--rate"], "show kernel rate"),
+        (["status", "--connections"], "show kernel connections"),
+        (["show", "kernel"], "show kernel"),
     ],
 )
 def test_the_daemon_is_asked_in_its_own_words(spoken, capsys, arguments, command):
@@ -332,9 +338,24 @@ def test_where_no_daemon_runs_it_says_so(spoken, capsys):
     assert capsys.readouterr().err == f"pybalancer does not run here ({spoken.path}: Connection refused)\n"
 
 
+def test_where_the_file_is_somewhere_else_the_daemon_is_found_all_the_same(spoken, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "_DEFAULT_FILE", str(tmp_path / "none.yaml"))
+    monkeypatch.setattr(cli, "_DEFAULT_SOCKET", spoken.path)
+    spoken.said = b"\nlist\n\n"
+    assert cli.main(["status"]) == 0
+    assert capsys.readouterr().out == "list\n"
+    spoken.file.rename(tmp_path / "none.yaml")
+    monkeypatch.setattr(cli, "_DEFAULT_SOCKET", str(tmp_path / "another.sock"))
+    assert cli.main(["status"]) == 0
+
+
 @pytest.mark.parametrize(
-    "arguments", [["vrrp"], ["vrrp", "move"], ["vrrp", "release", "--for", "30"], ["why", "a", "b"]]
-)
+    "arguments",
+    [
+        ["vrrp"], ["vrrp", "move"], ["vrrp", "release", "--for", "30"], ["why", "a", "b"], ["show"], ["show", "all"],
+        ["status", "--stats", "--rate"],
+    ],
+)  # fmt: skip
 def test_orders_that_are_none_are_wrong_usage(arguments, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main(arguments)

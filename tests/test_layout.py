@@ -17,8 +17,8 @@ SOURCES = sorted(
 SAYS_NOTHING = {"common", "helper", "helpers", "manager", "misc", "tools", "util", "utils"}
 # Fields and signatures, no statement to test.
 DECLARATIONS = {"algorithms/base.py", "pool/records.py"}
-# About no source file alone: this one, and what hostile neighbours do to the whole of VRRP.
-OF_THE_WHOLE = {Path("layout.py"), Path("vrrp/hostile.py")}
+# About no source file alone: this one, what hostile neighbours do to the whole of VRRP, what the rules do to packets.
+OF_THE_WHOLE = {Path("layout.py"), Path("vrrp/hostile.py"), Path("kernel/traffic.py")}
 
 
 @pytest.mark.parametrize("source", [source for source in SOURCES if str(source) not in DECLARATIONS], ids=str)

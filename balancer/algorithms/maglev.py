@@ -26,15 +26,16 @@ SIZES = ((50, 5003), (200, 20011), (2**31, 65537))
 
 class MaglevTable(Generic[C]):
     """Fills tables. Their size is the same whichever servers are up, or else all keys would move: it follows
-    `configured`, the number of servers in the configuration (the most seen, where none is given)."""
+    `configured`, the number of servers in the configuration (the most seen, where none is given), by `sizes`."""
 
-    def __init__(self, configured: int = 0) -> None:
+    def __init__(self, configured: int = 0, *, sizes: Sequence[tuple[int, int]] = SIZES) -> None:
         self._configured = configured
+        self._sizes = sizes
         self._preferences: dict[str, tuple[int, int]] = {}
 
     def __call__(self, servers: Sequence[C]) -> list[C]:
         self._configured = max(self._configured, len(servers))
-        size = next(slots for most, slots in SIZES if self._configured <= most)
+        size = next(slots for most, slots in self._sizes if self._configured <= most)
         places = {server: [*self._preference(server.name)] for server in servers}
         for place in places.values():
             place[:] = place[0] % size, place[1] % (size - 1) + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections import defaultdict
 from collections.abc import Collection, Iterator
@@ -35,6 +36,10 @@ _LARGEST_ERROR_FILE = 64 << 10
 _SMALLEST_HEAD = 1024
 # More often than this, the checks of a few servers keep a core busy.
 _SHORTEST_INTERVAL = 0.01
+# The kernel's sets forget on a clock of their own, and a shorter stay is none.
+_SHORTEST_STAY = 1.0
+# What a rule can name: nftables has no way to write a quotation mark, and a star at the end stands for any name.
+_RULE_INTERFACE = re.compile(r"[A-Za-z0-9_.@:-]+")
 # They tell where a message ends or who handles it: the one who writes them must be the proxy itself.
 _FRAMING = frozenset(
     ("connection", "content-length", "expect", "host", "keep-alive", "proxy-connection", "te", "trailer",
@@ -56,6 +61,7 @@ def check(config: Config, *, whole: Config | None = None, broken: frozenset[str]
         *_error_files(("defaults", "error_files"), config.defaults.error_files),
         *clashes(whole),
         *_stats(config),
+        *_gateway(config),
         *check_vrrp(config),
     ]
     for name, frontend in whole.frontends.items():
@@ -66,6 +72,12 @@ def check(config: Config, *, whole: Config | None = None, broken: frozenset[str]
     for name, backend in config.backends.items():
         findings += _backend(name, backend, users[name])
     return findings
+
+
+def _gateway(config: Config) -> Iterator[Finding]:
+    for i, way in enumerate(config.gateway.masquerade):
+        if not _RULE_INTERFACE.fullmatch(way.interface):
+            yield Finding(("gateway", "masquerade", i, "interface"), f"no rule can name an interface {way.interface!r}")
 
 
 def _users(config: Config) -> dict[str, list[tuple[str, Frontend]]]:
@@ -114,6 +126,8 @@ def _frontend(name: str, frontend: Frontend) -> Iterator[Finding]:
             yield Finding((*at, "accept_proxy"), "the PROXY protocol needs a connection; not with mode udp", "key")
         elif bind.accept_proxy and is_kernel:
             yield Finding((*at, "accept_proxy"), "the kernel knows no PROXY protocol; wants engine proxy", "key")
+        if is_kernel and bind.interface is not None and not _RULE_INTERFACE.fullmatch(bind.interface):
+            yield Finding((*at, "interface"), f"engine kernel cannot write a rule for an interface {bind.interface!r}")
         if bind.address.path and frontend.mode == "udp":
             yield Finding((*at, "address"), f"mode udp wants an IP address and port, not the path {bind.address.path}")
         elif bind.address.path and is_kernel:
@@ -143,6 +157,8 @@ def _backend(name: str, backend: Backend, users: list[tuple[str, Frontend]]) -> 
             yield Finding((*loc, "cookie"), text, "key")
         yield from _cookies(loc, backend)
     yield from _servers(loc, backend, users)
+    if backend.persistence_timeout is not None and backend.persistence_timeout < _SHORTEST_STAY:
+        yield Finding((*loc, "persistence_timeout"), "is too short; the shortest is 1s")
     if isinstance(backend.check, CheckBase):
         yield from _check((*loc, "check"), backend.check)
     yield from _error_files((*loc, "error_files"), backend.error_files)

@@ -11,7 +11,7 @@ from balancer.addr import Address
 from balancer.config import effective
 from balancer.config.model import Config
 from balancer.config.tree import Finding, Loc
-from balancer.config.vrrp import SyncGroup, VrrpInstance
+from balancer.config.vrrp import SyncGroup, VirtualAddress, VrrpInstance
 from balancer.config.words import did_you_mean
 
 __all__ = ["check_vrrp"]
@@ -21,18 +21,24 @@ _LONGEST_ADVERT_INT_2 = 255
 _LONGEST_ADVERT_INT_3 = 4095
 # The field that counts them has 8 bits (RFC 9568 section 5.2.5).
 _MOST_ADDRESSES = 255
+_BROADCAST = ipaddress.IPv4Address("255.255.255.255")
+# Longest prefix of IPv4 that leaves room for a network and a broadcast address (RFC 3021).
+_WITH_BROADCAST = 30
+
+_Ip = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def check_vrrp(config: Config) -> Iterator[Finding]:
     """All that is wrong between virtual routers, and between them and the rest. Looks for the programs named."""
     vrrp = config.vrrp
     yield from _identities(vrrp.instances)
+    virtual = {_ip(vip): name for name, instance in vrrp.instances.items() for vip in instance.virtual_ipaddress}
     for name, instance in vrrp.instances.items():
         loc: Loc = ("vrrp", "instances", name)
         yield from _addresses(loc, instance)
         yield from _authentication(loc, instance)
         yield from _interval(loc, instance)
-        yield from _paths(loc, instance)
+        yield from _paths(loc, instance, virtual)
         yield from _trackers(loc, instance, config)
         yield from _notified(loc, instance)
     yield from _sync_groups(config)
@@ -44,7 +50,7 @@ def check_vrrp(config: Config) -> Iterator[Finding]:
 
 def _identities(instances: Mapping[str, VrrpInstance]) -> Iterator[Finding]:
     routers: dict[tuple[str, int, bool], str] = {}
-    holders: dict[str, str] = {}
+    holders: dict[_Ip, str] = {}
     for name, instance in instances.items():
         loc: Loc = ("vrrp", "instances", name)
         for is_ipv6 in sorted({":" in vip.address for vip in instance.virtual_ipaddress}):
@@ -54,7 +60,7 @@ def _identities(instances: Mapping[str, VrrpInstance]) -> Iterator[Finding]:
                 text = f"{instance.virtual_router_id} is the id of {other} too, on {instance.interface} ({family})"
                 yield Finding((*loc, "virtual_router_id"), text)
         for i, vip in enumerate(instance.virtual_ipaddress):
-            holder = holders.setdefault(str(ipaddress.ip_interface(vip.address).ip), name)
+            holder = holders.setdefault(_ip(vip), name)
             if holder != name:
                 yield Finding((*loc, "virtual_ipaddress", i), f"{vip.address} is an address of {holder} too")
 
@@ -67,14 +73,44 @@ def _addresses(loc: Loc, instance: VrrpInstance) -> Iterator[Finding]:
     if len(vips) > _MOST_ADDRESSES:
         text = f"has {len(vips)} addresses; an advertisement holds {_MOST_ADDRESSES}, write two instances"
         yield Finding((*loc, "virtual_ipaddress"), text)
+    first: dict[_Ip, str] = {}
     for i, vip in enumerate(vips):
         at = (*loc, "virtual_ipaddress", i)
+        why = _unfit(ipaddress.ip_interface(vip.address))
+        twin = first.get(_ip(vip))
+        first.setdefault(_ip(vip), vip.address)
+        if why:
+            yield Finding(at, f"{vip.address} {why}")
+        elif twin is not None:
+            again = "twice" if twin == vip.address else f"already, as {twin}"
+            yield Finding(at, f"{vip.address} stands here {again}")
         for key in ("label", "scope"):
             if ":" in vip.address and key in vip.model_fields_set:
                 yield Finding((*at, key), "is for IPv4 addresses only; take it away", "key")
         name = instance.interface
         if vip.label is not None and vip.label != name and not vip.label.startswith(f"{name}:"):
             yield Finding((*at, "label"), f"a label on {name} is {name} itself, or {name}: and more")
+
+
+def _ip(vip: VirtualAddress) -> _Ip:
+    return ipaddress.ip_interface(vip.address).ip
+
+
+def _unfit(own: ipaddress.IPv4Interface | ipaddress.IPv6Interface) -> str:
+    """Why it cannot be a virtual address; empty when it can."""
+    ip, network = own.ip, own.network
+    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
+        return f"is no address of an interface; write {ip.ipv4_mapped}"
+    if ip.is_unspecified or ip.is_multicast or ip.is_loopback or ip == _BROADCAST:
+        return "is no address that a host can be reached by"
+    if network.prefixlen == 0:
+        return "puts the whole world on this network; write the network's prefix length"
+    if ip.version == 4 and network.prefixlen <= _WITH_BROADCAST:
+        if ip == network.network_address:
+            return f"is the address of the network {network} itself"
+        if ip == network.broadcast_address:
+            return f"is the broadcast address of the network {network}"
+    return ""
 
 
 def _authentication(loc: Loc, instance: VrrpInstance) -> Iterator[Finding]:
@@ -98,12 +134,14 @@ def _interval(loc: Loc, instance: VrrpInstance) -> Iterator[Finding]:
     elif version == 2 and (interval != int(interval) or interval > _LONGEST_ADVERT_INT_2):
         text = f"VRRPv2 counts whole seconds, 1s to {_LONGEST_ADVERT_INT_2}s; less wants `version: 3` on all directors"
         yield Finding((*loc, "advert_int"), text)
-    elif version == 3 and not 1 <= round(interval * 100, 6) <= _LONGEST_ADVERT_INT_3:
-        yield Finding((*loc, "advert_int"), "VRRPv3 counts hundredths of a second, 10ms to 40.95s")
+    elif version == 3:
+        hundredths = round(interval * 100, 6)
+        if hundredths != int(hundredths) or not 1 <= hundredths <= _LONGEST_ADVERT_INT_3:
+            yield Finding((*loc, "advert_int"), "VRRPv3 counts hundredths of a second, 10ms to 40.95s")
 
 
-def _paths(loc: Loc, instance: VrrpInstance) -> Iterator[Finding]:
-    """Where advertisements come from and go to."""
+def _paths(loc: Loc, instance: VrrpInstance, virtual: Mapping[_Ip, str]) -> Iterator[Finding]:
+    """Where advertisements come from and go to. `virtual` tells whose a virtual address is."""
     is_ipv6 = effective.is_ipv6(instance)
     family = "IPv6" if is_ipv6 else "IPv4"
     given: list[tuple[Loc, str | None]]
@@ -112,6 +150,12 @@ def _paths(loc: Loc, instance: VrrpInstance) -> Iterator[Finding]:
     for at, address in given:
         if address is not None and (":" in address) != is_ipv6:
             yield Finding((*loc, *at), f"{address} is none of {family}, as the virtual addresses are")
+        elif address is not None and ipaddress.ip_address(address) in virtual:
+            whose = virtual[ipaddress.ip_address(address)]
+            yield Finding((*loc, *at), f"{address} is a virtual address of {whose}; write a director's own")
+        elif address is not None and "%" in address and at[0] != "unicast_peer":
+            text = f"{address} names an interface, as `interface` does; write {address.partition('%')[0]}"
+            yield Finding((*loc, *at), text)
     if instance.unicast_src_ip is not None and not instance.unicast_peer:
         yield Finding((*loc, "unicast_src_ip"), "has no effect without `unicast_peer`; add it, or write mcast_src_ip")
     if instance.mcast_src_ip is not None and instance.unicast_peer:
@@ -123,6 +167,8 @@ def _paths(loc: Loc, instance: VrrpInstance) -> Iterator[Finding]:
             yield Finding((*loc, "unicast_peer", i), f"{peer} is our own address (unicast_src_ip)")
         elif peer.is_multicast or peer.is_unspecified or peer.is_loopback:
             yield Finding((*loc, "unicast_peer", i), f"{peer} is no address of another host")
+        elif text in instance.unicast_peer[:i]:
+            yield Finding((*loc, "unicast_peer", i), f"{peer} stands here twice")
     if instance.v3_checksum_as_v2 and (effective.vrrp_version(instance) == 2 or is_ipv6):
         text = "is for version 3 over IPv4 only; take it away"
         yield Finding((*loc, "v3_checksum_as_v2"), text, "key")

@@ -15,6 +15,7 @@ from balancer.config import tree
 from balancer.config.model import Config
 from balancer.config.tree import MOST_PROBLEMS, Finding, Loc
 from balancer.config.values import WANTS_TEXT
+from balancer.config.vrrp import Authentication, CheckScript, Vrrp, VrrpInstance
 from balancer.config.words import a_list_of, did_you_mean, shown
 
 __all__ = ["explain"]
@@ -23,6 +24,19 @@ __all__ = ["explain"]
 _SECRET = frozenset(("password", "users"))
 _MAPPING_WANTED = frozenset(("model_type", "model_attributes_type", "dict_type"))
 _CHOICE_WANTED = frozenset(("literal_error", "enum"))
+# keepalived's words (keepalived.conf(5)) for what has another name here.
+_OF_KEEPALIVED: dict[type[BaseModel], dict[str, str]] = {
+    Vrrp: {
+        "vrrp_instance": "instances",
+        "vrrp_sync_group": "sync_groups",
+        "vrrp_script": "scripts",
+        "vrrp_track_file": "files",
+        "track_file": "files",
+    },
+    VrrpInstance: {"nopreempt": "preempt: false", "vrrp_version": "version"},
+    Authentication: {"auth_type": "type", "auth_pass": "password"},
+    CheckScript: {"user": "vrrp.script_user"},
+}
 
 
 def explain(error: ValidationError, root: tree.Mapping) -> tuple[list[Finding], list[Loc]]:
@@ -126,7 +140,9 @@ def _unknown_key(loc: Loc) -> str:
     if model in _checks().values() and others:
         belongs = f"a key of checks of type {a_list_of(others)} only"
         return f"{belongs}; allowed here: {', '.join(allowed)}"
-    return f"unknown key; allowed here: {', '.join(allowed)}{did_you_mean(key, allowed)}"
+    word = _OF_KEEPALIVED.get(model, {}).get(key)
+    hint = f"; write `{word}`" if word else did_you_mean(key, allowed)
+    return f"unknown key; allowed here: {', '.join(allowed)}{hint}"
 
 
 def _keys(model: type[BaseModel]) -> list[str]:

@@ -293,8 +293,9 @@ class Frontend(Model):
     """tcp: connections are relayed as they are; http: each request is balanced; udp: datagrams."""
     bind: Binds
     """HOST:PORT, [IPV6]:PORT, *:PORT, /path/of.sock, or {address, accept_proxy, …}; one or a list."""
-    engine: Literal["proxy", "kernel"] = "proxy"
-    """proxy: user space; kernel: nftables NAT, no byte passes through the daemon (mode tcp and udp)."""
+    engine: Literal["proxy", "kernel", "auto"] = "proxy"
+    """proxy: user space; kernel: nftables NAT, no byte passes through the daemon (mode tcp and udp); auto: kernel where
+    that can do all that is asked for and works here, else proxy."""
     forwarding: Literal["nat", "masquerade"] = "nat"
     """engine kernel: nat keeps the client's address towards the server, masquerade does not."""
     default_backend: Name
@@ -501,6 +502,9 @@ class Backend(Model):
     """An idle server connection is closed after this time."""
     allbackups: bool = False
     """All backup servers share the traffic, not the first alone."""
+    persistence_timeout: Duration | None = None
+    """engine kernel: a client (its address) stays with its server until it has begun no flow for so long
+    (`ipvsadm -p`)."""
     error_files: ErrorFiles = ErrorFiles()
     """Used in place of those in `defaults`, status by status."""
     tcp_keepalive: Keepalive = None

@@ -184,7 +184,7 @@ class VrrpInstance(Model):
     """Advertisements go to these directors alone, in place of the multicast group; one or a list."""
     v3_checksum_as_v2: bool = False
     """Version 3 over IPv4: sum up as RFC 9568 has it (Cisco, Juniper), not as keepalived does. Both are understood."""
-    garp_master_repeat: Count = 5
+    garp_master_repeat: Annotated[int, Whole(1, 100)] = 5
     """How often a new master announces each address (gratuitous ARP, unsolicited Neighbor Advertisement) at once."""
     garp_master_delay: DurationOrOff = 5.0
     """So long after it became master it does so again; 0s: never."""

@@ -1,4 +1,4 @@
-"""What can be used as it is, but deserves a line: bad habits, keys without effect, parts that do not run."""
+"""What can be used as it is, but deserves a line: bad habits, keys without effect."""
 
 from __future__ import annotations
 
@@ -17,27 +17,26 @@ __all__ = ["warnings"]
 
 # RFC 2338 section 5.3.6.2: eight octets of authentication data.
 _VRRP_PASSWORD = 8
+# Priority of the owner of the addresses (RFC 9568 section 5.2.4).
+_OWNER = 255
 
 
 def warnings(config: Config) -> list[str]:
     """A line each, beginning with the key that it is about."""
-    lines = [*_not_acted_on(config), *_passwords(config), *_programs(config)]
+    lines = [*_passwords(config), *_programs(config)]
+    for name, instance in config.vrrp.instances.items():
+        lines += _preemption(config, f"vrrp.instances.{name}", instance)
     used: dict[str, list[str]] = {}
     for name, frontend in config.frontends.items():
         used.setdefault(frontend.default_backend, []).append(name)
         lines += _frontend(config, name, frontend)
     for name, backend in config.backends.items():
         lines += _backend(f"backends.{name}", backend, is_used=name in used)
+        if backend.persistence_timeout is not None and not any(
+            config.frontends[user].engine != "proxy" for user in used.get(name, ())
+        ):
+            lines.append(f"backends.{name}.persistence_timeout: has no effect without a frontend of engine kernel")
     return lines
-
-
-def _not_acted_on(config: Config) -> Iterator[str]:
-    kernel = [name for name, frontend in config.frontends.items() if frontend.engine == "kernel"]
-    if kernel:
-        names = a_list_of(kernel, last="and")
-        yield f"frontends: {names} will not run: this version has no `engine: kernel` yet"
-    if config.gateway.masquerade:
-        yield "gateway: nothing is masqueraded: this version does not program the kernel yet"
 
 
 def _passwords(config: Config) -> Iterator[str]:
@@ -100,9 +99,34 @@ def _writable_by_others(program: Path) -> Path | None:
     return None
 
 
+def _preemption(config: Config, at: str, instance: VrrpInstance) -> Iterator[str]:
+    if instance.preempt:
+        return
+    if instance.priority == _OWNER:
+        yield f"{at}.preempt: has no effect with priority {_OWNER}: the owner always takes its addresses"
+        return
+    if instance.preempt_delay is not None:
+        yield f"{at}.preempt_delay: has no effect with `preempt: false`"
+    vrrp = config.vrrp
+    weights = {f"track_interface {each.interface}": each.weight for each in instance.track_interface}
+    for script in instance.track_script:
+        own = vrrp.scripts[script.script].weight
+        weights[f"track_script {script.script}"] = own if script.weight is None else script.weight
+    for file in instance.track_file:
+        own = vrrp.files[file.file].weight
+        weights[f"track_file {file.file}"] = own if file.weight is None else file.weight
+    weights |= {f"track_backend {each.backend}": each.weight for each in instance.track_backend}
+    idle = [what for what, weight in weights.items() if weight]
+    if idle:
+        yield (
+            f"{at}.preempt: where it is false on all directors, only FAULT (weight 0) moves the addresses, "
+            f"not the weight of {a_list_of(idle)}"
+        )
+
+
 def _frontend(config: Config, name: str, frontend: Frontend) -> Iterator[str]:
     at = f"frontends.{name}"
-    if "forwarding" in frontend.model_fields_set and frontend.engine != "kernel":
+    if "forwarding" in frontend.model_fields_set and frontend.engine == "proxy":
         yield f"{at}.forwarding: has no effect with engine {frontend.engine}"
     if "udp" in frontend.model_fields_set and frontend.mode != "udp":
         yield f"{at}.udp: has no effect with mode {frontend.mode}"

@@ -18,7 +18,7 @@ import uvloop
 from balancer import __version__
 from balancer.addr import Address
 from balancer.config import model
-from balancer.daemon.errands import Asking
+from balancer.daemon import errands, questions
 from balancer.daemon.faults import report_to
 from balancer.daemon.memory import Memory, answer, ring
 from balancer.daemon.plan import Plan
@@ -63,7 +63,8 @@ class Control:
         self._memory = memory
         self._sockets = stats
         self._runtime = runtime
-        self._asking = Asking(memory.line.control) if memory.line is not None else None
+        self._asking = errands.Asking(memory.line.control) if memory.line is not None else None
+        self._kernel = questions.Asking(memory.kernel_line.control) if memory.kernel_line is not None else None
         self._standing: Standing | None = None
         self._log = AccessLog(plan.log)
         self._roster = Roster.of(plan.config)
@@ -118,6 +119,8 @@ class Control:
             await web.start(self._sockets)
         if self._asking is not None:
             self._asking.attach(loop)
+        if self._kernel is not None:
+            self._kernel.attach(loop)
         runtime = None
         if self._runtime is not None:
             settings = self._plan.config.global_.runtime_socket
@@ -157,8 +160,9 @@ class Control:
             )
             self._log.event(Level(line.severity), line.text)
         if event.changed:
-            for bell in self._memory.worker_bells:
-                ring(bell)
+            for bell in (*self._memory.worker_bells, self._memory.kernel_bell):
+                if bell is not None:
+                    ring(bell)
             if not event.is_first or event.new.condition is Condition.DOWN:
                 self._report(event)
 
@@ -199,9 +203,14 @@ class Control:
     # Virtual routers
 
     def _desk(self) -> command.Desk:
-        if self._asking is None:
-            return command.Desk(now=time.time)
-        return command.Desk(now=time.time, standing=self._routers, ask=self._asking.ask)
+        routers = self._routers if self._asking is not None else None
+        return command.Desk(
+            now=time.time,
+            standing=routers,
+            ask=self._asking.ask if self._asking is not None else None,
+            snapshot=self._snapshot,
+            ask_kernel=self._kernel.ask if self._kernel is not None else None,
+        )
 
     def _routers(self) -> Standing | None:
         """Where they stand; as they stood before, should the supervisor write just now."""
@@ -240,12 +249,13 @@ class Control:
             heartbeat = Sums.of(_PROCESS, [block], self._plan.layout).counters["heartbeat"] * _MICROSECOND
             # Zero: not started yet, or ended.
             is_silent = 0 < heartbeat < now - _SILENCE
+            name = f"worker {number}" if number < self._plan.workers else "kernel"
             if is_silent and number not in self._silent:
                 self._silent.add(number)
-                self._log.event(Level.ALERT, f"worker {number} has not moved for {now - heartbeat:.0f} s")
+                self._log.event(Level.ALERT, f"{name} has not moved for {now - heartbeat:.0f} s")
             elif not is_silent and number in self._silent:
                 self._silent.remove(number)
-                self._log.event(Level.NOTICE, f"worker {number} moves again")
+                self._log.event(Level.NOTICE, f"{name} moves again")
 
     def _flush_log(self, loop: asyncio.AbstractEventLoop) -> None:
         loop.call_later(_LOG_FLUSH, self._flush_log, loop)

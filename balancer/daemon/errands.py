@@ -1,10 +1,11 @@
 """What control asks of the supervisor: to release the virtual addresses by hand, and to hold them again.
 
-    control ── {"id": 7, "order": "release", "name": "VI_E", "seconds": 3600} ──► supervisor
-            ◄── {"id": 7, "ok": true, "lines": ["VI_E: released for 1h"]} ──────
+    control ── {"id": 7, "until": 61.2, "order": "release", "name": "VI_E", "seconds": 3600} ──► supervisor
+            ◄── {"id": 7, "ok": true, "lines": ["VI_E: released for 1h"]} ─────────────────────
 
 A packet each, JSON. Control may be anybody's by now, it listens to the network: what it sends is a request like a
-stranger's, small, checked, and answered only so often.
+stranger's, small, checked, and answered only so often. `until` is a moment of CLOCK_MONOTONIC, which is the same in all
+processes: an order that waited longer, as the supervisor was held up, is nobody's wish any more.
 """
 
 from __future__ import annotations
@@ -15,14 +16,16 @@ import itertools
 import json
 import os
 import socket
+import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeGuard
 
 from balancer.errors import BalancerError
 
 __all__ = ["LONGEST_RELEASE", "Asking", "Outcome", "Router", "take"]
 
-LONGEST_RELEASE = 30 * 86400.0
+_DAY = 86400.0
+LONGEST_RELEASE = 30 * _DAY
 """Seconds."""
 _LONGEST = 4096
 _LONGEST_NAME = 128
@@ -30,8 +33,13 @@ _LONGEST_NAME = 128
 _LONGEST_ANSWER = 128 * 1024
 # So many are seen to in one turn.
 _MOST = 4
-# The supervisor is never busy for so long (seconds).
+# The supervisor is never busy for so long (seconds). An order is wanted for less: one that is done in time is heard of.
 _PATIENCE = 5.0
+_WANTED = 4.0
+
+
+class _RefusedError(BalancerError):
+    """An order that is understood, and not to be done."""
 
 
 class Router(Protocol):
@@ -64,12 +72,21 @@ def _do(packet: bytes, router: Router) -> dict[str, Any]:
         if not isinstance(request, dict) or not _is_number(request.get("id")):
             raise ValueError("it has no number")
         number = request["id"]
+        _check_time(request.get("until"))
         lines = _obey(request, router)
     except BalancerError as error:
         return {"id": number, "ok": False, "lines": [str(error)]}
     except (ValueError, RecursionError) as error:
         return {"id": number, "ok": False, "lines": [f"This order cannot be understood: {error}."]}
     return {"id": number, "ok": True, "lines": lines}
+
+
+def _check_time(until: object) -> None:
+    now = time.monotonic()
+    if not _is_amount(until) or not until <= now + _PATIENCE:
+        raise ValueError("it does not say until when it is wanted")
+    if until < now:
+        raise _RefusedError("This order has waited for too long; nothing was done.")
 
 
 def _obey(request: dict[str, Any], router: Router) -> list[str]:
@@ -80,9 +97,15 @@ def _obey(request: dict[str, Any], router: Router) -> list[str]:
         return router.hold(name)
     if order != "release":
         raise ValueError("it is neither release nor hold")
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= LONGEST_RELEASE:
+    if not _is_amount(seconds) or not seconds > 0:
         raise ValueError("its seconds are none")
+    if seconds > LONGEST_RELEASE:
+        raise _RefusedError(f"Addresses can be released for {LONGEST_RELEASE / _DAY:g}d at the most.")
     return router.release(name, float(seconds))
+
+
+def _is_amount(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_number(value: object) -> bool:
@@ -111,7 +134,8 @@ class Asking:
     async def ask(self, order: str, name: str | None, seconds: float | None = None) -> Outcome:
         """Have it done; never fails, but it may not be done."""
         number = next(self._numbers)
-        request = {"id": number, "order": order, "name": name, "seconds": seconds}
+        until = time.monotonic() + _WANTED
+        request = {"id": number, "until": until, "order": order, "name": name, "seconds": seconds}
         waiting: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._waiting[number] = waiting
         try:
@@ -120,7 +144,7 @@ class Asking:
                 return await waiting
         except (OSError, TimeoutError):
             # TimeoutError is an OSError too: nobody takes it, or nobody answers.
-            return Outcome(False, ("The supervisor does not answer.",))
+            return Outcome(False, ("The supervisor does not answer; the order has expired.",))
         finally:
             del self._waiting[number]
 

@@ -1,12 +1,14 @@
-"""What the processes share: memory made before the first fork, doorbells, and a line to the supervisor.
+"""What the processes share: memory made before the first fork, doorbells, and lines to the supervisor and `kernel`.
 
     block 0 … block N-1   counters, one per worker, written by that worker alone
+    block N               counters of the process `kernel`, where there is one
     board                 server states, written by control alone
     turns                 whose turn was last, one number per backend, written by every worker
+    applied               until when the kernel's rules were as wanted, written by `kernel` alone
     notice                where the virtual routers stand, written by the supervisor alone
 
-A doorbell is an eventfd(2): control rings a worker's when it has written the board, a worker rings
-control's when a server failed it. All of this outlives the processes at either end, so whoever is started
+A doorbell is an eventfd(2): control rings a worker's and the kernel process's when it has written the board, a worker
+rings control's when a server failed it. All of this outlives the processes at either end, so whoever is started
 in the place of a dead one finds everything as it was.
 """
 
@@ -23,7 +25,7 @@ from balancer.daemon.plan import Plan
 from balancer.pool.notice import Notice
 from balancer.pool.orders import Board
 
-__all__ = ["Line", "Memory", "answer", "ring"]
+__all__ = ["KernelLine", "Line", "Memory", "answer", "ring"]
 
 # Octets of a native signed 64-bit integer.
 _NUMBER = 8
@@ -43,34 +45,55 @@ class Line(NamedTuple):
             end.close()
 
 
+class KernelLine(NamedTuple):
+    """The same for questions to the process `kernel`, and their answers."""
+
+    kernel: socket.socket
+    control: socket.socket
+
+    def close(self) -> None:
+        for end in self:
+            end.close()
+
+
 class Memory:
-    """The shared memory, the doorbells and the line of one start."""
+    """The shared memory, the doorbells and the lines of one start."""
 
     def __init__(self, plan: Plan) -> None:
         size = plan.layout.size
         backends = plan.config.backends
-        board = size * plan.workers
+        blocks = plan.workers + plan.has_kernel
+        board = size * blocks
         turns = board + Board.size(len(plan.seats))
-        notice = turns + _NUMBER * len(backends)
+        applied = turns + _NUMBER * len(backends)
+        notice = applied + _NUMBER
         end = notice + Notice.size(_longest_notice(plan.config.vrrp))
         self._map = mmap.mmap(-1, end)
         view = memoryview(self._map)
-        self.blocks = [view[i * size : (i + 1) * size] for i in range(plan.workers)]
+        self.blocks = [view[i * size : (i + 1) * size] for i in range(blocks)]
+        """The workers', then the kernel process's."""
         self.board = Board(view[board:turns])
-        numbers = view[turns:notice].cast("q")
+        numbers = view[turns:applied].cast("q")
         self.turns = {name: numbers[i : i + 1] for i, name in enumerate(backends)}
+        self.applied = view[applied:notice].cast("q")
+        """One number: monotonic microseconds, 0 for never."""
         self.notice = Notice(view[notice:end])
         self.worker_bells = [_bell() for _ in range(plan.workers)]
         self.control_bell = _bell()
-        self.line = _line() if plan.config.vrrp.instances else None
+        self.line = Line(*_line()) if plan.config.vrrp.instances else None
         """From control to the supervisor; None where nobody speaks VRRP."""
+        self.kernel_bell = _bell() if plan.has_kernel else None
+        self.kernel_line = KernelLine(*_line()) if plan.has_kernel else None
+        """From control to the process `kernel`; None where there is none."""
 
     def close(self) -> None:
-        """Close doorbells and line, as far as this process is concerned."""
-        for bell in (*self.worker_bells, self.control_bell):
-            os.close(bell)
-        if self.line is not None:
-            self.line.close()
+        """Close doorbells and lines, as far as this process is concerned."""
+        for bell in (*self.worker_bells, self.control_bell, self.kernel_bell):
+            if bell is not None:
+                os.close(bell)
+        for line in (self.line, self.kernel_line):
+            if line is not None:
+                line.close()
 
 
 def _longest_notice(vrrp: Vrrp) -> int:
@@ -80,8 +103,8 @@ def _longest_notice(vrrp: Vrrp) -> int:
     return _NOTICE + _NOTICE_OF_ONE * (len(vrrp.instances) + len(vrrp.scripts)) + _NOTICE_OF_PEER * peers
 
 
-def _line() -> Line:
-    line = Line(*socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+def _line() -> tuple[socket.socket, socket.socket]:
+    line = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     for end in line:
         end.setblocking(False)
     return line

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from balancer.addr import Address, parse_address
@@ -52,13 +52,15 @@ class Plan:
     """`global.log` with an address in place of a name: no child asks a resolver."""
     maxconn: int
     """Connections of all workers together: `global.maxconn`, or what the limit of open files allows."""
+    bound: Mapping[str, str] = field(default_factory=dict)
+    """Address by host name, for frontends of engine kernel that are bound to one."""
 
     @staticmethod
     def of(config: Config, *, cores: int) -> Plan:
         """Resolve names, read files, number the servers.
 
         StartError where an error file cannot be read, a server's network interface does not exist, or the log's
-        host has no address. A server whose name has none is left out (`unresolved`).
+        host or a bind's has no address. A server whose name has none is left out (`unresolved`).
         """
         names = [(backend, server) for backend, of in config.backends.items() for server in of.servers]
         written = {pair: config.backends[pair[0]].servers[pair[1]].address for pair in names}
@@ -66,6 +68,14 @@ class Plan:
         hosts = {address.host for address in written.values() if address.is_name}
         if log_host is not None:
             hosts.add(log_host.host)
+        bound = {
+            bind.address.host
+            for frontend in config.frontends.values()
+            if frontend.engine == "kernel"
+            for bind in frontend.bind
+            if bind.address.is_name
+        }
+        hosts |= bound
         found = first_addresses(hosts, within=_RESOLVE_TIMEOUT)
         workers = config.global_.workers
         return Plan(
@@ -76,7 +86,17 @@ class Plan:
             pages=_pages(config),
             log=_resolved_log(config.global_.log, log_host, found),
             maxconn=config.global_.maxconn,
+            bound=_bound(bound, found),
         )
+
+    @property
+    def has_kernel(self) -> bool:
+        """Whether the kernel is to be given rules."""
+        return bool(self.config.gateway.masquerade) or self.has_kernel_frontends
+
+    @property
+    def has_kernel_frontends(self) -> bool:
+        return any(frontend.engine == "kernel" for frontend in self.config.frontends.values())
 
     @property
     def unresolved(self) -> list[str]:
@@ -141,6 +161,13 @@ def _resolved(pair: tuple[str, str], address: Address, found: Mapping[str, str])
             f"backends.{pair[0]}.servers.{pair[1]}.address: {address}: there is no interface {zone!r}"
         ) from None
     return address
+
+
+def _bound(hosts: Collection[str], found: Mapping[str, str]) -> dict[str, str]:
+    for host in hosts:
+        if host not in found:
+            raise StartError(f"no address found for {host}, which a frontend is bound to; write an address or mend it")
+    return {host: found[host] for host in hosts}
 
 
 def _log_host(log: model.Log) -> Address | None:

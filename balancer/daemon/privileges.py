@@ -12,15 +12,27 @@ import signal
 
 from balancer.errors import StartError
 
-__all__ = ["Identity", "be_on_time", "die_with_parent", "drop", "identity", "raise_open_files"]
+__all__ = [
+    "Identity",
+    "be_on_time",
+    "die_with_parent",
+    "drop",
+    "drop_to_network",
+    "has_network_rights",
+    "identity",
+    "raise_open_files",
+]
 
 # prctl(2)
 _PR_SET_PDEATHSIG = 1
+_PR_SET_KEEPCAPS = 8
 _PR_SET_NO_NEW_PRIVS = 38
 # mlockall(2): with ONFAULT only what is used is locked.
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 # capset(2), linux/capability.h
 _LINUX_CAPABILITY_VERSION_3 = 0x20080522
+# CAP_NET_ADMIN is number 12, CAP_NET_RAW 13.
+_NETWORK = 1 << 12 | 1 << 13
 
 Identity = tuple[int, int]
 
@@ -61,6 +73,26 @@ def drop(ids: Identity | None) -> None:
     if os.geteuid() != 0:
         _drop_capabilities()
     _checked(_LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+
+
+def drop_to_network(ids: Identity | None) -> None:
+    """The same, but for CAP_NET_ADMIN and CAP_NET_RAW: to change rules and settings of the network, and to send any
+    packet. OSError where the kernel refuses."""
+    if ids is not None:
+        uid, gid = ids
+        os.setgroups([])
+        os.setresgid(gid, gid, gid)
+        _checked(_LIBC.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0))
+        os.setresuid(uid, uid, uid)
+        _checked(_LIBC.prctl(_PR_SET_KEEPCAPS, 0, 0, 0, 0))
+    kept = _permitted() & _NETWORK
+    _set_capabilities(kept)
+    _checked(_LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+
+
+def has_network_rights() -> bool:
+    """Whether CAP_NET_ADMIN and CAP_NET_RAW are ours to use."""
+    return _permitted() & _NETWORK == _NETWORK
 
 
 def die_with_parent(parent: int) -> None:
@@ -106,10 +138,23 @@ class _CapabilityHeader(ctypes.Structure):
 
 def _drop_capabilities() -> None:
     """Those that a service manager gave for binding (AmbientCapabilities=), too."""
+    _set_capabilities(0)
+
+
+def _set_capabilities(kept: int) -> None:
+    """To be used from now on, for none to inherit; of the first 32."""
     header = _CapabilityHeader(_LINUX_CAPABILITY_VERSION_3, 0)
-    # Effective, permitted, inheritable, each in two words. What is not permitted leaves the ambient set as well.
-    nothing = (ctypes.c_uint32 * 6)()
-    _checked(_LIBC.capset(ctypes.byref(header), ctypes.byref(nothing)))
+    # Effective, permitted, inheritable, then the same of the others. What is not inheritable leaves the ambient set.
+    data = (ctypes.c_uint32 * 6)(kept, kept)
+    _checked(_LIBC.capset(ctypes.byref(header), ctypes.byref(data)))
+
+
+def _permitted() -> int:
+    """The first 32 that we hold."""
+    header = _CapabilityHeader(_LINUX_CAPABILITY_VERSION_3, 0)
+    data = (ctypes.c_uint32 * 6)()
+    _checked(_LIBC.capget(ctypes.byref(header), ctypes.byref(data)))
+    return data[1]
 
 
 def _checked(result: int) -> None:

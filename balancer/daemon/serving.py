@@ -40,6 +40,7 @@ class Serving:
         self._blocks = memory.blocks
         self._heartbeat = plan.layout.places[Entity("process", "")] + _COLUMN
         self._board = memory.board
+        self._applied = memory.applied if plan.has_kernel_frontends else None
         self._seen = bytearray()
         self._backends = [seat.backend for seat in sorted(plan.seats.values(), key=lambda seat: seat.index)]
         # Of each server: 1 or 0 of 1, or of none.
@@ -49,6 +50,13 @@ class Serving:
     def is_serving(self, workers: Iterable[WorkerLife], now: float) -> bool:
         """Whether one of the workers takes connections: it runs, and its heart beats."""
         return any(self._serves(worker, now) for worker in workers)
+
+    def trouble(self, now: float) -> str:
+        """Why nobody is served although workers are there; empty where there is nothing."""
+        if self._applied is None:
+            return ""
+        applied = self._applied[0] * _MICROSECOND
+        return "" if applied and now - applied < _SILENCE else "the kernel's rules are not in place"
 
     def _serves(self, worker: WorkerLife, now: float) -> bool:
         if not worker.started:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from balancer.config import model
+from balancer.config import engines, model
 from balancer.config.check import warnings
 from balancer.config.model import Config
 from balancer.daemon import errands, privileges
@@ -71,6 +71,8 @@ class Child:
     """Has it got its SIGTERM?"""
     number: int | None = None
     """Of a worker."""
+    is_of_network: bool = False
+    """Does it keep the rights to change rules and settings of the network?"""
 
 
 def run(config: Config) -> int:
@@ -95,6 +97,10 @@ class Supervisor:
         self._stopping = False
         self._kill_at = 0.0
         self._killed = False
+        # What the process `kernel` needs, where there is to be one.
+        self._lock: socket.socket | None = None
+        self._state: Path | None = None
+        self._has_rules = False
 
     def run(self) -> int:
         """Start everything, keep it running, end it."""
@@ -121,18 +127,23 @@ class Supervisor:
         return 0
 
     def _prepare(self, at_the_end: contextlib.ExitStack) -> None:
-        config = self._config
+        config, choices = engines.settle(self._config, _hindrance)
+        self._config = config
         plan = self._plan = Plan.of(config, cores=len(os.sched_getaffinity(0)))
         self._identity = privileges.identity(config.global_.user, config.global_.group)
         self._log = AccessLog(plan.log)
         self._console = None if plan.log.target == "stdout" else AccessLog(model.Log(), stdout=_STDERR)
         for text in warnings(config):
             self._say(Level.WARNING, text)
+        for text in choices:
+            self._say(Level.NOTICE, text)
         if plan.unresolved:
             names = ", ".join(plan.unresolved)
             self._say(Level.WARNING, f"no address found for {names}: not used until the next start")
         self._afford_connections()
         plan = self._plan
+        if plan.has_kernel:
+            self._claim_kernel(at_the_end)
         self._memory = Memory(plan)
         at_the_end.callback(self._memory.close)
         initialise(plan, self._memory)
@@ -142,6 +153,8 @@ class Supervisor:
         if config.vrrp.instances:
             self._learn_to_speak(at_the_end)
         self._children = [Child("control", self._control)]
+        if plan.has_kernel:
+            self._children.append(Child("kernel", self._kernel, is_of_network=True))
         self._children += [
             Child(f"worker {number}", functools.partial(self._worker, number), number=number)
             for number in range(plan.workers)
@@ -162,6 +175,29 @@ class Supervisor:
                 f"{within.maxconn} connections are served; raise the limit (LimitNOFILE=, ulimit -n) or lower maxconn",
             )
         self._plan = within
+
+    def _claim_kernel(self, at_the_end: contextlib.ExitStack) -> None:
+        """Its rules are for one daemon only. StartError also where it cannot be programmed, or not by us."""
+        # The library, and what goes with it, is loaded by those only who need it.
+        from balancer.daemon import kerneld
+
+        why = kerneld.hindrance()
+        if why:
+            raise StartError(why)
+        self._lock = kerneld.exclusive()
+        at_the_end.callback(self._lock.close)
+        self._state = kerneld.state_file(self._identity)
+        at_the_end.callback(self._clear_kernel)
+
+    def _clear_kernel(self) -> None:
+        """Where the process `kernel` could not do it: no rules of ours outlive us."""
+        if self._has_rules and self._state is not None:
+            from balancer.daemon import kerneld
+
+            try:
+                kerneld.clear(self._state)
+            except BalancerError as error:
+                self._say(Level.ALERT, f"the kernel's rules could not be taken away: {error}")
 
     def _say(self, level: Level, text: str) -> None:
         self._log.event(level, text)
@@ -201,6 +237,7 @@ class Supervisor:
     def _fork(self, child: Child) -> int:
         parent = os.getpid()
         # A signal that reached the child before it has left our handlers behind would come out of our pipe.
+        self._has_rules |= child.is_of_network
         with _blocked(_HANDLED):
             pid = os.fork()
             if not pid:
@@ -219,7 +256,12 @@ class Supervisor:
             # Ctrl-C reaches the whole process group; the supervisor tells the children what to do.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
-            privileges.drop(self._identity)
+            if self._lock is not None:
+                self._lock.close()
+            if child.is_of_network:
+                privileges.drop_to_network(self._identity)
+            else:
+                privileges.drop(self._identity)
             privileges.die_with_parent(parent)
             child.main()
             status = 0
@@ -232,8 +274,9 @@ class Supervisor:
 
     def _worker(self, number: int) -> None:
         self._sockets.keep(lambda _, worker: worker == number, stats=False)
-        if self._memory.line is not None:
-            self._memory.line.close()
+        for line in (self._memory.line, self._memory.kernel_line):
+            if line is not None:
+                line.close()
         own = {name: of_worker[number] for name, of_worker in self._sockets.frontends.items()}
         Worker(self._plan, self._memory, number, own).run()
 
@@ -241,6 +284,8 @@ class Supervisor:
         self._sockets.keep(lambda *_: False, stats=True)
         if self._memory.line is not None:
             self._memory.line.supervisor.close()
+        if self._memory.kernel_line is not None:
+            self._memory.kernel_line.kernel.close()
         Control(
             self._plan,
             self._memory,
@@ -249,6 +294,16 @@ class Supervisor:
             started=self._started,
             runtime=self._sockets.runtime,
         ).run()
+
+    def _kernel(self) -> None:
+        from balancer.daemon.kerneld import Engine
+
+        self._sockets.keep(lambda *_: False, stats=False)
+        if self._memory.line is not None:
+            self._memory.line.close()
+        assert self._memory.kernel_line is not None and self._state is not None
+        self._memory.kernel_line.control.close()
+        Engine(self._plan, self._memory, self._state).run()
 
     def _reap(self) -> None:
         while True:
@@ -267,6 +322,8 @@ class Supervisor:
 
     def _on_death(self, child: Child, status: int) -> None:
         child.pid = 0
+        if child.is_of_network and self._stopping and not status:
+            self._has_rules = False
         if self._stopping:
             self._children.remove(child)
             return
@@ -326,7 +383,10 @@ class Supervisor:
             for child in self._children
             if child.number is not None
         ]
-        return Service(self._serving.is_serving(workers, time.monotonic()), self._serving.servers())
+        now = time.monotonic()
+        trouble = self._serving.trouble(now)
+        is_serving = not trouble and self._serving.is_serving(workers, now)
+        return Service(is_serving, self._serving.servers(), *([trouble] if trouble else []))
 
     def _take_orders(self, speaker: Speaker) -> None:
         """Those that control passes on, a few at a time: it must not be able to keep us from speaking."""
@@ -438,6 +498,12 @@ def _script_identity(user: str | None) -> privileges.Identity | None:
         raise StartError(
             f"vrrp.script_user: there is no user {user!r}; create it with: useradd --system --user-group {user}"
         ) from None
+
+
+def _hindrance() -> str:
+    from balancer.daemon import kerneld
+
+    return kerneld.hindrance()
 
 
 def _ignore_signals() -> None:

@@ -10,13 +10,16 @@ import re
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from balancer.config import units
-from balancer.observe import routers
+from balancer.observe import routers, services
+from balancer.observe.services import View
+from balancer.observe.snapshot import Snapshot
 from balancer.pool.routers import RouterFacts, Standing, encode
+from balancer.pool.services import Listing, decode
 
-__all__ = ["Desk", "Level", "Session", "commands", "obey"]
+__all__ = ["Desk", "KernelAsking", "Level", "Session", "commands", "obey"]
 
 # Seconds that virtual addresses are released for where nothing is said of it.
 _RELEASE = 3600.0
@@ -34,6 +37,13 @@ class Level(IntEnum):
     ADMIN = 3
 
 
+class KernelAsking(Protocol):
+    """Asks the process that writes the kernel's rules for `rules`, `services` or `connections`. Whether there is an
+    answer, and it, or why not."""
+
+    async def __call__(self, what: str, *, is_numeric: bool = False) -> tuple[bool, bytes]: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Desk:
     """What commands know, and can have done."""
@@ -45,6 +55,10 @@ class Desk:
     ask: Callable[[str, str | None, float | None], Awaitable[tuple[bool, Sequence[str]]]] | None = None
     """Gives an order (`release`, `hold`) to whoever speaks VRRP: name or all, seconds. Whether it was done, and lines
     that say what came of it."""
+    snapshot: Callable[[], Snapshot] | None = None
+    """Everything at this moment."""
+    ask_kernel: KernelAsking | None = None
+    """None: the kernel has no rules of ours."""
 
 
 @dataclass(slots=True)
@@ -220,10 +234,57 @@ async def _order(desk: Desk, order: str, rest: list[str], seconds: float | None)
     return _Said("\n".join(filter(None, lines)), _INFO if is_done else _ERROR)
 
 
+_NO_RULES = "The kernel has no rules of ours: there is no frontend of engine kernel, and no gateway.masquerade."
+
+
+async def _show_kernel(_: Session, desk: Desk, rest: list[str]) -> _Said:
+    if rest:
+        return _Said(f"'show kernel' has no argument '{rest[0]}'.", _ERROR)
+    return await _of_kernel(desk, "rules")
+
+
+async def _show_connections(_: Session, desk: Desk, rest: list[str]) -> _Said:
+    if rest not in ([], ["numeric"]):
+        return _Said("'show kernel connections' has no argument but 'numeric'.", _ERROR)
+    return await _of_kernel(desk, "connections", is_numeric=bool(rest))
+
+
+async def _of_kernel(desk: Desk, what: str, *, is_numeric: bool = False) -> _Said:
+    if desk.ask_kernel is None:
+        return _Said(_NO_RULES, _ERROR)
+    is_good, octets = await desk.ask_kernel(what, is_numeric=is_numeric)
+    return _Said(octets.decode("utf-8", "replace"), None if is_good else _ERROR)
+
+
+def _table_of(view: View) -> _Run:
+    async def run(_: Session, desk: Desk, rest: list[str]) -> _Said:
+        if rest not in ([], ["numeric"]):
+            return _Said(f"'show kernel {view}' has no argument but 'numeric'.", _ERROR)
+        listing = Listing()
+        if desk.ask_kernel is not None:
+            is_good, octets = await desk.ask_kernel("services")
+            try:
+                listing = decode(octets) if is_good else listing
+            except ValueError:
+                is_good, octets = False, b"The kernel process cannot be understood."
+            if not is_good:
+                return _Said(octets.decode("utf-8", "replace"), _ERROR)
+        if desk.snapshot is not None:
+            listing = listing._replace(services=listing.services + services.proxied(desk.snapshot()))
+        return _Said(services.table(listing, view=view, is_numeric=bool(rest)))
+
+    return run
+
+
 _TABLE = (
     _Command("show vrrp", "where the virtual routers stand", Level.USER, _show_vrrp),
     _Command("show vrrp json", "the same, with all that is known, as JSON", Level.USER, _show_vrrp_json),
     _Command("show vrrp why [<name>]*", "the sum that gives each priority", Level.USER, _show_vrrp_why),
+    _Command("show kernel", "the rules as the kernel has them", Level.USER, _show_kernel),
+    _Command("show kernel status [numeric]", "services and servers, as of ipvsadm -L", Level.USER, _table_of("status")),
+    _Command("show kernel stats [numeric]", "what they have carried, as of ipvsadm", Level.USER, _table_of("stats")),
+    _Command("show kernel rate [numeric]", "what they carry a second, as of ipvsadm", Level.USER, _table_of("rate")),
+    _Command("show kernel connections [numeric]", "the connections, as of ipvsadm -Lc", Level.USER, _show_connections),
     _Command(
         "vrrp release [<name>] [for <duration>]", "leave addresses to other directors, for 1h", Level.OPERATOR, _release
     ),

@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from itertools import accumulate
 from typing import Any, Literal, NamedTuple
 
+from balancer.observe.routers import is_stale
 from balancer.observe.snapshot import BackendRow, FrontendRow, ServerRow, Snapshot
 from balancer.pool.routers import PeerFacts, RouterFacts, ScriptFacts, Standing
 
@@ -477,7 +478,11 @@ def _lines(snapshot: Snapshot) -> Iterator[str]:
 
 
 def _routers(standing: Standing, now: float) -> Iterator[str]:
-    yield "# HELP keepalived_up Status\n# TYPE keepalived_up gauge\nkeepalived_up 1\n"
+    stale = is_stale(standing, now)
+    yield f"# HELP keepalived_up Status\n# TYPE keepalived_up gauge\nkeepalived_up {int(not stale)}\n"
+    if stale:
+        # As the exporter does when keepalived says nothing: what it said last would be taken for the present.
+        return
     of_now = [
         _gauge(
             "pybalancer_vrrp_last_change_seconds",

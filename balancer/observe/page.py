@@ -96,6 +96,7 @@ def _environment() -> Environment:
         sessions=_sessions,
         sum_lines=routers.sum_lines,
         master=routers.master,
+        silence=routers.silence,
         peer=routers.peer,
         script=routers.script,
         trouble=routers.trouble,

@@ -7,9 +7,23 @@ from collections.abc import Iterable, Iterator, Sequence
 from balancer.observe.lines import printable
 from balancer.pool.routers import PeerFacts, RouterFacts, ScriptFacts, Standing, Term, Trouble
 
-__all__ = ["chosen", "duration", "master", "peer", "script", "sum_lines", "table", "trouble", "why"]
+__all__ = [
+    "chosen",
+    "duration",
+    "is_stale",
+    "master",
+    "peer",
+    "script",
+    "silence",
+    "sum_lines",
+    "table",
+    "trouble",
+    "why",
+]
 
 _UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
+# The supervisor tells at least once a second (seconds).
+_SILENT = 5.0
 # The column of amounts.
 _WIDTH = 12
 
@@ -32,6 +46,20 @@ def chosen(standing: Standing, name: str | None) -> tuple[RouterFacts, ...]:
     return tuple(each for each in standing.routers if name in (each.name, each.group))
 
 
+def is_stale(standing: Standing, now: float) -> bool:
+    """Whether the supervisor, which should have told of a change, has been silent too long for this to be true still.
+    `now` is Unix time. Those that were stopped stay so: that is its last word."""
+    has_stopped = all(each.state == "STOPPED" for each in standing.routers)
+    return not has_stopped and now - standing.at > _SILENT
+
+
+def silence(standing: Standing, now: float) -> str:
+    """What is to be said before all else when it is stale; empty when it is not."""
+    if not is_stale(standing, now):
+        return ""
+    return f"the supervisor has been silent for {duration(now - standing.at)}; this is what it said last"
+
+
 def table(standing: Standing, now: float) -> str:
     """All of it, a line each. `now` is Unix time."""
     rows = [("# instance", "state", "since", "priority", "master", "group", "addresses")]
@@ -47,7 +75,7 @@ def table(standing: Standing, now: float) -> str:
         )
         for each in standing.routers
     ]
-    lines = list(_aligned(rows))
+    lines = [*_warning(standing, now), *_aligned(rows)]
     for each in standing.routers:
         lines += [f"{each.name}: {trouble(facts, now)}" for facts in each.troubles]
     lines += [f"script {script(each)}" for each in standing.scripts]
@@ -57,7 +85,7 @@ def table(standing: Standing, now: float) -> str:
 
 def why(standing: Standing, routers: Sequence[RouterFacts], now: float) -> str:
     """The sums of these routers, and what is behind them."""
-    lines: list[str] = []
+    lines = _warning(standing, now)
     for each in routers:
         lines.append(f"{each.name}  {each.state} since {duration(now - each.since)}: {each.why}")
         lines += sum_lines(each)
@@ -111,6 +139,11 @@ def trouble(facts: Trouble, now: float) -> str:
     if times == 1:
         return f"{text} ({duration(now - last)} ago)"
     return f"{text} ({times} times, first {duration(now - first)} ago, last {duration(now - last)} ago)"
+
+
+def _warning(standing: Standing, now: float) -> list[str]:
+    text = silence(standing, now)
+    return [f"{text[0].upper()}{text[1:]}:"] if text else []
 
 
 def _term(term: Term, *, is_first: bool) -> tuple[str, str]:

@@ -126,7 +126,9 @@ class Roster(NamedTuple):
                 mode=frontend.mode,
                 engine=frontend.engine,
                 binds=tuple(str(bind.address) for bind in frontend.bind),
-                limit=effective.frontend(config, name).maxconn or config.global_.maxconn,
+                limit=effective.frontend(config, name).maxconn or config.global_.maxconn
+                if frontend.engine != "kernel"
+                else 0,
                 backend=frontend.default_backend,
             )
             for name, frontend in config.frontends.items()
@@ -496,7 +498,8 @@ def take(
 def _frontend(entry: FrontendEntry, process: Process, sums: Mapping[Entity, Sums], rates: Rates) -> FrontendRow:
     entity = Entity("frontend", entry.name)
     counters = sums[entity].counters
-    is_full = counters["scur"] >= entry.limit
+    # The kernel holds nobody up.
+    is_full = entry.engine != "kernel" and counters["scur"] >= entry.limit
     return FrontendRow(entry, counters, rates[entity], "STOP" if process.stopping else "FULL" if is_full else "OPEN")
 
 

@@ -14,6 +14,7 @@ kernel takes it away before the other director takes over.
 from __future__ import annotations
 
 import errno
+import os
 import selectors
 import socket
 import time
@@ -728,13 +729,19 @@ def _addresses() -> Addresses:
     try:
         addresses = Addresses()
     except OSError as error:
-        raise StartError(f"vrrp: no access to interfaces (CAP_NET_ADMIN): {error}") from error
+        raise StartError(
+            f"vrrp: the kernel does not let us change addresses: {os.strerror(error.errno or 0)}; "
+            "run as root, or with CAP_NET_ADMIN and CAP_NET_RAW"
+        ) from error
     try:
         # So that later on only what is wrong with an interface can go wrong.
         socket.socket(socket.AF_INET, socket.SOCK_RAW, wire.PROTOCOL).close()
     except OSError as error:
         addresses.close()
-        raise StartError(f"vrrp: no raw sockets (CAP_NET_RAW): {error}") from error
+        raise StartError(
+            f"vrrp: the kernel does not let us open raw sockets: {error.strerror}; "
+            "run as root, or with CAP_NET_ADMIN and CAP_NET_RAW"
+        ) from error
     return addresses
 
 

@@ -25,12 +25,9 @@ def test_a_plain_configuration_warns_of_nothing(config: Load, examples: Path) ->
     assert warnings(read.load(examples / "minimal.yaml", node="this", environ={})) == []
 
 
-def test_the_cluster_is_told_what_does_not_run(examples: Path) -> None:
+def test_the_cluster_is_told_of_its_passwords_alone(examples: Path) -> None:
     said = warnings(read.load(examples / "cluster.yaml", node="this", environ={}))
-    assert said[:2] == [
-        "frontends: ipvs-http, dns and dns-tcp will not run: this version has no `engine: kernel` yet",
-        "gateway: nothing is masqueraded: this version does not program the kernel yet",
-    ]
+    assert said and all("plain-text password" in text for text in said)
     assert not any("mypasswd" in text or "123" in text for text in said)
 
 
@@ -79,6 +76,42 @@ vrrp:
     assert warnings(config(text, X="123456789")) == [
         "vrrp.instances.A.authentication: only the first 8 octets of the password count"
     ]
+
+
+ROUTER = """
+vrrp:
+  scripts: {s: {script: /bin/true}, w: {script: /bin/true, weight: 5}}
+  files: {n: {file: /run/n}, z: {file: /run/z, weight: 0}}
+  heartbeat: {bind: "10.9.0.2:694", peers: "10.9.0.3:694", key: "${X}"}
+  instances:
+    A: {interface: eth0, virtual_router_id: 1, virtual_ipaddress: 10.0.0.1, MORE}
+"""
+IDLE = (
+    "vrrp.instances.A.preempt: where it is false on all directors, only FAULT (weight 0) moves the addresses, "
+    "not the weight of "
+)
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ("track_script: [s, {script: w, weight: 0}], track_file: [z, {file: n, weight: 0}], track_interface: eth1", []),
+        ("track_script: w", [IDLE + "track_script w"]),
+        ("track_script: {script: s, weight: -5}", [IDLE + "track_script s"]),
+        ("track_interface: [eth1, {interface: eth2, weight: 1}]", [IDLE + "track_interface eth2"]),
+        ("track_file: [n, {file: z, weight: 2}]", [IDLE + "track_file n or track_file z"]),
+        ("track_backend: b", [IDLE + "track_backend b"]),
+        ("preempt_delay: 5s", ["vrrp.instances.A.preempt_delay: has no effect with `preempt: false`"]),
+        ("priority: 255, track_script: w, preempt_delay: 5s",
+         ["vrrp.instances.A.preempt: has no effect with priority 255: the owner always takes its addresses"]),
+    ],
+)  # fmt: skip
+def test_who_does_not_preempt_has_no_use_for_weights(config: Load, more: str, says: list[str]) -> None:
+    def said(text: str) -> list[str]:
+        return [line for line in warnings(config(WEB + text, X="secret")) if "preempt" in line]
+
+    assert said(ROUTER.replace("MORE", f"preempt: false, {more}")) == says
+    assert said(ROUTER.replace("MORE", more)) == []
 
 
 def test_a_key_of_the_heartbeat_that_everybody_can_read(config: Load) -> None:
@@ -166,3 +199,10 @@ def test_who_is_not_root_makes_nobody_root(config: Load, program: Path, monkeypa
     it = config(scripts(program))
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert warnings(it) == []
+
+
+def test_only_the_kernel_keeps_clients_by_their_address(config: Load) -> None:
+    kept = WEB.replace("b: {check", "b: {persistence_timeout: 60s, check")
+    said = "backends.b.persistence_timeout: has no effect without a frontend of engine kernel"
+    assert warnings(config(kept)) == [said]
+    assert said not in warnings(config(kept.replace("mode: http", "mode: tcp, engine: kernel")))

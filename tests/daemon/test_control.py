@@ -10,7 +10,7 @@ import uvloop
 
 from balancer.addr import Address
 from balancer.daemon import control as controlling
-from balancer.daemon import errands
+from balancer.daemon import errands, questions
 from balancer.daemon.control import Control, initialise
 from balancer.health import verdict
 from balancer.health.result import CheckResult, Code
@@ -382,7 +382,71 @@ def test_a_desk_gives_orders_to_the_supervisor(speaking):
 
 def test_without_virtual_routers_the_desk_knows_none(desk):
     it = desk({"s": "127.0.0.1:1"}).control._desk()
-    assert (it.standing, it.ask) == (None, None)
+    assert (it.standing, it.ask, it.ask_kernel) == (None, None, None)
+
+
+# The kernel
+
+KERNEL = {
+    "frontends": {"f": {"mode": "tcp", "engine": "kernel", "bind": "10.0.0.1:80", "default_backend": "b"}},
+    "backends": {"b": {"check": CHECK, "servers": {"s": "10.0.100.2:80"}}},
+}
+
+
+@pytest.fixture
+def beside_kernel(plan, memory):
+    """Control beside a process that programs the kernel."""
+    made = plan(KERNEL)
+    shared = memory(made)
+    initialise(made, shared)
+    return Desk(made, shared)
+
+
+def test_the_kernel_process_is_told_of_changes(beside_kernel):
+    it = beside_kernel
+    it.check("s", OK)
+    assert select.select([it.memory.kernel_bell], [], [], 0)[0]
+
+
+def test_what_the_kernel_counts_is_in_the_snapshot(beside_kernel):
+    it = beside_kernel
+    ledger = Ledger(it.memory.blocks[-1], it.plan.layout)
+    server = ledger[Entity("server", "b", "s")]
+    server.stot = server.lbtot = 5
+    ledger.touched.append(server)
+    ledger[Entity("frontend", "f")].stot = 5
+    # More than global.maxconn, which is for connections of the proxy.
+    ledger[Entity("frontend", "f")].scur = 1_000_000
+    ledger.flush()
+    snapshot = it.control._snapshot()
+    (front,), (back,) = snapshot.frontends, snapshot.backends
+    assert (front.counters["stot"], back.counters["stot"], back.servers[0].counters["lbtot"]) == (5, 5, 5)
+    assert (front.status, front.entry.limit) == ("OPEN", 0)
+
+
+def test_a_kernel_process_that_hangs_is_said_by_its_name(beside_kernel):
+    it = beside_kernel
+    ledger = Ledger(it.memory.blocks[-1], it.plan.layout)
+    ledger[Entity("process", "")].heartbeat = int(1000e6)
+    ledger.flush()
+    it.control._watch_workers(1006.0)
+    assert it.lines() == ["ALERT kernel has not moved for 6 s"]
+
+
+def test_a_desk_asks_the_kernel_process(beside_kernel):
+    desk = beside_kernel.control._desk()
+    answering = questions.Answering(
+        beside_kernel.memory.kernel_line.kernel, lambda asked, is_numeric: f"{asked} {is_numeric}".encode()
+    )
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        beside_kernel.control._kernel.attach(loop)
+        loop.add_reader(beside_kernel.memory.kernel_line.kernel.fileno(), answering.turn)
+        return await desk.ask_kernel("rules", is_numeric=True)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(main()) == (True, b"rules True")
 
 
 # Five thousand servers

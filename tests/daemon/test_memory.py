@@ -105,6 +105,37 @@ def test_an_order_reaches_the_supervisor_whoever_gives_it(plan, memory):
     assert not any(os.get_inheritable(end.fileno()) for end in shared.line)
 
 
+KERNEL = {"frontends": {"f": {"mode": "tcp", "engine": "kernel", "bind": "10.0.0.1:80", "default_backend": "b"}}}
+
+
+def test_the_kernel_process_has_a_block_of_its_own_after_the_workers(plan, memory):
+    shared = memory(plan(KERNEL | {"global": {"workers": 2}, "vrrp": VRRP}))
+    assert len(shared.blocks) == 3
+    for number, block in enumerate(shared.blocks):
+        block[:] = bytes([number + 1]) * len(block)
+    shared.board[0] = ServerState(Condition.UP, weight=9)
+    shared.applied[0] = -1
+    shared.notice.write(b"\xff" * shared.notice.longest)
+    shared.turns["b"][0] = 7
+    assert [set(block) for block in shared.blocks] == [{1}, {2}, {3}]
+    assert (shared.applied[0], shared.turns["b"][0], shared.board[0].weight) == (-1, 7, 9)
+    ring(shared.kernel_bell)
+    assert rings(shared.kernel_bell) and not any(map(rings, shared.worker_bells))
+    shared.kernel_line.control.send(b"question")
+    assert shared.kernel_line.kernel.recv(100) == b"question"
+
+
+def test_a_gateway_is_the_kernels_work_too(plan, memory):
+    made = plan({"gateway": {"masquerade": [{"source": "10.0.100.0/24", "interface": "eth0"}]}})
+    assert (made.has_kernel, made.has_kernel_frontends, len(memory(made).blocks)) == (True, False, 2)
+
+
+def test_where_the_kernel_does_nothing_there_is_nothing_of_it(plan, memory):
+    made = plan({})
+    shared = memory(made)
+    assert (made.has_kernel, len(shared.blocks), shared.kernel_bell, shared.kernel_line) == (False, 1, None, None)
+
+
 def test_without_virtual_routers_there_is_nothing_to_say(plan, memory):
     shared = memory(plan({}))
     assert shared.line is None

@@ -130,3 +130,14 @@ def test_flows_of_datagrams_are_wished_for_but_cost_no_connection(plan):
     made = plan({"global": {"maxconn": 100}, "frontends": {"f": front}})
     assert made.open_files > 65536
     assert made.within(1024).maxconn == 100
+
+
+def test_names_that_the_kernel_is_to_serve_at_become_addresses(plan, names):
+    front = {"mode": "tcp", "engine": "kernel", "bind": ("www:80", "10.0.0.1:80"), "default_backend": "b"}
+    names["www"] = "10.0.0.7"
+    assert plan({"frontends": {"f": front}}).bound == {"www": "10.0.0.7"}
+    # Sockets find theirs themselves.
+    assert plan({"frontends": {"f": front | {"engine": "proxy"}}}).bound == {}
+    names.clear()
+    with pytest.raises(StartError, match="no address found for www, which a frontend is bound to"):
+        plan({"frontends": {"f": front}})

@@ -95,6 +95,44 @@ def test_capabilities_that_a_service_manager_gave_are_dropped_too():
     assert {int(status[kind], 16) for kind in ("CapEff", "CapPrm", "CapInh", "CapAmb")} == {0}
 
 
+NETWORK = 1 << 12 | 1 << 13
+
+
+@as_root
+@pytest.mark.parametrize("ids", ["(65534, 65534)", "None"])
+def test_two_rights_may_be_kept_and_no_more(ids):
+    """Of a user, and of root, who has none else then."""
+    answer = in_child(
+        "os.setgroups([0, 4])\n"
+        f"had = privileges.has_network_rights()\nprivileges.drop_to_network({ids})\n{STATUS}\n"
+        "answer['had'] = had\nanswer['has'] = privileges.has_network_rights()\n"
+        "try:\n    os.kill(1, 0)\n    os.setuid(1)\nexcept PermissionError:\n    answer['refused'] = True\n"
+    )
+    if CAPABILITIES & NETWORK != NETWORK:
+        assert (answer["had"], answer["has"]) == (False, False)
+        return
+    assert (answer["had"], answer["has"], answer["refused"], answer["NoNewPrivs"]) == (True, True, True, "1")
+    assert answer["Uid"].split() == ["65534" if "65534" in ids else "0"] * 4
+    assert {int(answer[kind], 16) for kind in ("CapEff", "CapPrm")} == {NETWORK}
+    assert {int(answer[kind], 16) for kind in ("CapInh", "CapAmb")} == {0}
+
+
+@as_root
+def test_of_rights_that_a_service_manager_gave_those_two_are_kept():
+    """AmbientCapabilities= with User=."""
+    program = f"privileges.drop_to_network(None)\n{STATUS}\nimport json\nprint(json.dumps(answer))"
+    done = subprocess.run(
+        ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=+net_bind_service,+net_admin",
+         "--ambient-caps=+net_bind_service,+net_admin", sys.executable, "-c",
+         f"from balancer.daemon import privileges\nassert not privileges.has_network_rights()\n{program}"],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    status = json.loads(done.stdout)
+    assert {int(status[kind], 16) for kind in ("CapEff", "CapPrm")} == {1 << 12}
+    assert {int(status[kind], 16) for kind in ("CapInh", "CapAmb")} == {0}
+
+
 def test_a_child_dies_with_its_parent_however_that_died():
     program = """
 import signal, sys, time

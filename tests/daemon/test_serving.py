@@ -171,3 +171,25 @@ def test_five_thousand_servers_cost_next_to_nothing(make):
     # Measured: 0.03 and 1 ms on a slow core. The supervisor has advertisements to send each 10 ms.
     assert at_rest < 0.001
     assert with_change < 0.01
+
+
+# The kernel's rules
+
+KERNEL = {"frontends": {"f": {"mode": "tcp", "engine": "kernel", "bind": "10.0.0.1:80", "default_backend": "b"}}}
+NOT_THERE = "the kernel's rules are not in place"
+
+
+@pytest.mark.parametrize(
+    ("applied", "trouble"), [(0.0, NOT_THERE), (1000.0, ""), (995.5, ""), (994.0, NOT_THERE), (1.0, NOT_THERE)]
+)
+def test_a_director_whose_rules_are_not_in_place_serves_nobody(plan, memory, applied, trouble):
+    made = plan(KERNEL)
+    shared = memory(made)
+    shared.applied[0] = int(applied * 1e6)
+    assert Serving(made, shared).trouble(1000.0) == trouble
+
+
+def test_without_such_frontends_no_rules_are_needed(plan, memory):
+    for more in ({}, {"gateway": {"masquerade": [{"source": "10.0.100.0/24", "interface": "eth0"}]}}):
+        made = plan(dict(more))
+        assert Serving(made, memory(made)).trouble(1000.0) == ""

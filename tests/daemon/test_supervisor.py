@@ -673,7 +673,7 @@ class Speaking:
     def says(self, text: str, *words: str) -> bool:
         return text in self.ask(*words).stdout
 
-    def metric(self, name: str, **labels: str) -> float:
+    def metrics(self) -> str:
         with socket.socket(socket.AF_UNIX) as client:
             client.settimeout(10)
             client.connect(str(self.folder / "stats.sock"))
@@ -681,8 +681,11 @@ class Speaking:
             answer = b""
             while data := client.recv(65536):
                 answer += data
+        return answer.decode()
+
+    def metric(self, name: str, **labels: str) -> float:
         wanted = [
-            line for line in answer.decode().splitlines()
+            line for line in self.metrics().splitlines()
             if line.startswith(name + "{") and all(f'{key}="{value}"' in line for key, value in labels.items())
         ]  # fmt: skip
         return float(wanted[0].rpartition(" ")[2])
@@ -762,6 +765,27 @@ def _unix_sockets(pid: int, *, kind: str) -> set[str]:
         f"socket:[{row[6]}]" for row in rows
         if row[4] == kind and (row[7:] and row[7].endswith("admin.sock") if kind == "0001" else not row[7:])
     }  # fmt: skip
+
+
+@alone
+def test_a_frozen_supervisor_is_not_taken_at_its_word_and_does_no_order_later(speaking):
+    it = speaking()
+    os.kill(it.process.pid, signal.SIGSTOP)
+    try:
+        told = it.ask("vrrp", "release", "VI", "--for", "1h")
+        assert (told.returncode, told.stdout) == (1, "")
+        assert "The supervisor does not answer; the order has expired." in told.stderr
+        until(lambda: it.says("The supervisor has been silent for", "why"), "it is noticed")
+        assert it.says("The supervisor has been silent for", "vrrp", "show")
+        metrics = it.metrics()
+        assert "\nkeepalived_up 0\n" in metrics and "keepalived_vrrp_state" not in metrics
+    finally:
+        os.kill(it.process.pid, signal.SIGCONT)
+    # Orders are taken in their turn.
+    assert it.ask("vrrp", "hold").returncode == 0
+    until(lambda: it.says("VI  MASTER", "why") and "\nkeepalived_up 1\n" in it.metrics(), "it goes on")
+    assert not it.says("silent", "why")
+    assert "released" not in it.process.said()
 
 
 @alone

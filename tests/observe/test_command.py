@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from balancer.observe.command import Desk, Level, Session, commands, obey
 from balancer.pool.routers import decode
+from balancer.pool.services import Listing, encode
 from tests.observe.conftest import NOW, two_routers
 
 NONE = "There are no virtual routers (vrrp.instances).\n"
@@ -213,3 +214,70 @@ def test_whatever_is_said_is_answered_in_whole_lines_without_an_empty_one(line: 
         said = asyncio.run(obey(words, room.session, room.desk))
         assert said == "" or said.endswith("\n")
         assert "\n\n" not in said and not said.startswith("\n")
+
+
+# The kernel
+
+
+class Kernel(Room):
+    """A desk in front of a process that has rules in the kernel."""
+
+    def __init__(self, said: tuple[bool, bytes]) -> None:
+        super().__init__(Level.USER)
+
+        async def ask(what: str, *, is_numeric: bool = False) -> tuple[bool, bytes]:
+            self.asked.append((what, is_numeric))
+            return said
+
+        self.desk = Desk(now=lambda: NOW, ask_kernel=ask)
+
+
+@pytest.mark.parametrize(
+    ("line", "asked"),
+    [
+        ("show kernel", ("rules", False)),
+        ("show kernel connections", ("connections", False)),
+        ("show kernel connections numeric", ("connections", True)),
+    ],
+)
+def test_what_the_kernel_has_is_passed_on(line: str, asked: tuple[str, bool]) -> None:
+    kernel = Kernel((True, b"table inet pybalancer {\n}\n"))
+    assert kernel.say(line) == "table inet pybalancer {\n}\n"
+    assert kernel.asked == [asked]
+
+
+@pytest.mark.parametrize("line", ["show kernel", "show kernel status", "show kernel rate", "show kernel connections"])
+def test_why_the_kernel_does_not_say(line: str) -> None:
+    kernel = Kernel((False, b"The kernel process does not answer."))
+    kernel.session.severity = "number"
+    assert kernel.say(line) == "[3]:The kernel process does not answer.\n"
+
+
+@pytest.mark.parametrize(("view", "title"), [("status", "Forward"), ("stats", "InBytes"), ("rate", "InBPS")])
+def test_services_are_a_table(view: str, title: str) -> None:
+    kernel = Kernel((True, encode(Listing(size=4096))))
+    for line in (f"show kernel {view}", f"show kernel {view} numeric"):
+        said = kernel.say(line)
+        assert said.startswith("IP Virtual Server version ") and "(size=4096)" in said and title in said
+    assert kernel.asked == [("services", False)] * 2
+
+
+def test_what_cannot_be_understood_is_not_shown() -> None:
+    assert Kernel((True, b"<html>")).say("show kernel status") == "The kernel process cannot be understood.\n"
+
+
+@pytest.mark.parametrize(
+    "line", ["show kernel all", "show kernel status exact", "show kernel connections a b", "show kernel rate numeric x"]
+)
+def test_arguments_that_are_none(line: str) -> None:
+    kernel = Kernel((True, b""))
+    assert "has no argument" in kernel.say(line)
+    assert kernel.asked == []
+
+
+def test_without_rules_there_are_the_proxys_frontends(house) -> None:
+    room = Room(Level.USER)
+    room.desk = Desk(now=lambda: NOW, snapshot=house.look)
+    assert "TCP  192.0.2.1:80 rr\n  -> 10.0.0.1:80                  Proxy " in room.say("show kernel status numeric")
+    assert "The kernel has no rules of ours" in room.say("show kernel")
+    assert "The kernel has no rules of ours" in room.say("show kernel connections")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,16 @@ def test_virtual_routers_have_the_exporters_names_and_labels(house) -> None:
     assert value(text, "keepalived_release_master_total", **VI_E) == 0, "it is there before it counts"
     assert value(text, "keepalived_script_status", name="ping") == 0
     assert not [s for s in samples(text) if s.labels.get("name") == "new"], "it is neither good nor bad yet"
+
+
+def test_a_supervisor_that_has_fallen_silent_is_a_keepalived_that_is_down(house) -> None:
+    house.routers = replace(two_routers(), at=NOW - 5)
+    assert value(metrics.render(house.look()).decode(), "keepalived_up") == 1
+    house.routers = replace(two_routers(), at=NOW - 5.1)
+    text = metrics.render(house.look()).decode()
+    assert [(s.name, s.value) for s in samples(text) if "keepalived" in s.name or "vrrp" in s.name] == [
+        ("keepalived_up", 0)
+    ]
 
 
 def test_every_counter_of_a_router_is_shown(house) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -211,6 +212,16 @@ def test_the_colour_says_the_state_too(house, state: str, tone: str) -> None:
     house.routers = Standing(at=NOW, routers=(router(state=state),))
     tags = read(page.render(house.look(), realm="r")).tags
     assert next(attrs["class"] for tag, attrs in tags if tag == "tr" and attrs.get("class")) == tone
+
+
+@pytest.mark.parametrize(("silent", "tones"), [(5, ["up", "maint"]), (6, ["maint", "maint"])])
+def test_what_may_be_true_no_more_is_said_first_and_not_green(house, silent: int, tones: list[str]) -> None:
+    house.routers = replace(two_routers(), at=NOW - silent)
+    text = page.render(house.look(), realm="r")
+    said = "The supervisor has been silent for 6s; this is what it said last."
+    assert (said in text) is (silent > 5)
+    assert text.find(said) < text.find("VI_E")
+    assert [attrs["class"] for tag, attrs in read(text).tags if tag == "tr" and attrs.get("class")][:2] == tones
 
 
 def test_nothing_that_came_over_the_network_becomes_markup(house) -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from balancer.observe.routers import chosen, master, sum_lines, table, why
+from balancer.observe.routers import chosen, is_stale, master, sum_lines, table, why
 from balancer.pool.routers import PeerFacts, Standing, Term, Trouble
 from tests.observe.conftest import NOW, router, two_routers
 
@@ -96,3 +96,20 @@ def test_no_line_of_anothers_making_breaks_out_of_its_own() -> None:
 def test_a_clock_that_was_set_back_shows_nothing_negative() -> None:
     standing = replace(two_routers(), routers=(router(since=NOW + 60),))
     assert "since 0s" in why(standing, standing.routers, NOW)
+
+
+def test_what_may_be_true_no_more_is_shown_as_such() -> None:
+    standing, said = two_routers(), "The supervisor has been silent for 12s; this is what it said last:"
+    for text in (table(standing, NOW + 12), why(standing, standing.routers, NOW + 12)):
+        first, *rest = text.splitlines()
+        assert first == said
+        assert any("MASTER" in line for line in rest)
+    for text in (table(standing, NOW + 5), why(standing, standing.routers, NOW + 5)):
+        assert "silent for" not in text
+
+
+def test_whoever_has_stopped_has_said_its_last() -> None:
+    stopped = router(state="STOPPED")
+    assert not is_stale(Standing(at=NOW, routers=(stopped, stopped)), NOW + 100)
+    assert is_stale(Standing(at=NOW, routers=(stopped, router())), NOW + 100)
+    assert not is_stale(Standing(at=NOW, routers=(router(),)), NOW - 100), "the clock was set back"

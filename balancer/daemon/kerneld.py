@@ -1,0 +1,681 @@
+"""The process `kernel`: keeps the rules in the kernel as control has decided, and tells what the kernel counts.
+
+It carries nothing itself. When it dies the rules stay, and the one in its place puts its own there in one transaction.
+It holds CAP_NET_ADMIN and CAP_NET_RAW, which control, who listens to the network, does not: control writes the board
+and rings, and asks questions over a line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import os
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, suppress
+from math import inf
+from pathlib import Path
+from typing import Any
+
+from balancer.config.model import Balance
+from balancer.daemon import privileges
+from balancer.daemon.memory import Memory, answer
+from balancer.daemon.plan import Plan
+from balancer.daemon.questions import LONGEST_ANSWER, Answering
+from balancer.errors import KernelError, StartError
+from balancer.kernel import counters, networks, render
+from balancer.kernel.conntrack import Conntrack, Load, Usage
+from balancer.kernel.counters import Tally
+from balancer.kernel.firewall import hindrances
+from balancer.kernel.nft import Nft
+from balancer.kernel.plan import Planner, Service, Target, remarks
+from balancer.kernel.render import Desired
+from balancer.kernel.reset import Resets
+from balancer.kernel.sysctl import Sysctl
+from balancer.kernel.tables import tables
+from balancer.observe.log import AccessLog, Level
+from balancer.observe.services import CONNECTIONS, connection
+from balancer.pool.facts import Counters, Entity, Ledger
+from balancer.pool.orders import Admin, Condition, ServerState
+from balancer.pool.services import Counts, Listing, ServiceFacts, TargetFacts, encode
+
+__all__ = ["Engine", "clear", "exclusive", "hindrance", "state_file"]
+
+_NAMESPACE = Path("/proc/self/ns/net")
+_DIRECTORY = Path("/run/pybalancer")
+_DIRECTORY_MODE, _OWN_MODE = 0o755, 0o700
+# Abstract names are a network namespace's own, as tables are, and go with whoever has them.
+_LOCK = "\0pybalancer.kernel"
+# One that was killed is gone within milliseconds.
+_LOCK_PATIENCE, _LOCK_PAUSE = 2.0, 0.05
+# struct ucred (unix(7)).
+_UCRED = 12
+
+_SECOND = 1.0
+# To count takes the longer the more there is; this many times that belongs to other work.
+_REST = 10
+# How often it is looked for what stands in the way.
+_LOOK_AROUND = 30.0
+# Servers that go down together, above which it is first found out who has connections at all.
+_FEW = 4
+_MICROSECOND = 1e-6
+# As IPVS weighs them (ip_vs_dest_conn_overhead).
+_INACTIVE = 1 / 256
+_NOTHING = Tally()
+
+
+def hindrance() -> str:
+    """Why the kernel engine does not work here, in a sentence; empty where it does."""
+    # Asked first, since the library complains on the console.
+    if not privileges.has_network_rights():
+        return "engine kernel and gateway.masquerade need CAP_NET_ADMIN and CAP_NET_RAW: start as root, or with these"
+    try:
+        with ExitStack() as at_the_end:
+            at_the_end.callback(Nft().close)
+            Conntrack()
+            at_the_end.callback(Resets().close)
+    except StartError as error:
+        return str(error)
+    return ""
+
+
+def exclusive() -> socket.socket:
+    """What only one daemon in a network namespace can have, until it is closed. StartError where another has it."""
+    lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    deadline = time.monotonic() + _LOCK_PATIENCE
+    while True:
+        try:
+            lock.bind(_LOCK)
+            lock.listen(1)
+        except OSError:
+            if time.monotonic() < deadline:
+                time.sleep(_LOCK_PAUSE)
+                continue
+            lock.close()
+            raise StartError(
+                f"another pybalancer{_holder()} has the rules of this network namespace: there is one table, "
+                "so only one daemon can have frontends of engine kernel, or gateway.masquerade"
+            ) from None
+        return lock
+
+
+def _holder() -> str:
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        probe.connect(_LOCK)
+        pid = int.from_bytes(probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED)[:4], "little")
+        return f" (process {pid})"
+    return ""
+
+
+def state_file(owner: tuple[int, int] | None) -> Path:
+    """Where the settings that were found are kept, in a directory that is there then and is `owner`'s. StartError."""
+    directory = _DIRECTORY / "kernel"
+    before = os.umask(0)
+    try:
+        with suppress(FileExistsError):
+            directory.parent.mkdir(_DIRECTORY_MODE)
+        with suppress(FileExistsError):
+            directory.mkdir(_OWN_MODE)
+        if owner is not None:
+            os.chown(directory, *owner, follow_symlinks=False)
+    except OSError as error:
+        raise StartError(f"cannot make {directory}: {error.strerror}") from error
+    finally:
+        os.umask(before)
+    return directory / f"sysctl.{_NAMESPACE.stat().st_ino}"
+
+
+def clear(state: Path) -> None:
+    """Take away what a process that could not do so itself has left: the table, and the settings."""
+    nft = Nft()
+    try:
+        nft.run(render.nothing())
+    finally:
+        nft.close()
+    Sysctl(state).restore()
+
+
+class Engine:
+    """`state` is the file for the settings that were found."""
+
+    def __init__(self, plan: Plan, memory: Memory, state: Path) -> None:
+        assert memory.kernel_bell is not None and memory.kernel_line is not None
+        self._plan = plan
+        self._config = plan.config
+        self._memory = memory
+        self._bell = memory.kernel_bell
+        self._log = AccessLog(plan.log)
+        self._sysctl = Sysctl(state)
+        addresses = {pair: seat.address for pair, seat in plan.seats.items()}
+        self._remarks = remarks(plan.config, addresses, plan.bound)
+        self._planner = Planner(plan.config, addresses, lambda *pair: plan.seats[pair].index, plan.bound)
+        self._answering = Answering(memory.kernel_line.kernel, self._answer)
+        self._ledger = Ledger(memory.blocks[-1], plan.layout)
+        # Its servers, by row.
+        used = {each.default_backend for each in plan.config.frontends.values() if each.engine == "kernel"}
+        self._own = {seat.index: seat for seat in plan.seats.values() if seat.backend in used}
+        self._by_load = any(plan.config.backends[name].balance is Balance.LEASTCONN for name in used)
+        self._seen = bytearray()
+        self._states: dict[int, ServerState] = {}
+        self._down: set[int] = set()
+        # Down, and the rules still lead there or did until now.
+        self._to_forget: set[int] = set()
+        self._applied: Desired | None = None
+        self._is_known = False
+        """Whether the kernel has what was last applied, so that a change to it will do."""
+        self._trouble = ""
+        self._retry_at = 0.0
+        self._networks: tuple[networks.Network, ...] = ()
+        self._labels = _Labels()
+        self._totals = counters.Totals()
+        self._tallies: dict[tuple[str, str], Tally] = {}
+        self._rates: dict[tuple[str, str], Counts] = {}
+        self._sessions: dict[Entity, int] = {}
+        self._placed: tuple[Service, ...] = ()
+        self._places: dict[tuple[str, tuple[str, int]], tuple[Service, Target]] = {}
+        self._loads: dict[tuple[str, tuple[str, int]], Load] = {}
+        self._loads_at = self._tallies_at = self._tallied = 0.0
+        self._usage: Usage | None = None
+        self._second_at = self._around_at = 0.0
+        self._findings: list[str] = []
+        self._has_rung = False
+        self._look_at = 0.0
+        self._stopping = False
+
+    def run(self) -> None:
+        """Keep the rules until SIGTERM, then take them away."""
+        gc.collect()
+        gc.freeze()
+        with ExitStack() as at_the_end:
+            at_the_end.callback(self._log.close)
+            self._hear_signals(at_the_end)
+            self._nft = Nft()
+            at_the_end.callback(self._nft.close)
+            self._conntrack = Conntrack()
+            self._resets = Resets()
+            at_the_end.callback(self._resets.close)
+            for line in self._remarks:
+                self._log.event(Level.WARNING, line)
+            self._begin()
+            while not self._stopping:
+                self._turn()
+            self._end()
+
+    def _hear_signals(self, at_the_end: ExitStack) -> None:
+        reader, writer = socket.socketpair()
+        for end in (reader, writer):
+            end.setblocking(False)
+            at_the_end.callback(end.close)
+        self._signals = reader
+        self._selector = selectors.DefaultSelector()
+        at_the_end.callback(self._selector.close)
+        self._selector.register(reader, selectors.EVENT_READ)
+        self._selector.register(self._bell, selectors.EVENT_READ)
+        assert self._memory.kernel_line is not None
+        self._line = self._memory.kernel_line.kernel
+        self._line_events = 0
+        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        at_the_end.callback(signal.set_wakeup_fd, -1)
+        signal.signal(signal.SIGTERM, lambda *_: self._stop())
+
+    def _stop(self) -> None:
+        self._stopping = True
+
+    # The loop
+
+    def _turn(self) -> None:
+        now = time.monotonic()
+        wanted = 0
+        if self._answering.is_sending:
+            wanted = selectors.EVENT_WRITE
+        elif now >= self._answering.due:
+            wanted = selectors.EVENT_READ
+        self._watch_line(wanted)
+        due = [self._second_at, self._resets.due]
+        if not wanted:
+            due.append(self._answering.due)
+        if self._has_rung:
+            due.append(self._look_at)
+        for key, _ in self._selector.select(max(0.0, min(due) - now)):
+            if key.fileobj is self._signals:
+                with suppress(BlockingIOError):
+                    self._signals.recv(4096)
+            elif key.fileobj is self._line:
+                self._answering.turn()
+            else:
+                answer(self._bell)
+                self._has_rung = True
+        now = time.monotonic()
+        if self._has_rung and now >= self._look_at:
+            self._has_rung = False
+            self._look()
+            # Thousands of servers that flap must not keep us from everything else.
+            self._look_at = 2 * time.monotonic() - now
+            now = time.monotonic()
+        if now >= self._resets.due:
+            self._resets.turn(now)
+        if now >= self._second_at:
+            self._second_at = max(self._second_at + _SECOND, now + _SECOND / 2)
+            self._every_second(now)
+
+    def _watch_line(self, wanted: int) -> None:
+        if wanted == self._line_events:
+            return
+        if not self._line_events:
+            self._selector.register(self._line, wanted)
+        elif wanted:
+            self._selector.modify(self._line, wanted)
+        else:
+            self._selector.unregister(self._line)
+        self._line_events = wanted
+
+    def _every_second(self, now: float) -> None:
+        self._process.heartbeat = int(now / _MICROSECOND)
+        if self._is_known and not self._is_there():
+            self._say(Level.WARNING, "the kernel's rules were taken away by somebody else: they are put there again")
+            self._is_known = False
+        self._count(now)
+        self._networks = _networks() or self._networks
+        self._look()
+        if now >= self._around_at:
+            self._around_at = now + _LOOK_AROUND
+            self._look_around()
+        if not self._trouble:
+            self._memory.applied[0] = int(now / _MICROSECOND)
+        self._ledger.flush()
+
+    @property
+    def _process(self) -> Counters:
+        return self._ledger[Entity("process", "")]
+
+    def _say(self, level: Level, text: str) -> None:
+        self._log.event(level, text, kind=text)
+
+    # Rules
+
+    def _begin(self) -> None:
+        self._networks = _networks()
+        self._read_board()
+        # Who went down while nobody was here, or before.
+        self._to_forget = set(self._down)
+        self._apply()
+        self._set()
+        now = time.monotonic()
+        self._process.heartbeat = int(now / _MICROSECOND)
+        if not self._trouble:
+            self._memory.applied[0] = int(now / _MICROSECOND)
+            number = len(self._services)
+            self._log.event(
+                Level.NOTICE, f"the kernel's rules are in place, {number} service{'' if number == 1 else 's'}"
+            )
+        self._ledger.flush()
+        self._second_at = now + _SECOND
+        self._around_at = now + _SECOND
+
+    def _look(self) -> None:
+        """Bring the rules up to what control has decided."""
+        is_new = self._read_board() or self._by_load or self._to_forget or not self._is_known
+        if self._trouble:
+            is_new = time.monotonic() >= self._retry_at
+        if is_new or (self._applied is not None and self._applied.networks != self._networks):
+            self._apply()
+
+    def _read_board(self) -> bool:
+        """Whether there is anything new."""
+        is_new = False
+        for index, state in self._memory.board.changes(self._seen):
+            if index not in self._own:
+                continue
+            self._states[index] = state
+            is_new = True
+            if state.condition is Condition.DOWN or state.admin is Admin.MAINT:
+                if index not in self._down:
+                    self._down.add(index)
+                    self._to_forget.add(index)
+            else:
+                self._down.discard(index)
+                self._to_forget.discard(index)
+        return is_new
+
+    @property
+    def _services(self) -> tuple[Service, ...]:
+        """As they were last put in place."""
+        return self._applied.services if self._applied is not None else ()
+
+    def _apply(self) -> None:
+        """In one transaction; and forget connections that lead to servers that are down."""
+        services = self._planner.services(self._states.__getitem__, self._weights())
+        wanted = Desired(services, self._config.gateway, self._networks)
+        try:
+            self._put(wanted)
+        except KernelError as error:
+            self._retry_at = time.monotonic() + _SECOND
+            if str(error) != self._trouble:
+                self._trouble = str(error)
+                self._log.event(Level.ALERT, f"the kernel does not take the rules, tried again each second: {error}")
+            return
+        if self._trouble:
+            self._trouble = ""
+            self._log.event(Level.NOTICE, "the kernel has taken the rules")
+        if self._to_forget:
+            self._forget()
+
+    def _put(self, wanted: Desired) -> None:
+        if self._applied is not None and self._is_known:
+            text = render.change(self._applied, wanted)
+            try:
+                if text:
+                    self._nft.run(text)
+                self._applied = wanted
+                return
+            except KernelError:
+                # What is there is not what we put there.
+                self._is_known = False
+        self._nft.run(render.whole(wanted))
+        self._applied, self._is_known = wanted, True
+
+    def _is_there(self) -> bool:
+        try:
+            return render.TABLE in tables()
+        except OSError:
+            return True
+
+    def _forget(self) -> None:
+        """The kernel's connections to servers that are down: their next packet finds a server that is not."""
+        leading = [
+            (service, target)
+            for service in self._services
+            for target in service.targets
+            if target.index in self._to_forget
+        ]
+        try:
+            if len(leading) > _FEW:
+                has = {end for (_, end), load in self._conntrack.counts(self._services).items() if sum(load)}
+                leading = [(service, target) for service, target in leading if (target.address, target.port) in has]
+            for service, target in leading:
+                self._forget_one(service, target)
+        except OSError as error:
+            # Tried again with the next change, and each second.
+            self._say(Level.ERR, f"connections to servers that are down cannot be deleted: {error.strerror}")
+            return
+        self._to_forget.clear()
+
+    def _forget_one(self, service: Service, target: Target) -> None:
+        seat = self._own[target.index]
+        server = self._config.backends[seat.backend].servers[seat.server]
+        self._conntrack.delete(
+            service.protocol,
+            (target.address, target.port),
+            service,
+            gone=self._resets.add if server.on_marked_down == "shutdown-sessions" else None,
+        )
+
+    # Settings, and what stands in the way
+
+    def _set(self) -> None:
+        services = self._planner.services(self._states.__getitem__)
+        families = {service.family for service in services}
+        families |= {6 if ":" in way.source else 4 for way in self._config.gateway.masquerade}
+        is_liberal = any(service.is_hashed and service.forwarding == "nat" for service in services)
+        for line in self._sysctl.apply(families, is_liberal=is_liberal):
+            self._log.event(Level.NOTICE, line)
+
+    def _look_around(self) -> None:
+        try:
+            self._usage = self._conntrack.usage()
+        except OSError:
+            self._usage = None
+        found = self._sysctl.findings(self._usage)
+        with suppress(KernelError, OSError):
+            found += hindrances(list(_foreign(self._nft)), self._services)
+        for line in found:
+            if line not in self._findings:
+                self._log.event(Level.WARNING, line)
+        self._findings = found
+
+    # Numbers
+
+    def _count(self, now: float) -> None:
+        if not self._services:
+            return
+        labelled = self._labels.of(self._services)
+        if now >= self._loads_at:
+            self._count_connections(now)
+        if now >= self._tallies_at:
+            try:
+                tallies = self._totals.update(counters.read(self._nft, labelled))
+            except KernelError as error:
+                self._say(Level.ERR, f"the kernel's counters cannot be read: {error}")
+            else:
+                self._account(tallies, now)
+            self._tallies_at = _next(now)
+
+    def _count_connections(self, now: float) -> None:
+        try:
+            self._loads = self._conntrack.counts(self._labels.of(self._services))
+        except OSError as error:
+            self._say(Level.ERR, f"the kernel's connections cannot be counted: {error.strerror}")
+        self._loads_at = _next(now)
+
+    def _account(self, tallies: Mapping[tuple[str, str], Tally], now: float) -> None:
+        """Into the ledger, for page, metrics and logs."""
+        elapsed = max(now - self._tallied, _MICROSECOND) if self._tallied else inf
+        second = int(time.time())
+        before, self._tallies, self._tallied = self._tallies, dict(tallies), now
+        self._rates = {}
+        for of, tally in tallies.items():
+            old = before.get(of, _NOTHING)
+            if tally != old:
+                grown = Tally(*(new - number for new, number in zip(tally, old, strict=True)))
+                self._rates[of] = _counts(Tally(*(round(number / elapsed) for number in grown)))
+                self._add(of, grown, second)
+        self._gauge()
+
+    def _add(self, of: tuple[str, str], grown: Tally, second: int) -> None:
+        label, server = of
+        service = self._labels.services[label]
+        front = self._ledger[Entity("frontend", service.frontend)]
+        own = self._ledger[Entity("server", service.backend, server)]
+        for row in (front, own):
+            row.stot += grown.flows
+            row.bin += grown.octets_in
+            row.bout += grown.octets_out
+        own.lbtot += grown.flows
+        if service.protocol == "tcp":
+            front.conn_tot += grown.flows
+        else:
+            front.req_tot += grown.packets_in
+        if grown.flows:
+            own.lastsess = second
+        self._touch(own)
+
+    def _gauge(self) -> None:
+        """How many there are at the moment."""
+        sessions: dict[Entity, int] = {}
+        for service, target, load in self._loaded():
+            number = load.active + (load.inactive if service.protocol == "udp" else 0)
+            for entity in (
+                Entity("frontend", service.frontend),
+                Entity("backend", service.backend),
+                Entity("server", service.backend, target.server),
+            ):
+                sessions[entity] = sessions.get(entity, 0) + number
+        for entity in self._sessions.keys() | sessions:
+            row, number = self._ledger[entity], sessions.get(entity, 0)
+            if row.scur != number:
+                row.scur = number
+                row.smax = max(row.smax, number)
+                if entity.kind == "server":
+                    self._touch(row)
+        self._sessions = sessions
+
+    def _touch(self, row: Counters) -> None:
+        if not row.dirty:
+            row.dirty = True
+            self._ledger.touched.append(row)
+
+    def _loaded(self) -> Iterator[tuple[Service, Target, Load]]:
+        """Those servers of services that have connections."""
+        if self._placed is not self._services:
+            self._placed = self._services
+            self._places = {}
+            for service in self._services:
+                label = _label(service)
+                for target in service.targets:
+                    self._places.setdefault((label, (target.address, target.port)), (service, target))
+        for of, load in self._loads.items():
+            place = self._places.get(of)
+            # Servers of the time before the last start, whose connections are not over, are none.
+            if place is not None:
+                yield *place, load
+
+    def _weights(self) -> dict[int, float]:
+        """Loads by the server's row, as leastconn weighs them; where nobody asks for them, none."""
+        if not self._by_load:
+            return {}
+        found: dict[int, float] = {}
+        for service, target, load in self._loaded():
+            inactive = 1.0 if service.protocol == "udp" else _INACTIVE
+            found[target.index] = found.get(target.index, 0.0) + load.active + load.inactive * inactive
+        return found
+
+    # Questions
+
+    def _answer(self, asked: str, is_numeric: bool) -> bytes:
+        match asked:
+            case "rules":
+                return self._rules()
+            case "services":
+                return encode(self._listing())
+            case "connections":
+                return self._connections(is_numeric)
+        raise KernelError(f"{asked!r} is not known here")
+
+    def _rules(self) -> bytes:
+        trouble = f"# not as they should be: {self._trouble}\n" if self._trouble else ""
+        listed = self._nft.run(f"list table {render.TABLE}")
+        # An empty line would end the answer.
+        return (trouble + "".join(f"{line}\n" for line in listed.splitlines() if line.strip())).encode()
+
+    def _listing(self) -> Listing:
+        now = time.monotonic()
+        if self._loads_at - now < _SECOND:
+            # It is quickly done.
+            self._count_connections(now)
+        services = tuple(self._facts(service) for service in self._services)
+        if self._usage is None:
+            with suppress(OSError):
+                self._usage = self._conntrack.usage()
+        return Listing(services, self._usage.maximum if self._usage is not None else 0, self._trouble)
+
+    def _facts(self, service: Service) -> ServiceFacts:
+        label = _label(service)
+        targets = []
+        for target in service.targets:
+            if target.index in self._down:
+                continue
+            load = self._loads.get((label, (target.address, target.port)), Load())
+            targets.append(
+                TargetFacts(
+                    target.server, target.address, target.port, target.weight, *load,
+                    _counts(self._tallies.get((label, target.server), _NOTHING)),
+                    self._rates.get((label, target.server), Counts()),
+                )
+            )  # fmt: skip
+        everywhere = "::" if service.family == 6 else "0.0.0.0"
+        return ServiceFacts(
+            protocol=service.protocol,
+            address=service.address or everywhere,
+            port=service.port,
+            balance=str(service.balance),
+            is_consistent=self._config.backends[service.backend].hash_type == "consistent",
+            persistence=service.persistence,
+            is_per_query=service.is_per_query,
+            forwarding="Masq",
+            targets=tuple(targets),
+        )
+
+    def _connections(self, is_numeric: bool) -> bytes:
+        names = {
+            (service.protocol, target.address, target.port): target.server
+            for service in self._services
+            for target in service.targets
+        }
+        octets = bytearray(CONNECTIONS.encode())
+        for flow in self._conntrack.flows(self._services):
+            host, port = flow.server
+            server = host if is_numeric else names.get((flow.protocol, *flow.server), host)
+            ends = flow.client, flow.service, (server, port)
+            octets += connection(flow.protocol, flow.timeout, flow.state, ends, is_numeric=is_numeric).encode()
+            if len(octets) > LONGEST_ANSWER - 256:
+                octets += b"There are more.\n"
+                break
+        return bytes(octets)
+
+    # The end
+
+    def _end(self) -> None:
+        try:
+            self._nft.run(render.nothing())
+        finally:
+            for line in self._sysctl.restore():
+                self._log.event(Level.NOTICE, line)
+        self._memory.applied[0] = 0
+        self._process.heartbeat = 0
+        for entity in self._plan.layout.rows:
+            self._ledger[entity].scur = 0
+        self._ledger.flush()
+
+
+class _Labels:
+    """Services under names of their own where their frontend's would throw together what is counted apart."""
+
+    def __init__(self) -> None:
+        self.services: dict[str, Service] = {}
+        """By label: the one that its numbers are the frontend's of."""
+        self._known: dict[int, tuple[Service, Service]] = {}
+
+    def of(self, services: Iterable[Service]) -> list[Service]:
+        known = {}
+        for service in services:
+            found = self._known.get(id(service))
+            if found is None or found[0] is not service:
+                label = _label(service)
+                self.services.setdefault(label, service)
+                found = service, dataclasses.replace(service, frontend=label)
+            known[id(service)] = found
+        self._known = known
+        return [labelled for _, labelled in known.values()]
+
+
+def _label(service: Service) -> str:
+    """The kernel counts by these."""
+    return f"{service.protocol} {service.address or service.family} {service.port}"
+
+
+def _counts(tally: Tally) -> Counts:
+    return Counts(tally.flows, tally.packets_in, tally.packets_out, tally.octets_in, tally.octets_out)
+
+
+def _next(began: float) -> float:
+    """When to count again what it took until now to count."""
+    took = time.monotonic() - began
+    # A little before the second is over, or it would be missed.
+    return began + max(_SECOND / 2, _REST * took)
+
+
+def _networks() -> tuple[networks.Network, ...]:
+    try:
+        return networks.own()
+    except OSError:
+        return ()
+
+
+def _foreign(nft: Nft) -> Iterator[Any]:
+    """What other tables hold. KernelError and OSError."""
+    for table in tables():
+        if table != render.TABLE:
+            yield from nft.list_json(f"list table {table}")

@@ -1,0 +1,95 @@
+"""What the rules have counted: of each server of each service new flows, packets and octets.
+
+    read        as it stands in the kernel, whose counters begin at 0 whenever the whole table is made anew
+    Totals      what does not run backwards then
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from ipaddress import ip_address
+from typing import NamedTuple
+
+from balancer.kernel.nft import Nft
+from balancer.kernel.plan import Service
+from balancer.kernel.render import TABLE, tallies
+
+__all__ = ["Tally", "Totals", "read"]
+
+_ZERO = (0, 0)
+
+
+class Tally(NamedTuple):
+    """Octets are those of whole IP packets. In: to the server."""
+
+    flows: int = 0
+    """A per-query datagram is one each."""
+    packets_in: int = 0
+    octets_in: int = 0
+    packets_out: int = 0
+    octets_out: int = 0
+
+
+Tallies = dict[tuple[str, str], Tally]
+
+
+def read(nft: Nft, services: Iterable[Service]) -> Tallies:
+    """By (frontend, server), over all addresses of a frontend. KernelError when the table is gone.
+
+    10 000 servers' take 0.1 s.
+    """
+    wanted = [
+        (service.frontend, target.server, tally)
+        for service in services
+        for target in service.targets
+        for tally in tallies(service, target)
+    ]
+    names = {name for _, _, tally in wanted for name, _ in tally}
+    counted = {name: nft.counted(TABLE, name) for name in sorted(names)}
+    found: dict[tuple[str, str], list[int]] = {}
+    taken: set[tuple[str, str, str]] = set()
+    for frontend, server, tally in wanted:
+        numbers = found.setdefault((frontend, server), [0] * len(Tally._fields))
+        # Two binds of one frontend that differ in their interface alone are counted together.
+        if (frontend, *tally.into) in taken:
+            continue
+        taken.add((frontend, *tally.into))
+        flows, into, out = (counted[name].get(_packed(key), _ZERO) for name, key in tally)
+        for i, number in enumerate((flows[0], *into, *out)):
+            numbers[i] += number
+    return {of: Tally(*numbers) for of, numbers in found.items()}
+
+
+@lru_cache(maxsize=1 << 17)
+def _packed(key: str) -> bytes:
+    """As the kernel has it: each part in units of four octets."""
+    found = b""
+    for part in key.split(" . "):
+        own = ip_address(part).packed if "." in part or ":" in part else int(part).to_bytes(2)
+        found += own + bytes(-len(own) % 4)
+    return found
+
+
+class Totals:
+    """Sums that never run backwards, whatever becomes of the rules; one for the whole life of a daemon."""
+
+    def __init__(self) -> None:
+        self._last: Tallies = {}
+        self._before: Tallies = {}
+
+    def update(self, now: Mapping[tuple[str, str], Tally]) -> Tallies:
+        """What `read` says now, added to what had been counted by rules that are gone."""
+        for of, last in self._last.items():
+            tally = now.get(of, Tally())
+            if any(new < old for new, old in zip(tally, last, strict=True)):
+                self._before[of] = _sum(self._before.get(of, Tally()), last)
+        self._last = dict(now)
+        return {of: _sum(self._before.get(of, Tally()), tally) for of, tally in (self._all() | self._last).items()}
+
+    def _all(self) -> Tallies:
+        return dict.fromkeys(self._before, Tally())
+
+
+def _sum(one: Tally, other: Tally) -> Tally:
+    return Tally(*(a + b for a, b in zip(one, other, strict=True)))

@@ -1,0 +1,690 @@
+"""Rules as text for nftables (nft(8)): all of them, or what a change comes to. One text is one transaction.
+
+    raw, raw_output  per-query datagrams: sent on without state
+    strays       packets of no flow that the kernel could tell: dropped rather than answered with a reset
+    prerouting   the first packet of a flow: which service, which server
+    output       the same for clients on this host
+    postrouting  the first packet of a flow: whose source is changed, and the way out of inner networks
+    arriving     the first packet of a flow to a server on this host: counted
+    answers      per-query answers, and last segments of flows that nobody knows: the service's address as source
+    forward, input, outgoing  what the flows of each server have carried: counted
+
+A flow is looked up once, in a map by address, protocol and port, however many services there are; each has a chain of
+its own with one rule, and a change of its servers replaces that rule alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from itertools import groupby
+from typing import NamedTuple
+
+from balancer.config.model import Balance, Gateway
+from balancer.kernel.plan import Service, Target
+
+__all__ = ["TABLE", "Desired", "Network", "change", "nothing", "tallies", "whole"]
+
+TABLE = "inet pybalancer"
+Network = IPv4Network | IPv6Network
+Key = tuple[str, str, int, int, str]
+
+# So that both directors choose alike.
+_SEED = 1
+# How long a query that goes straight to a server is remembered, so that its answer is left alone.
+_DIRECT_TIMEOUT = "30s"
+_DIRECT_SIZE = 65536
+# Clients that one server keeps. An element takes some 100 octets.
+_PERSISTENT_SIZE = 262144
+# NFTNL_UDATA_COMMENT_MAXLEN is 128 with its closing NUL.
+_LONGEST_COMMENT = 120
+# The bit QR of a DNS header (RFC 1035 section 4.1.1), counted from the start of the UDP header.
+_IS_ANSWER = "@th,80,1 1"
+
+
+class Desired(NamedTuple):
+    """All that the rules depend on."""
+
+    services: tuple[Service, ...] = ()
+    gateway: Gateway = Gateway()
+    networks: tuple[Network, ...] = ()
+    """Networks that this host is on. A client in the same one as its server gets its answers through us (masqueraded),
+    for else they would go straight to it, from an address that it never asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Ruleset:
+    """A table's contents, or a part of them."""
+
+    sets: dict[str, str] = field(default_factory=dict)
+    """Name to declaration; a map's has a colon."""
+    chains: dict[str, str] = field(default_factory=dict)
+    """Name to what stands in braces."""
+    rules: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """By chain."""
+    elements: dict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
+    """By set: key to value, which is empty in a set."""
+
+    def chain(self, name: str, *rules: str, spec: str = "") -> None:
+        self.chains[name] = spec
+        self.rules[name] = rules
+
+
+class _Words(NamedTuple):
+    """What differs between the families."""
+
+    ip: str
+    address: str
+
+
+_WORDS = {4: _Words("ip", "ipv4_addr"), 6: _Words("ip6", "ipv6_addr")}
+
+
+def whole(desired: Desired) -> str:
+    """Everything, in place of whatever table of our name there is."""
+    parts = [_frame(desired), *map(_part, desired.services)]
+    lines = [nothing(), f"add table {TABLE}"]
+    lines += [line for part in parts for line in _declarations(part)]
+    elements: dict[str, dict[str, str]] = defaultdict(dict)
+    for part in parts:
+        _merge(elements, part)
+    lines += _elements("add", elements)
+    lines += [line for part in parts for name in part.chains for line in _rules(name, part.rules[name])]
+    return "\n".join(lines) + "\n"
+
+
+def nothing() -> str:
+    """No table of ours, whether there was one or not."""
+    return f"add table {TABLE}\ndelete table {TABLE}"
+
+
+def change(old: Desired, new: Desired) -> str:
+    """What makes `new` of `old`; empty where there is nothing to do. What has counted goes on counting."""
+    before = {service.key: service for service in old.services}
+    after = {service.key: service for service in new.services}
+    # The same address on two interfaces: there are elements that both services have.
+    has_twins = any(service.interface for service in (*old.services, *new.services))
+    gone = [service for key, service in before.items() if has_twins or after.get(key) != service]
+    come = [service for key, service in after.items() if has_twins or before.get(key) != service]
+    was = _united([_frame(old), *map(_part, gone)])
+    now = _united([_frame(new), *map(_part, come)])
+    lines: list[str] = []
+    for name, declaration in now.sets.items():
+        if name not in was.sets:
+            lines.append(f"add {_kind(declaration)} {TABLE} {name} {{ {declaration} }}")
+    for name, spec in now.chains.items():
+        if name not in was.chains:
+            lines.append(_chain(name, spec))
+    # What is looked up first goes first, or it would lead to what is no more.
+    lines += _elements("delete", _missing(was.elements, now.elements))
+    for name, rules in was.rules.items():
+        if now.rules.get(name) != rules:
+            lines.append(f"flush chain {TABLE} {name}")
+    lines += _elements("add", _missing(now.elements, was.elements))
+    for name, rules in now.rules.items():
+        if was.rules.get(name) != rules:
+            lines += _rules(name, rules)
+    lines += [f"flush set {TABLE} {name}" for name in _forgotten(before, come)]
+    lines += [f"delete chain {TABLE} {name}" for name in was.chains if name not in now.chains]
+    lines += [
+        f"delete {_kind(declaration)} {TABLE} {name}"
+        for name, declaration in was.sets.items() if name not in now.sets
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n" if lines else ""
+
+
+def _forgotten(before: Mapping[Key, Service], come: Iterable[Service]) -> Iterator[str]:
+    """Sets of the clients of servers that may keep them no more: they must not come back to it when it does."""
+    for service in come:
+        old = before.get(service.key)
+        if old is None or old.persistence is None or old.persistence != service.persistence:
+            continue
+        here = {_stay(service, service.targets[i]) for i in service.sticky}
+        there = {_stay(service, target) for target in service.targets}
+        for position in old.sticky:
+            name = _stay(old, old.targets[position])
+            if name not in here and name in there:
+                yield name
+
+
+# --- What a service comes to ---
+
+
+class _Tally(NamedTuple):
+    """Where a target's packets are counted: set, key."""
+
+    flows: tuple[str, str]
+    into: tuple[str, str]
+    out: tuple[str, str]
+
+
+def tallies(service: Service, target: Target) -> list[_Tally]:
+    """Of one target of one service; the sets are those that count new flows, packets to it and packets from it."""
+    stem, key = _stem(service), _key(service, target)
+    flows = f"{stem}_masked" if service.forwarding == "masquerade" else f"{stem}_flows"
+    found = [_Tally((flows, key), (f"{stem}_in", key), (f"{stem}_out", key))]
+    if service.is_per_query:
+        own = f"{target.address} . {target.port}"
+        into = (f"query{service.family}_in", own)
+        found.append(_Tally(into, into, (f"query{service.family}_out", own)))
+    return found
+
+
+def _stem(service: Service) -> str:
+    return f"{service.protocol}{service.family}" + ("" if service.address else "_any")
+
+
+def _key(service: Service, target: Target) -> str:
+    where = f"{service.address} . " if service.address else ""
+    return f"{where}{service.port} . {target.address} . {target.port}"
+
+
+def _part(service: Service) -> _Ruleset:
+    """The chains and elements of one service."""
+    part = _Ruleset()
+    own = _name(service)
+    spec = f'comment "{f"frontend {service.frontend}"[:_LONGEST_COMMENT]}";'
+    _dispatch(part, service, own)
+    if service.persistence is None:
+        part.chain(own, *_translate(service), spec=spec)
+    else:
+        _persist(part, service, own, spec)
+    for target in service.targets:
+        for tally in tallies(service, target):
+            for name, key in tally:
+                part.elements[name][key] = ""
+    if service.is_per_query:
+        _per_query(part, service)
+    if service.returns:
+        final = f"final_{own}"
+        for position in service.returns:
+            target = service.targets[position]
+            source = f"{target.address} . {target.port}"
+            part.elements[f"{_stem(service)}_returns"][source] = f"{service.address} . {service.port}"
+            if service.protocol == "tcp":
+                part.elements[f"finals{service.family}"][source] = f"goto {final}"
+        if service.protocol == "tcp":
+            part.chain(final, _as_source(service))
+    return part
+
+
+def _dispatch(part: _Ruleset, service: Service, own: str) -> None:
+    """How its packets find it."""
+    where = f"{service.address} . " if service.address else ""
+    at = f'"{service.interface}" . ' if service.interface else ""
+    name = _map(service)
+    part.elements[name][f"{at}{where}{service.protocol} . {service.port}"] = f"goto {own}"
+    if service.protocol == "tcp":
+        part.elements[f"{_stem(service)}_ours"][f"{where}{service.port}"] = ""
+
+
+def _map(service: Service) -> str:
+    return ("services" if service.address else "ports") + str(service.family) + ("_at" if service.interface else "")
+
+
+def _translate(service: Service) -> Iterator[str]:
+    """The rules that send a new flow to a server.
+
+    A packet that is under way while its rule is replaced may find the map empty: the kernel asks for each lookup anew
+    which generation counts. Then the rule ends there, and the next one must do without a map.
+    """
+    if not service.slots:
+        yield _refuse(service)
+        return
+    to = f"meta l4proto {service.protocol} dnat {_WORDS[service.family].ip} to"
+    places = {i: _endpoint(service.targets[i]) for i in set(service.slots)}
+    if len(places) > 1:
+        yield f"{to} {_choice(service)} map {{ {_slots(service.slots, places)} }}"
+    yield f"{to} {_one(service.targets[service.slots[0]], service.family)}"
+
+
+def _one(target: Target, family: int) -> str:
+    return f"[{target.address}]:{target.port}" if family == 6 else f"{target.address}:{target.port}"
+
+
+def _refuse(service: Service) -> str:
+    if service.protocol == "tcp":
+        return "meta l4proto tcp reject with tcp reset"
+    return "meta l4proto udp reject with icmpx port-unreachable"
+
+
+def _choice(service: Service) -> str:
+    """The expression that comes to a slot."""
+    size = len(service.slots)
+    if service.is_hashed:
+        return f"jhash {_WORDS[service.family].ip} saddr mod {size} seed {_SEED}"
+    return f"numgen {'random' if service.balance is Balance.RANDOM else 'inc'} mod {size}"
+
+
+def _slots(slots: Sequence[int], places: Mapping[int, str]) -> str:
+    """Slots side by side that are one server's are one element."""
+    found = []
+    at = 0
+    for position, run in groupby(slots):
+        end = at + sum(1 for _ in run) - 1
+        found.append(f"{at} : {places[position]}" if at == end else f"{at}-{end} : {places[position]}")
+        at = end + 1
+    return ", ".join(found)
+
+
+def _endpoint(target: Target) -> str:
+    return f"{target.address} . {target.port}"
+
+
+def _persist(part: _Ruleset, service: Service, own: str, spec: str) -> None:
+    """A set of clients for each server; whoever is in none is sent to one by slot. As kube-proxy has it."""
+    words = _WORDS[service.family]
+    assert service.persistence is not None
+    rules = []
+    for position, target in enumerate(service.targets):
+        stay, to = _stay(service, target), _to(own, target)
+        part.sets[stay] = (
+            f"type {words.address}; flags dynamic, timeout; timeout {_time(service.persistence)}; "
+            f"size {_PERSISTENT_SIZE};"
+        )
+        # Two rules: where the set is full the first of them ends there, and the client must get through all the same.
+        part.chain(
+            to,
+            f"update @{stay} {{ {words.ip} saddr }}",
+            f"meta l4proto {service.protocol} dnat {words.ip} to {_one(target, service.family)}",
+        )
+        if position in service.sticky:
+            rules.append(f"{words.ip} saddr @{stay} goto {to}")
+    if not service.slots:
+        rules.append(_refuse(service))
+    else:
+        places = {i: f"goto {_to(own, service.targets[i])}" for i in set(service.slots)}
+        rules += _verdicts(service, places)
+    part.chain(own, *rules, spec=spec)
+
+
+def _verdicts(service: Service, places: Mapping[int, str]) -> Iterator[str]:
+    """By slot to a chain of the server's own; and without a map, as in `_translate`."""
+    if len(places) > 1:
+        yield f"{_choice(service)} vmap {{ {_slots(service.slots, places)} }}"
+    yield places[service.slots[0]]
+
+
+def _stay(service: Service, target: Target) -> str:
+    assert service.persistence is not None
+    return f"{_to(_name(service), target)}_{_time(service.persistence)}"
+
+
+def _per_query(part: _Ruleset, service: Service) -> None:
+    """Address and port are written into each datagram, on its way to the server and back."""
+    ip, family = _WORDS[service.family].ip, service.family
+    query, answer = f"query_{_name(service)}", f"answer_{_name(service)}"
+    rules: list[str] = []
+    used = sorted(set(service.slots))
+    ports = {service.targets[i].port for i in used}
+    if len(ports) == 1:
+        (port,) = ports
+        rewrite = (f" udp dport set {port}" if port != service.port else "") + f" goto queried{family}"
+        places = {i: service.targets[i].address for i in used}
+        if len(used) > 1:
+            table = _slots(service.slots, places)
+            rules.append(f"notrack {ip} daddr set {_choice(service)} map {{ {table} }}{rewrite}")
+        # As in _translate.
+        rules.append(f"notrack {ip} daddr set {places[service.slots[0]]}{rewrite}")
+    elif ports:
+        for i in used:
+            target = service.targets[i]
+            to = f"notrack {ip} daddr set {target.address} udp dport set {target.port} goto queried{family}"
+            part.chain(_to(query, target), to)
+        rules += _verdicts(service, {i: f"goto {_to(query, service.targets[i])}" for i in used})
+    # Without a server it goes on, as the first packet of a flow, and is refused as such.
+    part.chain(query, *rules)
+    part.chain(answer, f"{ip} saddr . udp sport @query{family}_out", _as_source(service))
+    part.elements[f"queries{family}"][f"{service.address} . {service.port}"] = f"goto {query}"
+    for target in service.targets:
+        source = _endpoint(target)
+        part.elements[f"answering{family}"][source] = ""
+        part.elements[f"answers{family}"][source] = f"goto {answer}"
+
+
+def _as_source(service: Service) -> str:
+    return f"{service.protocol} sport set {service.port} {_WORDS[service.family].ip} saddr set {service.address}"
+
+
+# --- What all services share ---
+
+
+def _frame(desired: Desired) -> _Ruleset:
+    """The chains at the hooks and the sets that they look into; what nobody uses is not there."""
+    used = frozenset().union(*(_used(*_shape(service)) for service in desired.services))
+    near = _near(desired)
+    frame = _Ruleset()
+    for name in sorted(used):
+        frame.sets[name] = _declaration(name)
+    for family in (4, 6):
+        networks = [network for network in desired.networks if network.version == family]
+        if networks and desired.services:
+            frame.sets[f"networks{family}"] = (
+                f"type {_WORDS[family].address} . {_WORDS[family].address}; flags interval;"
+            )
+            for network in networks:
+                frame.elements[f"networks{family}"][f"{network} . {network}"] = ""
+        if near[family]:
+            frame.sets[f"near{family}"] = f"type {_WORDS[family].address}; flags interval; auto-merge;"
+            for network in near[family]:
+                frame.elements[f"near{family}"][str(network)] = ""
+        if f"queries{family}" in used:
+            address = _WORDS[family].address
+            frame.sets[f"direct{family}"] = (
+                f"type {address} . inet_service . {address} . inet_service; flags dynamic, timeout; "
+                f"timeout {_DIRECT_TIMEOUT}; size {_DIRECT_SIZE};"
+            )
+    _raw(frame, used)
+    _strays(frame, used)
+    _nat(frame, used, desired)
+    _sources(frame, used)
+    _counts(frame, used)
+    return frame
+
+
+def _shape(service: Service) -> tuple[str, int, bool, bool, bool, bool, bool, bool]:
+    """What decides in which sets it is."""
+    return (
+        service.protocol, service.family, bool(service.address), service.interface is not None,
+        service.forwarding == "masquerade", service.is_per_query, bool(service.returns), bool(service.targets),
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=256)
+def _used(
+    protocol: str, family: int, has_address: bool, has_interface: bool, is_masked: bool, is_per_query: bool,
+    has_returns: bool, has_targets: bool,
+) -> frozenset[str]:  # fmt: skip
+    """The shared sets that such a service has elements in."""
+    stem = f"{protocol}{family}" + ("" if has_address else "_any")
+    found = {("services" if has_address else "ports") + str(family) + ("_at" if has_interface else "")}
+    if protocol == "tcp":
+        found.add(f"{stem}_ours")
+    if has_targets:
+        found |= {f"{stem}_in", f"{stem}_out", f"{stem}_masked" if is_masked else f"{stem}_flows"}
+    if is_per_query:
+        found.add(f"queries{family}")
+        if has_targets:
+            found |= {f"{name}{family}" for name in ("answering", "answers")}
+            found |= {f"query{family}_in", f"query{family}_out"}
+    if has_returns:
+        found.add(f"{stem}_returns")
+        if protocol == "tcp":
+            found.add(f"finals{family}")
+    return frozenset(found)
+
+
+def _declaration(name: str) -> str:
+    """What a shared set holds, which its name tells."""
+    stem, _, rest = re.sub(r"\d", "", name).partition("_")
+    address = _WORDS[6 if "6" in name else 4].address
+    endpoint = f"{address} . inet_service"
+    if stem in ("services", "ports"):
+        where = f"{address} . " if stem == "services" else ""
+        return f"type {'ifname . ' if rest else ''}{where}inet_proto . inet_service : verdict;"
+    if stem in ("queries", "answers", "finals"):
+        return f"type {endpoint} : verdict;"
+    if stem == "answering":
+        return f"type {endpoint};"
+    if stem == "query":
+        return f"type {endpoint}; counter;"
+    what = rest.removeprefix("any_")
+    if what == "returns":
+        return f"type {endpoint} : {endpoint};"
+    asked = "inet_service" if rest.startswith("any_") else endpoint
+    return f"type {asked};" if what == "ours" else f"type {asked} . {endpoint}; counter;"
+
+
+@lru_cache(maxsize=16384)
+def _number(address: str) -> int:
+    return int(ip_address(address))
+
+
+def _near(desired: Desired) -> dict[int, list[Network]]:
+    """The networks of per-query servers: clients there could get no answer without state."""
+    found: dict[int, list[Network]] = {4: [], 6: []}
+    servers = {
+        (service.family, target.address)
+        for service in desired.services if service.is_per_query
+        for target in service.targets
+    }  # fmt: skip
+    for network in desired.networks:
+        first, last = int(network.network_address), int(network.broadcast_address)
+        if any(family == network.version and first <= _number(address) <= last for family, address in servers):
+            found[network.version].append(network)
+    return found
+
+
+def _raw(frame: _Ruleset, used: frozenset[str]) -> None:
+    rules, answers = [], []
+    for family, (ip, _) in _WORDS.items():
+        if f"queries{family}" not in used:
+            continue
+        if f"query{family}_in" in used:
+            frame.chain(f"queried{family}", f"{ip} daddr . udp dport @query{family}_in")
+        far = f"{ip} saddr != @near{family} " if f"near{family}" in frame.sets else ""
+        to, back = f"{ip} daddr . udp dport", f"{ip} saddr . udp sport"
+        rules.append(f"{far}{to} vmap @queries{family}")
+        if f"answering{family}" in used:
+            # Who asks a server itself is answered by the server itself.
+            rules.append(f"{to} @answering{family} update @direct{family} {{ {back} . {to} }} accept")
+            # What is for this host itself (the answers to its checks) is its own affair.
+            answers.append(
+                f"{back} @answering{family} {_IS_ANSWER} fib daddr type != local "
+                f"{to} . {back} != @direct{family} notrack"
+            )
+    if rules:
+        frame.chain("raw", *rules, *answers, spec="type filter hook prerouting priority raw; policy accept;")
+    if answers:
+        # Of a server on this host.
+        frame.chain("raw_output", *answers, spec="type filter hook output priority raw; policy accept;")
+
+
+def _strays(frame: _Ruleset, used: frozenset[str]) -> None:
+    rules = [
+        f"ct state invalid {ip} daddr . tcp dport @tcp{family}_ours drop"
+        for family, (ip, _) in _WORDS.items() if f"tcp{family}_ours" in used
+    ]  # fmt: skip
+    rules += [
+        f"ct state invalid meta nfproto {'ipv6' if family == 6 else 'ipv4'} tcp dport @tcp{family}_any_ours "
+        "fib daddr type local drop"
+        for family in _WORDS if f"tcp{family}_any_ours" in used
+    ]  # fmt: skip
+    if rules:
+        frame.chain("strays", *rules, spec="type filter hook prerouting priority mangle; policy accept;")
+
+
+def _nat(frame: _Ruleset, used: frozenset[str], desired: Desired) -> None:
+    incoming, own = [], []
+    for where in ("services", "ports"):
+        for at in ("_at", ""):
+            for family, (ip, _) in _WORDS.items():
+                name = f"{where}{family}{at}"
+                if name not in used:
+                    continue
+                interface = "iifname . " if at else ""
+                if where == "services":
+                    incoming.append(f"{interface}{ip} daddr . meta l4proto . th dport vmap @{name}")
+                else:
+                    local = f"meta nfproto {'ipv6' if family == 6 else 'ipv4'} fib daddr type local "
+                    incoming.append(f"{local}{interface}meta l4proto . th dport vmap @{name}")
+                if not at:
+                    loopback = "::1" if family == 6 else "127.0.0.0/8"
+                    # A packet with a loopback source leaves no host.
+                    not_loopback = f"{ip} daddr != {loopback} " if where == "ports" else ""
+                    own.append(not_loopback + incoming[-1].removeprefix("meta nfproto ipv4 "))
+    if incoming:
+        frame.chain("prerouting", *incoming, spec="type nat hook prerouting priority dstnat; policy accept;")
+    if own:
+        frame.chain("output", *own, spec="type nat hook output priority -100; policy accept;")
+    leaving = []
+    masked = [rule for stem in _stems(used, "masked") for rule in [f"{_tuple(stem)} @{stem}_masked masquerade"]]
+    flows = [f"{_tuple(stem)} @{stem}_flows jump ours" for stem in _stems(used, "flows")]
+    if masked or flows:
+        leaving.append("ct status dnat jump translated")
+        frame.chain("ours", *_ours(frame))
+        # With the client's port wherever it is free: a random one would sooner meet a connection that the server
+        # still remembers (TIME_WAIT), and be turned away.
+        frame.chain("translated", *masked, *flows)
+        # To a server on this host: such a flow leaves by no interface.
+        arriving = [f"{_tuple(stem)} @{stem}_{what}" for what in ("masked", "flows") for stem in _stems(used, what)]
+        frame.chain(
+            "arriving", *(f"ct status dnat {rule}" for rule in arriving),
+            spec="type nat hook input priority 99; policy accept;",
+        )  # fmt: skip
+    for stem in _stems(used, "returns"):
+        protocol, ip = stem[:3], _WORDS[int(stem[3])].ip
+        # A server's own new connection is not one that we have forgotten.
+        is_known = " tcp flags & (syn | rst) == 0" if protocol == "tcp" else ""
+        leaving.append(
+            f"ct status & dnat == 0 meta l4proto {protocol}{is_known} "
+            f"snat {ip} to {ip} saddr . {protocol} sport map @{stem}_returns"
+        )
+    for way in desired.gateway.masquerade:
+        ip = "ip6" if ":" in way.source else "ip"
+        leaving.append(f'oifname "{way.interface}" {ip} saddr {way.source} masquerade')
+    if leaving:
+        # Before srcnat, where others have theirs: the first that says something is the one that counts.
+        frame.chain("postrouting", *leaving, spec="type nat hook postrouting priority 99; policy accept;")
+
+
+def _ours(frame: _Ruleset) -> Iterator[str]:
+    """Whose source must be changed although the forwarding is nat: else answers would not come back here."""
+    yield "fib saddr type local masquerade"
+    for family, (ip, _) in _WORDS.items():
+        if f"networks{family}" in frame.sets:
+            yield f"{ip} saddr . {ip} daddr @networks{family} masquerade"
+
+
+def _sources(frame: _Ruleset, used: frozenset[str]) -> None:
+    rules = []
+    for family, (ip, _) in _WORDS.items():
+        if f"answers{family}" in used:
+            rules.append(f"ct state untracked {ip} saddr . udp sport vmap @answers{family}")
+        if f"finals{family}" in used:
+            # conntrack begins no flow with such a segment, so its source is changed without one.
+            rules.append(
+                f"ct state invalid tcp flags & (fin | syn) == fin {ip} saddr . tcp sport vmap @finals{family}"
+            )
+    if rules:
+        frame.chain("answers", *rules, spec="type filter hook postrouting priority mangle; policy accept;")
+
+
+def _counts(frame: _Ruleset, used: frozenset[str]) -> None:
+    stems = _stems(used, "in")
+    if not stems:
+        return
+    rules = ["ct status dnat ct direction vmap { original : goto count_in, reply : goto count_out }"]
+    frame.chain("count_in", *(f"{_tuple(stem)} @{stem}_in accept" for stem in stems))
+    frame.chain("count_out", *(f"{_tuple(stem)} @{stem}_out accept" for stem in stems))
+    returning = _stems(used, "returns")
+    if returning:
+        rules.append("ct status snat ct direction vmap { original : goto returned_out, reply : goto returned_in }")
+        frame.chain("returned_in", *(f"{_returned(stem)} @{stem}_in accept" for stem in returning))
+        frame.chain("returned_out", *(f"{_returned(stem)} @{stem}_out accept" for stem in returning))
+    for hook in ("forward", "input", "output"):
+        # Past the filters: what a firewall drops was not carried.
+        name = "outgoing" if hook == "output" else hook
+        frame.chain(name, *rules, spec=f"type filter hook {hook} priority 10; policy accept;")
+
+
+def _stems(used: frozenset[str], what: str) -> list[str]:
+    stems = (f"{protocol}{family}{of}" for of in ("", "_any") for protocol in ("tcp", "udp") for family in _WORDS)
+    return [stem for stem in stems if f"{stem}_{what}" in used]
+
+
+def _tuple(stem: str) -> str:
+    """Service and server of a flow that we translated."""
+    ip = _WORDS[int(stem[3])].ip
+    where = "" if stem.endswith("_any") else f"ct original {ip} daddr . "
+    return f"meta l4proto {stem[:3]} {where}ct original proto-dst . ct reply {ip} saddr . ct reply proto-src"
+
+
+def _returned(stem: str) -> str:
+    """Service and server of a flow that a server's packet began."""
+    ip = _WORDS[int(stem[3])].ip
+    return (
+        f"meta l4proto {stem[:3]} ct reply {ip} daddr . ct reply proto-dst . "
+        f"ct original {ip} saddr . ct original proto-src"
+    )
+
+
+# --- Names and lines ---
+
+
+def _name(service: Service) -> str:
+    at = f"_{_plain(service.interface)}" if service.interface else ""
+    where = service.address or f"any{service.family}"
+    return f"{service.protocol}_{_plain(where)}_{service.port}{at}"
+
+
+def _to(name: str, target: Target) -> str:
+    return f"{name}_to_{_plain(target.address)}_{target.port}"
+
+
+def _plain(word: str) -> str:
+    """A name for nft has letters, digits and / \\ _ . - in it."""
+    return re.sub(r"[^A-Za-z0-9.]", lambda found: "-" if found[0] == ":" else f"_{ord(found[0]):x}_", word)
+
+
+def _time(seconds: float) -> str:
+    whole_seconds, thousandths = divmod(round(seconds * 1000), 1000)
+    return (f"{whole_seconds}s" if whole_seconds else "") + (f"{thousandths}ms" if thousandths else "")
+
+
+def _kind(declaration: str) -> str:
+    return "map" if ":" in declaration else "set"
+
+
+def _chain(name: str, spec: str) -> str:
+    return f"add chain {TABLE} {name}" + (f" {{ {spec} }}" if spec else "")
+
+
+def _declarations(part: _Ruleset) -> Iterator[str]:
+    for name, declaration in part.sets.items():
+        yield f"add {_kind(declaration)} {TABLE} {name} {{ {declaration} }}"
+    for name, spec in part.chains.items():
+        yield _chain(name, spec)
+
+
+def _rules(name: str, rules: Iterable[str]) -> Iterator[str]:
+    for rule in rules:
+        yield f"add rule {TABLE} {name} {rule}"
+
+
+def _elements(verb: str, elements: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
+    for name, of in elements.items():
+        if of:
+            listed = ", ".join(f"{key} : {value}" if value else key for key, value in of.items())
+            yield f"{verb} element {TABLE} {name} {{ {listed} }}"
+
+
+def _missing(
+    here: Mapping[str, Mapping[str, str]], there: Mapping[str, Mapping[str, str]]
+) -> dict[str, dict[str, str]]:
+    """The elements that are here and not, or otherwise, there."""
+    return {
+        name: {key: value for key, value in of.items() if there.get(name, {}).get(key) != value}
+        for name, of in here.items()
+    }
+
+
+def _merge(elements: dict[str, dict[str, str]], part: _Ruleset) -> None:
+    for name, of in part.elements.items():
+        known = elements[name]
+        for key, value in of.items():
+            known.setdefault(key, value)
+
+
+def _united(parts: Iterable[_Ruleset]) -> _Ruleset:
+    united = _Ruleset()
+    for part in parts:
+        united.sets.update(part.sets)
+        united.chains.update(part.chains)
+        united.rules.update(part.rules)
+        _merge(united.elements, part)
+    return united

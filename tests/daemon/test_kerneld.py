@@ -1,0 +1,771 @@
+"""The real daemon as a director between a client and three servers, in network namespaces."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from balancer.daemon import kerneld
+from balancer.daemon.kerneld import Engine
+from balancer.errors import KernelError, StartError
+from balancer.kernel.conntrack import Load, Usage
+from balancer.kernel.counters import Tally
+from balancer.pool.facts import Entity, Sums
+from balancer.pool.orders import Admin, Condition, ServerState
+from balancer.pool.services import decode
+from tests.daemon.conftest import as_root
+from tests.e2e.bed.process import Process, is_alive, until
+from tests.e2e.bed.pybalancer import COMMAND, run
+from tests.kernel import conftest
+from tests.kernel.conftest import ADDRESSES, CLIENT, OUTSIDE, VIP, VIP_2, Bed, asking, seen_as, tcp, tried, who
+from tests.lab.space import why_not
+
+CONFIG = """
+global:
+  user: nobody
+  workers: 1
+  hard_stop_after: 5s
+  log: {target: stdout}
+  runtime_socket: {path: FOLDER/admin.sock}
+frontends:
+  web: {mode: tcp, engine: kernel, bind: "VIP:80", default_backend: web}
+  dns: {mode: udp, engine: kernel, bind: "VIP_2:53", default_backend: dns}
+  proxied: {mode: tcp, bind: "VIP:8000", default_backend: others}
+backends:
+  web:
+    check: {type: tcp, interval: 100ms, timeout: 500ms, rise: 1, fall: 1}
+    servers:
+      web1: {address: "10.0.100.2:80", on_marked_down: shutdown-sessions}
+      web2: {address: "10.0.100.3:80"}
+      web3: {address: "10.0.100.4:80"}
+  dns:
+    servers:
+      dns1: {address: "10.0.100.2:53"}
+      dns2: {address: "10.0.100.3:53"}
+  others: {servers: {web3: {address: "10.0.100.4:8080"}}}
+stats: {bind: FOLDER/stats.sock, metrics: /metrics}
+"""
+# What is written to /run and /dev/shm goes with the process.
+ALONE = 'mount -t tmpfs none /run; exec "$@"'
+IP_FORWARD = "net/ipv4/ip_forward"
+CAPABILITIES = 1 << 12 | 1 << 13
+
+
+
+class Director:
+    """The daemon in the director's namespace."""
+
+    def __init__(self, bed: Bed, folder: Path, text: str) -> None:
+        self.bed = bed
+        folder.mkdir()
+        folder.chmod(0o755)
+        self.folder = folder
+        self.file = folder / "balancer.yaml"
+        for word, value in (("FOLDER", str(folder)), ("VIP_2", VIP_2), ("VIP", VIP)):
+            text = text.replace(word, value)
+        self.file.write_text(text)
+        self.process = self.begin()
+
+    def begin(self) -> Process:
+        return Process(
+            [
+                *("nsenter", f"--net={self.bed.director.path}", "unshare", "--mount", "sh", "-ec", ALONE, "sh"),
+                *(COMMAND, "-c", self.file),
+            ],
+            cwd=self.folder,
+        )
+
+    def ask(self, *words: str) -> str:
+        done = run(*words, "-c", self.file)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    def metric(self, name: str, **labels: str) -> float:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(10)
+            client.connect(str(self.folder / "stats.sock"))
+            client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            answer = b""
+            while data := client.recv(65536):
+                answer += data
+        return sum(
+            float(line.rpartition(" ")[2]) for line in answer.decode().splitlines()
+            if line.startswith(name + "{") and all(f'{key}="{value}"' in line for key, value in labels.items())
+        )  # fmt: skip
+
+    def wait_until_up(self, *servers: str) -> None:
+        self.process.wait_for_line("the kernel's rules are in place")
+        self.process.wait_until(
+            lambda: all(
+                self.metric("haproxy_server_status", proxy="web", server=server, state="UP") for server in servers
+            ),
+            f"{servers} are up",
+        )
+
+    @property
+    def kernel(self) -> int:
+        """The process that holds rights of the network."""
+        (pid,) = [
+            pid for pid in self.process.children
+            if re.search(rf"^CapPrm:\s*{CAPABILITIES:016x}$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+        ]  # fmt: skip
+        return pid
+
+    def setting(self, name: str) -> str:
+        with self.bed.director:
+            return Path("/proc/sys", name).read_text().strip()
+
+    @property
+    def tables(self) -> str:
+        return self.bed.nft.run("list tables")
+
+
+class Server(conftest.Server):
+    """One that does not mind the checks, which go as soon as they have come."""
+
+    def _turn(self, sock):
+        with contextlib.suppress(OSError):
+            super()._turn(sock)
+
+
+@pytest.fixture(scope="module")
+def _bed():
+    if why_not():
+        pytest.skip(why_not())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conftest, "Server", Server)
+        bed = Bed()
+    yield bed
+    bed.close()
+
+
+@pytest.fixture
+def bed(_bed):
+    _bed.reset()
+    with _bed.director:
+        Path("/proc/sys", IP_FORWARD).write_text("0")
+    yield _bed
+    for host in _bed.hosts.values():
+        _bed.inner.mend(host)
+    _bed.reset()
+
+
+@pytest.fixture
+def director(bed, tmp_path):
+    """director(change…): the daemon with CONFIG, serving, unless `wait` is false. At the end it stops as it should."""
+    made = []
+
+    def start(*changes, wait=True, text=CONFIG):
+        for old, new in changes:
+            assert old in text
+            text = text.replace(old, new)
+        tmp_path.chmod(0o755)
+        it = Director(bed, tmp_path / f"director{len(made)}", text)
+        made.append(it)
+        if wait:
+            it.wait_until_up("web1", "web2", "web3")
+        return it
+
+    yield start
+    for it in made:
+        if it.process.status is None:
+            it.process.signal(signal.SIGTERM)
+            assert it.process.wait() == 0, it.process.said()
+        it.process.end()
+        assert "Traceback" not in it.process.said()
+
+
+def listed(text: str) -> list[list[str]]:
+    return [line.split() for line in text.splitlines()]
+
+
+def test_it_serves_tells_and_leaves_nothing_behind(director, bed):
+    it = director()
+    assert tried(6, lambda: who(bed.client, VIP)) == {"web1": 2, "web2": 2, "web3": 2}
+    assert seen_as(bed.client, VIP) == CLIENT
+    with asking(bed.client, VIP_2) as asker:
+        assert {asker.ask()[0] for _ in range(4)} == {"web1", "web2"}
+    assert it.setting(IP_FORWARD) == "1"
+    # Rules as they are.
+    shown = it.ask("show", "kernel")
+    assert shown.startswith("table inet pybalancer {\n") and f"chain tcp_{VIP}_80 {{" in shown
+    # Numbers, here and there.
+    until(lambda: it.metric("haproxy_frontend_sessions_total", proxy="web") == 7, "all are counted")
+    until(lambda: it.metric("haproxy_frontend_requests_total", proxy="dns") in (0, 4), "all are counted")
+    for name in ("haproxy_server_sessions_total", "haproxy_server_loadbalanced_total"):
+        assert it.metric(name, proxy="web") == 7
+    assert it.metric("haproxy_backend_sessions_total", proxy="web") == 7
+    assert it.metric("haproxy_server_sessions_total", proxy="dns", server="dns1") == 2
+    assert 7 * 40 < it.metric("haproxy_frontend_bytes_in_total", proxy="web") < 7 * 1000
+    assert it.metric("haproxy_backend_bytes_out_total", proxy="web") > 7 * 40
+    lines = listed(it.ask("status", "-n"))
+    assert lines[0][:4] == ["IP", "Virtual", "Server", "version"]
+    assert lines[1:4] == [
+        ["Prot", "LocalAddress:Port", "Scheduler", "Flags"],
+        ["->", "RemoteAddress:Port", "Forward", "Weight", "ActiveConn", "InActConn"],
+        ["TCP", f"{VIP}:80", "rr"],
+    ]
+    assert [line[:4] for line in lines[4:7]] == [
+        ["->", f"10.0.100.{n}:80", "Masq", "1"] for n in (2, 3, 4)
+    ]
+    assert lines[7] == ["UDP", f"{VIP_2}:53", "rr", "ops"]
+    assert lines[10:] == [["TCP", f"{VIP}:8000", "rr"], ["->", "10.0.100.4:8080", "Proxy", "1", "0", "0"]]
+    stats = listed(it.ask("status", "-n", "--stats"))
+    assert stats[3][:3] == ["TCP", f"{VIP}:80", "7"]
+    assert stats[7][:3] == ["UDP", f"{VIP_2}:53", "4"]
+    assert "web1:http" in it.ask("status")
+    # The end.
+    it.process.signal(signal.SIGTERM)
+    assert it.process.wait() == 0
+    assert "table inet pybalancer" not in it.tables
+    assert it.setting(IP_FORWARD) == "0"
+    assert not [line for line in it.process.out if "ALERT" in line]
+
+
+def test_connections_are_listed(director, bed):
+    it = director()
+    sock, name, _ = tcp(bed.client, VIP)
+    with sock:
+        client = sock.getsockname()
+        until(lambda: it.metric("haproxy_server_current_sessions", proxy="web", server=name) == 1, "it is counted")
+        assert it.metric("haproxy_frontend_current_sessions", proxy="web") == 1
+        said = it.ask("status", "-n", "--connections")
+        assert said.startswith("IPVS connection entries\npro expire state       source ")
+        (line,) = [line.split() for line in said.splitlines() if f"{client[0]}:{client[1]}" in line]
+        assert (line[0], *line[2:]) == (
+            "TCP", "ESTABLISHED", f"{CLIENT}:{client[1]}", f"{VIP}:80", f"{ADDRESSES[name]}:80",
+        )  # fmt: skip
+        assert f"{name}:http" in it.ask("status", "--connections")
+
+
+def test_it_holds_two_rights_and_no_more(director):
+    it = director()
+    status = dict(
+        line.split(":\t", 1) for line in Path(f"/proc/{it.kernel}/status").read_text().splitlines() if ":\t" in line
+    )
+    assert {int(status[kind], 16) for kind in ("CapEff", "CapPrm")} == {CAPABILITIES}
+    assert {int(status[kind], 16) for kind in ("CapInh", "CapAmb")} == {0}
+    assert (status["NoNewPrivs"], status["Uid"].split()[0]) == ("1", "65534")
+    others = [pid for pid in it.process.children if pid != it.kernel]
+    assert len(others) == 2
+    for pid in others:
+        assert re.search(r"^CapEff:\s*0+$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+
+
+def test_clients_of_a_server_that_dies_are_reset_and_go_elsewhere(director, bed):
+    it = director()
+    held = []
+    while "web1" not in [name for _, name, _ in held] or "web2" not in [name for _, name, _ in held]:
+        held.append(tcp(bed.client, VIP))
+    try:
+        bed.inner.cut(bed.hosts["web1"])
+        it.process.wait_for_line("Server web/web1 is DOWN")
+        for sock, name, _ in held:
+            if name == "web1":
+                with pytest.raises(ConnectionResetError):
+                    assert sock.recv(1) != b""
+            else:
+                sock.send(b"still there")
+                assert sock.recv(100) == b"still there"
+        assert set(tried(4, lambda: who(bed.client, VIP))) == {"web2", "web3"}
+        assert "10.0.100.2:80" not in it.ask("status", "-n")
+        assert "10.0.100.2:80" not in it.ask("status", "-n", "--connections")
+        assert "10.0.100.2:53" in it.ask("status", "-n")
+    finally:
+        for sock, _, _ in held:
+            sock.close()
+
+
+def test_connections_are_only_forgotten_where_nothing_is_said_of_resets(director, bed):
+    """As with the proxy: they hang until they are used, but then they are answered."""
+    it = director()
+    held = []
+    while "web2" not in [name for _, name, _ in held]:
+        held.append(tcp(bed.client, VIP))
+    try:
+        sock = held[-1][0]
+        bed.inner.cut(bed.hosts["web2"])
+        it.process.wait_for_line("Server web/web2 is DOWN")
+        until(lambda: "10.0.100.3:80" not in it.ask("status", "-n", "--connections"), "it is forgotten")
+        sock.settimeout(1.5)
+        with pytest.raises(TimeoutError):
+            sock.recv(1)
+        sock.settimeout(5)
+        sock.send(b"anybody there?")
+        with pytest.raises(ConnectionResetError):
+            sock.recv(1)
+    finally:
+        for sock, _, _ in held:
+            sock.close()
+
+
+def test_without_a_server_clients_are_refused(director, bed):
+    it = director()
+    for host in bed.hosts.values():
+        bed.inner.cut(host)
+    it.process.wait_for_line("backend web has no server available!")
+
+    def is_refused() -> bool:
+        try:
+            tcp(bed.client, VIP)[0].close()
+        except ConnectionRefusedError:
+            return True
+        except (OSError, AssertionError):
+            return False
+        return False
+
+    until(is_refused, "a reset, at once")
+    for host in bed.hosts.values():
+        bed.inner.mend(host)
+    it.wait_until_up("web1")
+    until(lambda: _answers(bed), "they are back")
+
+
+def _answers(bed: Bed) -> bool:
+    try:
+        return who(bed.client, VIP) in ADDRESSES
+    except OSError:
+        return False
+
+
+def test_when_it_is_killed_nobody_notices(director, bed):
+    it = director()
+    sock, _, _ = tcp(bed.client, VIP)
+    with sock:
+        for _ in range(5):
+            who(bed.client, VIP)
+        # What is left of other tests may count too.
+        until(lambda: it.metric("haproxy_frontend_sessions_total", proxy="web") >= 6, "all are counted")
+        seen = len(it.process.out)
+        killed = it.kernel
+        os.kill(killed, signal.SIGKILL)
+        until(lambda: not is_alive(killed), "it is dead")
+        # The rules are there.
+        for _ in range(3):
+            who(bed.client, VIP)
+            sock.send(b"x")
+            assert sock.recv(1) == b"x"
+        it.process.wait_for_line("kernel killed by signal 9", after=seen)
+        it.process.wait_for_line("the kernel's rules are in place", after=seen)
+        assert it.metric("haproxy_frontend_sessions_total", proxy="web") >= 6
+        for _ in range(3):
+            who(bed.client, VIP)
+            sock.send(b"x")
+            assert sock.recv(1) == b"x"
+        until(lambda: it.metric("haproxy_frontend_sessions_total", proxy="web") >= 9, "it counts on")
+        assert "Masq" in it.ask("status")
+    # What was found at the very start is put back.
+    it.process.signal(signal.SIGTERM)
+    assert it.process.wait() == 0
+    assert it.setting(IP_FORWARD) == "0"
+
+
+def test_when_all_is_killed_the_rules_stay_until_the_next_start(director, bed):
+    it = director()
+    children = list(it.process.children)
+    os.kill(it.process.pid, signal.SIGKILL)
+    it.process.wait()
+    until(lambda: not any(map(is_alive, children)), "the children are gone too")
+    assert "table inet pybalancer" in it.tables
+    again = director(('bind: "VIP:80"', 'bind: "VIP:8080"'), ("10.0.100.3:80", "10.0.100.3:8080"))
+    assert set(tried(6, lambda: who(bed.client, VIP, 8080))) == set(ADDRESSES)
+    with pytest.raises(OSError):
+        who(bed.client, VIP, 80)
+    assert again.process.status is None
+
+
+def test_what_it_cannot_take_away_the_supervisor_does(director):
+    """A second signal ends all at once."""
+    it = director()
+    kernel = it.kernel
+    os.kill(kernel, signal.SIGSTOP)
+    it.process.signal(signal.SIGTERM)
+    it.process.wait_for_line("stopping")
+    assert "table inet pybalancer" in it.tables
+    it.process.signal(signal.SIGTERM)
+    assert it.process.wait() == 0
+    assert "table inet pybalancer" not in it.tables
+    assert it.setting(IP_FORWARD) == "0"
+
+
+VRRP = """
+vrrp:
+  instances:
+    VI: {interface: eth0, virtual_router_id: 51, version: 3, advert_int: 100ms, priority: 100,
+         virtual_ipaddress: 192.168.1.210}
+"""
+
+
+def test_a_director_without_rules_leaves_the_addresses(director):
+    it = director(text=CONFIG + VRRP)
+    it.process.wait_for_line("(VI) Entering MASTER STATE")
+    until(lambda: it.metric("pybalancer_vrrp_priority", iname="VI") == 100, "it serves")
+    kernel = it.kernel
+    os.kill(kernel, signal.SIGSTOP)
+    until(lambda: it.metric("pybalancer_vrrp_priority", iname="VI") == 1, "it would leave the addresses")
+    assert "-254  workers: the kernel's rules are not in place here" in it.ask("why")
+    it.process.wait_for_line("kernel has not moved for")
+    os.kill(kernel, signal.SIGCONT)
+    until(lambda: it.metric("pybalancer_vrrp_priority", iname="VI") == 100, "it serves again")
+
+
+def test_there_is_one_only(director):
+    it = director()
+    other = director(("VIP:8000", "VIP:8001"), wait=False)
+    assert other.process.wait() == 1
+    assert other.process.err == [
+        f"another pybalancer (process {it.process.pid}) has the rules of this network namespace: there is one table, "
+        "so only one daemon can have frontends of engine kernel, or gateway.masquerade"
+    ]
+    assert "table inet pybalancer" in it.tables
+
+
+def test_rules_that_somebody_takes_away_are_put_there_again(director, bed):
+    it = director()
+    bed.nft.run("flush ruleset")
+    it.process.wait_for_line("the kernel's rules were taken away by somebody else")
+    until(lambda: "table inet pybalancer" in it.tables, "they are back")
+    assert who(bed.client, VIP) in ADDRESSES
+
+
+def test_what_was_changed_by_others_is_made_good(director, bed):
+    """A change that does not fit: all is put there anew."""
+    it = director()
+    bed.nft.run("flush chain inet pybalancer prerouting; flush chain inet pybalancer output; "
+                f"flush map inet pybalancer services4; delete chain inet pybalancer tcp_{VIP}_80")  # fmt: skip
+    bed.inner.cut(bed.hosts["web3"])
+    it.process.wait_for_line("Server web/web3 is DOWN")
+    until(lambda: _answers(bed), "all is well")
+    assert set(tried(4, lambda: who(bed.client, VIP))) == {"web1", "web2"}
+
+
+def test_servers_go_out_as_the_director(director, bed):
+    """With gateway.masquerade alone."""
+    it = director(
+        text="""
+global: {workers: 1, log: {target: stdout}, runtime_socket: {path: FOLDER/admin.sock}}
+gateway: {masquerade: [{source: 10.0.100.0/24, interface: eth0}]}
+stats: {bind: FOLDER/stats.sock}
+""",
+        wait=False,
+    )
+    it.process.wait_for_line("the kernel's rules are in place, 0 services")
+    with bed.client:
+        listening = socket.create_server((CLIENT, 7777))
+    with listening, bed.hosts["web1"]:
+        listening.settimeout(5)
+        with socket.create_connection((CLIENT, 7777), timeout=5):
+            accepted, peer = listening.accept()
+            accepted.close()
+    assert peer[0] == OUTSIDE
+    assert "masquerade" in it.ask("show", "kernel")
+
+
+def test_the_kernel_where_it_will_do(director, bed):
+    it = director(
+        ("engine: kernel, bind: \"VIP:80\"", "engine: auto, bind: \"VIP:80\""),
+        ("proxied: {mode: tcp,", "proxied: {mode: tcp, engine: auto, maxconn: 100,"),
+    )
+    it.process.wait_for_line("frontends.web: engine kernel, which will do")
+    it.process.wait_for_line("frontends.proxied: engine proxy, for the kernel counts no connections (maxconn)")
+    assert seen_as(bed.client, VIP) == CLIENT
+    assert seen_as(bed.client, VIP, 8000) == "10.0.100.1"
+
+
+NOBODYS = """
+global: {log: {target: stdout}}
+frontends:
+  f: {mode: tcp, engine: kernel, bind: "127.0.0.1:8080", default_backend: b}
+backends: {b: {servers: {s: {address: "10.0.100.2:80"}}}}
+"""
+
+
+@pytest.mark.parametrize("engine", ["kernel", "auto"])
+def test_who_has_no_rights_is_told(engine, bed):
+    """Where nothing else will do; elsewhere the proxy serves."""
+    with tempfile.NamedTemporaryFile("w") as file:
+        file.write(NOBODYS.replace("kernel", engine))
+        file.flush()
+        Path(file.name).chmod(0o644)
+        done = subprocess.run(
+            ["nsenter", f"--net={bed.director.path}", "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
+             "timeout", "3", COMMAND, "-c", file.name],
+            capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+    if engine == "kernel":
+        assert done.returncode == 1
+        assert "CAP_NET_ADMIN" in done.stderr and done.stderr.count("\n") == 1
+    else:
+        why = "engine kernel and gateway.masquerade need CAP_NET_ADMIN"
+        assert f"NOTICE: frontends.f: engine proxy, for {why}" in done.stdout
+
+
+@as_root
+def test_the_state_file_is_in_a_directory_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(kerneld, "_DIRECTORY", tmp_path / "run")
+    file = kerneld.state_file((65534, 65534))
+    assert (file.parent.stat().st_uid, file.parent.stat().st_mode & 0o777) == (65534, 0o700)
+    assert kerneld.state_file((65534, 65534)) == file
+    monkeypatch.setattr(kerneld, "_DIRECTORY", tmp_path / "missing" / "run")
+    with pytest.raises(StartError, match=r"cannot make .*/missing/run/kernel: No such file"):
+        kerneld.state_file(None)
+
+
+# Without a kernel
+
+UP, DOWN = ServerState(Condition.UP), ServerState(Condition.DOWN)
+
+
+class Nft:
+    """Takes what it is given unless it has something against it, and counts nothing."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.says = ""
+        self.is_gone = False
+
+    def run(self, text: str) -> str:
+        if self.says:
+            raise KernelError(self.says)
+        self.is_gone = False
+        self.texts.append(text)
+        return ""
+
+    def list_json(self, command: str) -> list[object]:
+        return []
+
+
+class Flows:
+    """Remembers what it was asked to forget."""
+
+    def __init__(self) -> None:
+        self.deleted: list[tuple[str, int]] = []
+        self.found: dict[tuple[str, tuple[str, int]], Load] = {}
+        self.counted = 0
+        self.error: OSError | None = None
+
+    def counts(self, services):
+        self.counted += 1
+        return dict(self.found)
+
+    def delete(self, protocol, server, service, *, gone):
+        if self.error is not None:
+            raise self.error
+        self.deleted.append(server)
+        return 1
+
+    def usage(self):
+        return Usage(1, 1000, 0, 0)
+
+
+class Settings:
+    def apply(self, families, *, is_liberal):
+        return []
+
+    def findings(self, usage):
+        return ["eth9 does not forward"]
+
+
+class Desk:
+    """An engine that was not started."""
+
+    def __init__(self, plan, memory, tmp_path, servers: int, **backend: object) -> None:
+        self.plan = plan(
+            {
+                "frontends": {
+                    "f": {"mode": "tcp", "engine": "kernel", "bind": "192.0.2.1:80", "default_backend": "b"}
+                },
+                "backends": {"b": {"servers": {f"s{i}": f"10.0.0.{i}:80" for i in range(1, servers + 1)}} | backend},
+            }
+        )
+        self.memory = memory(self.plan)
+        self.said: list[str] = []
+        for i in range(servers):
+            self.memory.board[i] = UP
+        self.nft, self.flows = Nft(), Flows()
+        self.begin(tmp_path)
+
+    def begin(self, tmp_path) -> None:
+        """The one, or one in the place of another."""
+        self.it = Engine(self.plan, self.memory, tmp_path / "state")
+        self.it._log.event = lambda level, text, kind="": self.said.append(f"{level.name} {text}")
+        self.it._nft, self.it._conntrack, self.it._sysctl = self.nft, self.flows, Settings()
+        self.it._resets = SimpleNamespace(add=None)
+
+    def put(self, **states: ServerState) -> None:
+        for name, state in states.items():
+            self.memory.board[self.plan.seats["b", name].index] = state
+        self.it._look()
+
+
+@pytest.fixture
+def desk(plan, memory, tmp_path, monkeypatch):
+    monkeypatch.setattr(kerneld.counters, "read", lambda nft, services: {})
+
+    def make(servers=2, **backend):
+        it = Desk(plan, memory, tmp_path, servers, **backend)
+        monkeypatch.setattr(kerneld, "tables", lambda: [] if it.nft.is_gone else ["inet pybalancer"])
+        return it
+
+    return make
+
+
+def test_a_change_of_the_board_is_a_change_of_the_rules_and_no_more(desk):
+    it = desk()
+    it.it._begin()
+    (whole,) = it.nft.texts
+    assert whole.startswith("add table inet pybalancer\ndelete table inet pybalancer\n")
+    it.put(s1=UP)
+    assert len(it.nft.texts) == 1
+    it.put(s1=DOWN)
+    assert len(it.nft.texts) == 2 and "delete table" not in it.nft.texts[1]
+    # What has no weight in it is none.
+    it.put(s1=DOWN._replace(last_change=5, check_failures=7))
+    assert len(it.nft.texts) == 2
+
+
+@pytest.mark.parametrize(
+    ("state", "is_forgotten"),
+    [
+        (DOWN, True),
+        (UP._replace(admin=Admin.MAINT), True),
+        (UP._replace(admin=Admin.DRAIN), False),
+        (UP._replace(weight=0), False),
+    ],
+)
+def test_who_is_taken_out_loses_its_connections_but_not_who_drains(desk, state, is_forgotten):
+    it = desk()
+    it.it._begin()
+    it.put(s1=state)
+    assert it.flows.deleted == ([("10.0.0.1", 80)] if is_forgotten else [])
+    it.put(s1=state._replace(last_change=5))
+    assert len(it.flows.deleted) == is_forgotten
+
+
+def test_of_many_those_that_have_connections_lose_them(desk):
+    it = desk(servers=100)
+    it.it._begin()
+    it.flows.found = {("f", ("10.0.0.7", 80)): Load(1, 0), ("f", ("10.0.0.8", 80)): Load(0, 0)}
+    it.put(**{f"s{i}": DOWN for i in range(1, 90)})
+    assert (it.flows.deleted, it.flows.counted) == ([("10.0.0.7", 80)], 1)
+
+
+def test_at_its_start_it_forgets_for_whoever_is_down(desk):
+    it = desk()
+    it.memory.board[1] = DOWN
+    it.it._begin()
+    assert it.flows.deleted == [("10.0.0.2", 80)]
+
+
+def test_deletions_that_fail_are_tried_again(desk):
+    it = desk()
+    it.it._begin()
+    it.flows.error = OSError(105, "No buffer space available")
+    it.put(s1=DOWN)
+    assert it.said[-1] == (
+        "ERR connections to servers that are down cannot be deleted: No buffer space available"
+    )
+    it.flows.error = None
+    it.it._look()
+    assert it.flows.deleted == [("10.0.0.1", 80)]
+
+
+def test_what_the_kernel_does_not_take_is_said_once_and_tried_again(desk, monkeypatch):
+    it = desk()
+    now = [1000.0]
+    monkeypatch.setattr(kerneld.time, "monotonic", lambda: now[0])
+    it.nft.says = "Could not process rule: No such file or directory"
+    it.it._begin()
+    assert it.memory.applied[0] == 0
+    for _ in range(5):
+        now[0] += 1
+        it.it._every_second(now[0])
+    refused = [line for line in it.said if "does not take the rules" in line]
+    assert refused == [
+        "ALERT the kernel does not take the rules, tried again each second: "
+        "Could not process rule: No such file or directory"
+    ]
+    assert it.memory.applied[0] == 0
+    assert decode(it.it._answer("services", True)).trouble == it.nft.says
+    it.nft.says = ""
+    now[0] += 1
+    it.it._every_second(now[0])
+    assert "NOTICE the kernel has taken the rules" in it.said
+    assert it.memory.applied[0] == now[0] * 1e6
+    assert decode(it.it._answer("services", True)).trouble == ""
+    it.nft.is_gone = True
+    it.it._every_second(now[0] + 1)
+    assert [text.startswith("add table") for text in it.nft.texts] == [True, True]
+
+
+def test_findings_are_said_when_they_change(desk):
+    it = desk()
+    it.it._begin()
+    for _ in range(3):
+        it.it._look_around()
+    assert it.said.count("WARNING eth9 does not forward") == 1
+    it.it._sysctl.findings = lambda usage: []
+    it.it._look_around()
+    del it.it._sysctl.findings
+    it.it._look_around()
+    assert it.said.count("WARNING eth9 does not forward") == 2
+
+
+def test_totals_do_not_run_backwards_when_it_is_started_anew(desk, tmp_path, monkeypatch):
+    it = desk()
+    counted = {("tcp 192.0.2.1 80", "s1"): Tally(5, 50, 500, 40, 400)}
+    monkeypatch.setattr(kerneld.counters, "read", lambda nft, services: dict(counted))
+    it.flows.found = {("tcp 192.0.2.1 80", ("10.0.0.1", 80)): Load(3, 9)}
+
+    def totals():
+        sums = Sums.read(it.memory.blocks, it.plan.layout)
+        front, back, own = (
+            sums[Entity(*of)].counters for of in (("frontend", "f"), ("backend", "b"), ("server", "b", "s1"))
+        )
+        assert [each["stot"] for each in (front, back, own)] == [own["lbtot"]] * 3
+        assert [each["scur"] for each in (front, back, own)] == [own["scur"]] * 3
+        return own["stot"], own["bin"], own["bout"], own["scur"], own["smax"]
+
+    it.it._begin()
+    it.it._every_second(1000.0)
+    assert totals() == (5, 500, 400, 3, 3)
+    it.begin(tmp_path)
+    assert totals() == (5, 500, 400, 0, 3)
+    it.it._begin()
+    counted = {("tcp 192.0.2.1 80", "s1"): Tally(2, 20, 200, 10, 100)}
+    it.it._every_second(1001.0)
+    assert totals() == (7, 700, 500, 3, 3)
+    # The table was made anew.
+    counted = {("tcp 192.0.2.1 80", "s1"): Tally(1, 10, 100, 10, 100)}
+    it.it._tallies_at = 0.0
+    it.it._every_second(1002.0)
+    assert totals() == (8, 800, 600, 3, 3)
+    (service,) = decode(it.it._answer("services", True)).services
+    assert service.targets[0].totals == (3, 30, 20, 300, 200)
+    assert service.targets[0].rate == (1, 10, 10, 100, 100)
+
+
+def test_the_least_busy_gets_more(desk):
+    it = desk(balance="leastconn")
+    it.it._begin()
+    it.flows.found = {("tcp 192.0.2.1 80", ("10.0.0.1", 80)): Load(1000, 0)}
+    it.it._every_second(1000.0)
+    assert len(it.nft.texts) == 2
+    (service,) = it.it._services
+    assert set(service.slots) == {1}
+
+
+def test_an_unknown_question_is_refused(desk):
+    it = desk()
+    it.it._begin()
+    with pytest.raises(KernelError, match="'everything' is not known here"):
+        it.it._answer("everything", False)
