@@ -236,6 +236,7 @@ class Control:
     def _every_second(self, loop: asyncio.AbstractEventLoop) -> None:
         loop.call_later(_SECOND, self._every_second, loop)
         now = time.monotonic()
+        self._memory.beat[0] = int(now / _MICROSECOND)
         self._look()
         self._rates.feed(self._totals.sums, now)
         if self._has_news:

@@ -5,6 +5,7 @@
     board                 server states, written by control alone
     turns                 whose turn was last, one number per backend, written by every worker
     applied               until when the kernel's rules were as wanted, written by `kernel` alone
+    beat                  when control moved last, written by control alone
     notice                where the virtual routers stand, written by the supervisor alone
 
 A doorbell is an eventfd(2): control rings a worker's and the kernel process's when it has written the board, a worker
@@ -66,7 +67,8 @@ class Memory:
         board = size * blocks
         turns = board + Board.size(len(plan.seats))
         applied = turns + _NUMBER * len(backends)
-        notice = applied + _NUMBER
+        beat = applied + _NUMBER
+        notice = beat + _NUMBER
         end = notice + Notice.size(_longest_notice(plan.config.vrrp))
         self._map = mmap.mmap(-1, end)
         view = memoryview(self._map)
@@ -75,8 +77,10 @@ class Memory:
         self.board = Board(view[board:turns])
         numbers = view[turns:applied].cast("q")
         self.turns = {name: numbers[i : i + 1] for i, name in enumerate(backends)}
-        self.applied = view[applied:notice].cast("q")
+        self.applied = view[applied:beat].cast("q")
         """One number: monotonic microseconds, 0 for never."""
+        self.beat = view[beat:notice].cast("q")
+        """The same."""
         self.notice = Notice(view[notice:end])
         self.worker_bells = [_bell() for _ in range(plan.workers)]
         self.control_bell = _bell()

@@ -48,6 +48,9 @@ _LONGEST_PAUSE = 5.0
 _YOUNG = 1.0
 # After the children's own hard stop, what they get before they are killed.
 _GRACE = 2.0
+# Control that has not moved for so long is replaced: nobody would check servers any more. Looked at this often.
+_FROZEN = 10.0
+_WATCH_EVERY = 5.0
 # What programs get that are told of the end.
 _LAST_WORDS = 5.0
 # Where the virtual routers stand is told to control at most so often, and its orders are taken so often (seconds).
@@ -92,6 +95,7 @@ class Supervisor:
         self._silent: Speaker | None = None
         self._silent_since = 0.0
         self._told_at = 0.0
+        self._watched_at = 0.0
         # When orders are taken again; 0: as they come.
         self._take_at = 0.0
         self._stopping = False
@@ -223,6 +227,22 @@ class Supervisor:
             self._reap()
             if self._stopping:
                 self._see_to_the_end()
+            else:
+                self._watch_control()
+
+    def _watch_control(self) -> None:
+        """Replace it when it hangs. Who hung ourselves gives it time to move first."""
+        now = time.monotonic()
+        if now < self._watched_at + _WATCH_EVERY:
+            return
+        late, self._watched_at = now - self._watched_at - _WATCH_EVERY, now
+        control = next((child for child in self._children if child.name == "control"), None)
+        if control is None or not control.pid or late > _WATCH_EVERY:
+            return
+        moved = max(self._memory.beat[0] * 1e-6, control.started)
+        if now - moved > _FROZEN:
+            self._say(Level.ALERT, f"{control.name} has not moved for {now - moved:.0f} s, killed")
+            os.kill(control.pid, signal.SIGKILL)
 
     def _start_due(self) -> None:
         now = time.monotonic()
@@ -338,20 +358,20 @@ class Supervisor:
         self._say(Level.ALERT, f"{why}, starting another{f' in {child.pause:g} s' if child.pause else ''}")
 
     def _until_next(self) -> float | None:
-        """Seconds to the next deadline; None where only a signal can bring work."""
+        """Seconds to the next deadline; None where only the end of a child can bring work."""
         if self._stopping:
             if self._killed:
                 return None
             end = self._kill_at if self._children else self._silent_since + _LAST_WORDS
             return max(0.0, end - time.monotonic())
-        waiting = [child.start_at for child in self._children if not child.pid]
+        waiting = [self._watched_at + _WATCH_EVERY, *(child.start_at for child in self._children if not child.pid)]
         if self._speaker is not None:
             waiting.append(self._speaker.due)
             if self._speaker.has_news:
                 waiting.append(self._told_at + _TELL_EVERY)
             if self._take_at:
                 waiting.append(self._take_at)
-        return max(0.0, min(waiting) - time.monotonic()) if waiting else None
+        return max(0.0, min(waiting) - time.monotonic())
 
     # Virtual routers
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -390,8 +391,37 @@ def quiet(monkeypatch):
     clock, said = Time(), []
     monkeypatch.setattr(supervisor, "time", clock)
     it = Supervisor(config)
+    # Nobody hangs here.
+    it._watched_at = float("inf")
     monkeypatch.setattr(it, "_say", lambda level, text: said.append(text))
     return it, clock, said
+
+
+def test_control_that_hangs_is_replaced_unless_we_hung_ourselves(quiet, monkeypatch):
+    it, clock, said = quiet
+    killed = []
+    monkeypatch.setattr(supervisor.os, "kill", lambda pid, number: killed.append((pid, number)))
+    it._memory = SimpleNamespace(beat=[0])
+    it._children = [Child("worker 0", lambda: None, pid=7), Child("control", lambda: None, pid=8, started=clock.now)]
+    it._watched_at = clock.now
+
+    def moves(seconds, *, looks=True):
+        clock.now += seconds
+        if looks:
+            it._watch_control()
+
+    for _ in range(3):
+        it._memory.beat[0] = int(clock.now * 1e6)
+        moves(5.0)
+    moves(30.0)
+    assert not killed, "we were late as well"
+    it._memory.beat[0] = int(clock.now * 1e6)
+    moves(5.0)
+    moves(5.0)
+    assert not killed
+    moves(5.0)
+    assert killed == [(8, signal.SIGKILL)]
+    assert said == ["control has not moved for 15 s, killed"]
 
 
 def test_one_that_dies_young_again_and_again_is_started_ever_less_often(quiet):
@@ -435,7 +465,7 @@ def test_when_the_system_has_no_room_for_a_process_it_tries_again(quiet, monkeyp
     monkeypatch.setattr(it, "_fork", lambda _: 77)
     it._start_due()
     assert child.pid == 77
-    assert it._until_next() is None
+    assert it._until_next() == float("inf")
 
 
 def test_children_of_others_are_none_of_its_business(start, tmp_path):
