@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import json
 import os
 import re
 import selectors
@@ -974,7 +975,7 @@ def test_control_cannot_keep_it_from_speaking(beside):
     """However much it asks for."""
     it, clock, speaker = beside
     line = it._memory.line
-    packet = b'{"id": 1, "order": "hold", "name": null}'
+    packet = json.dumps({"id": 1, "order": "hold", "name": None, "until": time.monotonic() + 4.0}).encode()
     turns = 0
     end = clock.now + 1
     while clock.now < end:
