@@ -35,7 +35,7 @@ run: $(VENV)/.installed ## install into .venv, then start the demonstration (Ctr
 test: ## install all that the tests need (as root: system packages too), then check and test everything
 	@tests/provision.sh
 	@$(MAKE) check
-	@$(BIN)/python -m pytest $(PYTEST)
+	@tests/run.sh $(BIN)/python $(PYTEST)
 
 check: $(VENV)/.installed-test ## ruff, mypy --strict and the import layers
 	@$(BIN)/ruff check --quiet

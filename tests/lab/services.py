@@ -12,12 +12,17 @@ from tests.lab.topology import MACHINES
 if TYPE_CHECKING:
     from tests.lab.lab import Node, Program
 
-__all__ = ["CONFIGURATION", "ROOT", "are_up", "balancer", "boot", "is_ready", "start_balancer"]
+__all__ = ["CONFIGURATION", "ROOT", "all_are_up", "are_up", "balancer", "boot", "is_ready", "start_balancer"]
 
 FILES = Path(__file__).parent / "files"
 ROOT = Path(__file__).parents[2]
 CONFIGURATION = ROOT / "config" / "cluster.yaml"
 """Of both directors, as it is shipped."""
+
+_STATE = re.compile(
+    r'^haproxy_server_(status|check_status)\{proxy="([^"]*)",server="([^"]*)",state="([^"]*)"\} (\S+)$', re.MULTILINE
+)
+_GOOD = {"L4OK", "L6OK", "L7OK", "L7OKC"}
 
 _DOCUMENTS = "/run/disks/nas/www"
 _NAME_SERVERS = [machine.name for machine in MACHINES.values() if machine.kind == "dns"]
@@ -162,8 +167,21 @@ def _add_user(node: Node, name: str) -> None:
 
 def are_up(node: Node, names: set[str]) -> bool:
     """Whether a director finds all servers of these names to be up."""
-    page = node.outcome("curl", "-s", "--max-time", "3", "-u", "admin:123", "http://127.0.0.1:7000/metrics").stdout
-    statuses = re.findall(
-        r'^haproxy_server_status\{proxy="[^"]*",server="([^"]*)",state="([^"]*)"\} 1(?:\.0)?$', page, re.M
+    url = "http://127.0.0.1:7000/metrics"
+    return all_are_up(node.outcome("curl", "-s", "--max-time", "3", "-u", "admin:123", url).stdout, names)
+
+
+def all_are_up(metrics: str, names: set[str]) -> bool:
+    """Whether all servers of these names are up and their last checks were good. One that was not checked yet is UP
+    too, but its first check may take it down. False where there are no such servers."""
+    found: dict[tuple[str, str], dict[str, set[str]]] = {}
+    for what, proxy, server, state, value in _STATE.findall(metrics):
+        if server in names:
+            states = found.setdefault((proxy, server), {}).setdefault(what, set())
+            if float(value):
+                states.add(state)
+    return bool(found) and all(
+        # One without checks has no check_status.
+        states["status"] == {"UP"} and bool(states.get("check_status", _GOOD) & _GOOD)
+        for states in found.values()
     )
-    return bool(statuses) and all(state == "UP" for server, state in statuses if server in names)

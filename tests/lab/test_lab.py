@@ -15,6 +15,7 @@ import pytest
 
 from tests.e2e.bed.process import is_alive, until
 from tests.lab.lab import Lab, Node
+from tests.lab.services import all_are_up
 from tests.lab.space import LabError, Space, inits, why_not
 from tests.lab.topology import MACHINES
 
@@ -213,6 +214,36 @@ def test_a_condition_is_waited_for_with_a_deadline_and_a_message(lab: Lab) -> No
     assert lab.until(lambda: "answer", "there is one") == "answer"
     with pytest.raises(LabError, match="not within 0 s: pigs fly"):
         lab.until(lambda: False, "pigs fly", within=0.05)
+
+
+def metrics(status: str, check: str | None) -> str:
+    """What a director tells of one server."""
+    lines = [f'haproxy_server_status{{proxy="b",server="s",state="{at}"}} {int(at == status)}' for at in ("DOWN", "UP")]
+    if check is not None:
+        lines += [
+            f'haproxy_server_check_status{{proxy="b",server="s",state="{at}"}} {int(at == check)}'
+            for at in ("L4OK", "L4TOUT", "L7OK")
+        ]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "is_up"),
+    [
+        (metrics("UP", "L7OK"), True),
+        (metrics("UP", None), True),
+        # Not checked yet.
+        (metrics("UP", ""), False),
+        (metrics("UP", "L4TOUT"), False),
+        (metrics("DOWN", "L4TOUT"), False),
+        (metrics("DOWN", "L4OK"), False),
+        (metrics("UP", "L4OK") + "\n" + metrics("DOWN", "L4OK").replace('"b"', '"c"'), False),
+        ("", False),
+    ],
+)
+def test_a_server_is_up_when_a_check_has_said_so(text: str, is_up: bool) -> None:
+    assert all_are_up(text, {"s"}) is is_up
+    assert not all_are_up(text, {"t"})
 
 
 # Coming and going
