@@ -191,12 +191,16 @@ class Planner:
         frontend, backend = self._config.frontends[place.frontend], self._config.backends[place.backend]
         return _is_dns(frontend, backend, place.port) and not _why_per_flow(frontend, backend, place)
 
+    def _is_balanced_otherwise(self, place: _Place) -> bool:
+        return not is_hashed(self._config.backends[place.backend].balance)
+
     def _owners(self) -> dict[_Place, tuple[int, ...]]:
         """Whose packets are put back to which service, where a server's first packet comes before the client's.
-        Of two services of one server it is the first's."""
+        Of two services of one server it is the first's, but for those that another director balances otherwise: they
+        come after the hashed ones."""
         taken: set[tuple[str, str, int]] = set()
         owned: dict[_Place, tuple[int, ...]] = {}
-        for place in self._places:
+        for place in sorted(self._places, key=self._is_balanced_otherwise):
             is_nat = self._config.frontends[place.frontend].forwarding == "nat"
             if not place.address or not is_nat or place in self._are_per_query:
                 continue

@@ -595,10 +595,11 @@ class Speaker:
         self.has_news = True
         match action:
             case machine.Send(priority=priority):
-                # Before it: the lease must be over when the others have waited for the next one long enough.
+                # First: the kernel may be busy with other people's interfaces when we come with our addresses.
+                self._send(router, priority)
+                # With it: the lease must be over when the others have waited for the next one long enough.
                 if priority and router.put_at and now - router.put_at >= _REFRESH / 2:
                     self._put(router)
-                self._send(router, priority)
             case machine.Take():
                 self._put(router)
             case machine.Leave():

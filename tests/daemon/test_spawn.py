@@ -102,7 +102,9 @@ def test_it_inherits_no_signal_handling(told, monkeypatch):
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    assert int(field(seen, "SigIgn"), 16) == 0
+    # 32 and 33 are the C library's own, and whoever started the tests may have left them ignored.
+    known = sum(1 << number - 1 for number in signal.valid_signals())
+    assert int(field(seen, "SigIgn"), 16) & known == 0
     assert int(field(seen, "SigBlk"), 16) == 0
     # Ours are as they were.
     assert blocked == before | numbers

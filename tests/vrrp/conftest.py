@@ -290,6 +290,10 @@ class Switch(Net):
         for address in addresses:
             host.ip(f"address add {address} dev {name}")
         host.ip(f"link set dev {name} up")
+        # The kernel opens the port when it comes to it.
+        end = time.monotonic() + _DEADLINE
+        while '"state":"forwarding"' not in self.ip(f"-details -json link show dev {port}"):
+            assert time.monotonic() < end, f"{port} stays closed"
 
     def cut(self, host: Net, name: str = "eth0") -> None:
         """Nothing goes through the cable, and both ends know."""

@@ -1,0 +1,585 @@
+#!/usr/bin/env python3
+"""What the kernel engine carries, beside no balancer at all, HAProxy and dnsdist. See README.md."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import signal
+import statistics
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import procfs
+import stats
+from cost import machine, pybalancer_command
+from load import WRK_REPORT, Tally, parse_dnsperf, parse_wrk
+from report import number, percent
+from rig import BenchError, find_tool
+
+from balancer.config import read
+from balancer.kernel.nft import Nft
+from balancer.kernel.plan import Planner
+from balancer.kernel.render import Desired, change, whole
+from balancer.pool.orders import Condition, ServerState
+from tests.lab.space import LabError, Space
+
+__all__ = ["WORKS", "Work", "main", "parse", "rows", "table"]
+
+EXIT_FAILED, EXIT_CANNOT = 1, 2
+ROUNDS, SECONDS, QUICK_ROUNDS, QUICK_SECONDS = 5, 2, 2, 1
+CLIENTS, QUERIES = 32, 100
+READY_WITHIN = 15.0
+NAME = "bench.test"
+SERVICES, SERVERS_EACH = 1000, 10
+# Both are held to these (seconds).
+APPLIED_WITHIN, CHANGED_WITHIN = 2.0, 0.05
+CHANGES = 20
+
+# Three ways from the client to the servers, each through a machine of its own, so that no rule of one is in another's
+# way: `router` forwards and does nothing else.
+WAYS = {"router": 1, "director": 2, "proxy": 3}
+SERVERS = (2, 3, 4)
+DIRECT = "direct"
+TWIN = "direct-twin"
+
+
+def client_at(way: str) -> str:
+    return f"192.168.{WAYS[way]}.10"
+
+
+def vip(way: str) -> str:
+    """The machine's own address on the client's side is the service's."""
+    return f"192.168.{WAYS[way]}.1"
+
+
+def server_at(way: str, host: int) -> str:
+    return f"10.0.{WAYS[way]}.{host}"
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A way to the servers. Each has a port of the servers for itself: connections of one client to one server's port
+    by two ways would have the same addresses there, and get into each other's way."""
+
+    name: str
+    way: str
+    port: int
+    """Where the client asks."""
+    server_port: int
+
+    @property
+    def address(self) -> str:
+        return server_at(self.way, SERVERS[0]) if self.way == "router" else vip(self.way)
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What a ratio is held to."""
+
+    of: str
+    to: str
+    least: float
+
+
+@dataclass(frozen=True)
+class Work:
+    """A load, who carries it, and what is demanded."""
+
+    name: str
+    load: Callable[[Stage, Contestant, int], Tally]
+    contestants: tuple[Contestant, ...]
+    bars: tuple[Bar, ...]
+
+
+class Stage:
+    """A client, three machines between, and the servers; a context manager. LabError where it cannot be."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._exit = ExitStack()
+
+    def __enter__(self) -> Stage:
+        try:
+            self._set_up()
+        except BaseException:
+            self._exit.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._exit.close()
+
+    def _space(self, name: str, within: Space | None = None) -> Space:
+        space = Space(name, within=within)
+        self._exit.callback(space.kill)
+        space.run(["ip", "link", "set", "lo", "up"])
+        return space
+
+    def _set_up(self) -> None:
+        ground = self._space("ground")
+        self.client, self.server = self._space("client", ground), self._space("server", ground)
+        self.between = {way: self._space(way, ground) for way in WAYS}
+        for way, space in self.between.items():
+            # What a daemon keeps in /run is not the real machine's.
+            space.run(["sh", "-c", "mount -t tmpfs bench /run && mkdir -p /run/haproxy"])
+            for end, far in (("outside", self.client), ("inside", self.server)):
+                line = f"link add {end} netns {space.pid_within} type veth peer name {way} netns {far.pid_within}"
+                ground.run(["ip", *line.split()])
+            self._addresses(space, "outside", f"{vip(way)}/24")
+            self._addresses(space, "inside", f"10.0.{WAYS[way]}.1/24")
+            self._addresses(self.client, way, f"{client_at(way)}/24")
+            self._addresses(self.server, way, *(f"{server_at(way, host)}/24" for host in SERVERS))
+            self.server.run(["ip", "route", "add", f"192.168.{WAYS[way]}.0/24", "via", f"10.0.{WAYS[way]}.1"])
+        self.client.run(["ip", "route", "add", f"10.0.{WAYS['router']}.0/24", "via", vip("router")])
+        self.client.run(["sysctl", "-qw", "net.ipv4.ip_local_port_range=1024 65535"])
+        self.between["proxy"].run(["sysctl", "-qw", "net.ipv4.ip_local_port_range=1024 65535"])
+        self.between["router"].run(["sysctl", "-qw", "net.ipv4.ip_forward=1"])
+        self.write("report.lua", WRK_REPORT)
+        self.write("queries", f"{NAME} A\n")
+
+    @staticmethod
+    def _addresses(space: Space, name: str, *addresses: str) -> None:
+        for address in addresses:
+            space.run(["ip", "address", "add", address, "dev", name])
+        space.run(["ip", "link", "set", name, "up"])
+
+    def write(self, name: str, text: str) -> Path:
+        path = self.directory / name
+        path.write_text(text)
+        return path
+
+    def start(self, space: Space, name: str, *command: str) -> None:
+        """A program that runs until the stage is no more."""
+        process = space.start(command, log=str(self.directory / f"{name}.log"))
+        # Called before its space is killed, and done once that is.
+        self._exit.callback(lambda: (space.kill(), process.wait()))
+
+    def http(self, contestant: Contestant, seconds: int, *, close: bool) -> Tally:
+        """wrk: 32 clients."""
+        command = [find_tool("wrk"), "-t1", f"-c{CLIENTS}", f"-d{seconds}s", "--timeout", "10s"]
+        command += ["-s", str(self.directory / "report.lua"), f"http://{contestant.address}:{contestant.port}/"]
+        if close:
+            command[1:1] = ["-H", "Connection: close"]
+        return parse_wrk(self.client.run(command, takes=seconds + 15.0))
+
+    def dns(self, contestant: Contestant, seconds: int) -> Tally:
+        """dnsperf: 100 queries under way, from 8 sockets."""
+        command = [find_tool("dnsperf"), "-s", contestant.address, "-p", str(contestant.port), "-l", str(seconds)]
+        command += ["-d", str(self.directory / "queries"), "-c", "8", "-T", "1", "-q", str(QUERIES)]
+        return parse_dnsperf(self.client.run(command, takes=seconds + 15.0))
+
+
+def keep_alive(stage: Stage, contestant: Contestant, seconds: int) -> Tally:
+    return stage.http(contestant, seconds, close=False)
+
+
+def connections(stage: Stage, contestant: Contestant, seconds: int) -> Tally:
+    return stage.http(contestant, seconds, close=True)
+
+
+def queries(stage: Stage, contestant: Contestant, seconds: int) -> Tally:
+    return stage.dns(contestant, seconds)
+
+
+NAT, MASQUERADE, HAPROXY, DNSDIST = "kernel nat", "kernel masquerade", "HAProxy tcp", "dnsdist"
+TCP = (
+    Contestant(DIRECT, "router", 8001, 8001),
+    Contestant(TWIN, "router", 8002, 8002),
+    Contestant(NAT, "director", 80, 8003),
+    Contestant(MASQUERADE, "director", 81, 8004),
+    Contestant(HAPROXY, "proxy", 80, 8005),
+)
+UDP = (
+    Contestant(DIRECT, "router", 5301, 5301),
+    Contestant(TWIN, "router", 5302, 5302),
+    Contestant(NAT, "director", 53, 5303),
+    Contestant(MASQUERADE, "director", 54, 5304),
+    Contestant(DNSDIST, "proxy", 53, 5305),
+)
+
+
+def bars(proxy: str, least: float) -> tuple[Bar, ...]:
+    return (
+        Bar(NAT, DIRECT, 0.9), Bar(MASQUERADE, DIRECT, 0.9), Bar(NAT, proxy, least), Bar(MASQUERADE, proxy, least),
+    )  # fmt: skip
+
+
+WORKS = (
+    Work("tcp-keepalive", keep_alive, TCP, bars(HAPROXY, 1.6)),
+    Work("tcp-newconn", connections, TCP, bars(HAPROXY, 1.6)),
+    Work("udp-dns", queries, UDP, bars(DNSDIST, 1.8)),
+)
+
+
+# What runs there
+
+
+def render_nginx(directory: Path) -> str:
+    """nginx.conf: one worker, no log."""
+    listen = " ".join(f"listen {each.server_port} backlog=4096;" for each in TCP)
+    temporary = " ".join(f"{kind}_temp_path {directory}/{kind};" for kind in ("client_body", "proxy", "fastcgi"))
+    return textwrap.dedent(f"""\
+        user root;
+        daemon off;
+        worker_processes 1;
+        pid {directory}/nginx.pid;
+        events {{ worker_connections 8192; }}
+        http {{
+            access_log off;
+            {temporary} uwsgi_temp_path {directory}/uwsgi; scgi_temp_path {directory}/scgi;
+            keepalive_timeout 3600s;
+            keepalive_requests 1000000000;
+            default_type text/plain;
+            server {{ {listen} location = / {{ return 200 "hello"; }} }}
+        }}
+        """)
+
+
+def render_named(directory: Path) -> str:
+    """named.conf: authoritative for one zone."""
+    listen = "\n".join(f"    listen-on port {each.server_port} {{ any; }};" for each in UDP)
+    return textwrap.dedent(f"""\
+        options {{
+            directory "{directory}";
+            pid-file none;
+            session-keyfile none;
+            recursion no;
+            dnssec-validation no;
+            listen-on-v6 {{ none; }};
+            notify no;
+        @listen@
+        }};
+        controls {{ }};
+        logging {{ category default {{ null; }}; }};
+        zone "{NAME}" {{ type primary; file "bench.zone"; }};
+        """).replace("@listen@", listen)
+
+
+def render_haproxy() -> str:
+    """haproxy.cfg, with as many threads as it likes."""
+    (own,) = (each for each in TCP if each.name == HAPROXY)
+    servers = "".join(f"    server s{host} {server_at('proxy', host)}:{own.server_port} check\n" for host in SERVERS)
+    return (
+        "defaults\n    mode tcp\n    timeout connect 5s\n    timeout client 60s\n    timeout server 60s\n"
+        f"listen web\n    bind {own.address}:{own.port}\n    balance roundrobin\n{servers}"
+    )
+
+
+def render_dnsdist() -> str:
+    """dnsdist.conf (Lua); no packet cache."""
+    (own,) = (each for each in UDP if each.name == DNSDIST)
+    lines = ['setSecurityPollSuffix("")', f'setLocal("{own.address}:{own.port}")', "setServerPolicy(roundrobin)"]
+    lines += [
+        f'newServer({{address="{server_at("proxy", host)}:{own.server_port}", checkName="{NAME}.", checkType="SOA"}})'
+        for host in SERVERS
+    ]
+    return "setACL('0.0.0.0/0')\n" + "\n".join(lines) + "\n"
+
+
+def render_pybalancer() -> str:
+    """balancer.yaml: each contestant of the kernel's a frontend."""
+    frontends, backends = "frontends:\n", "backends:\n"
+    for mode, contestants, check in (("tcp", TCP, "{type: tcp}"), ("udp", UDP, f"{{type: dns, query: {NAME}}}")):
+        for each in contestants:
+            if each.way != "director":
+                continue
+            name, forwarding = f"{mode}-{each.port}", each.name.partition(" ")[2]
+            frontends += (
+                f"  {name}: {{mode: {mode}, engine: kernel, forwarding: {forwarding}, "
+                f"bind: '{each.address}:{each.port}', default_backend: {name}}}\n"
+            )
+            servers = ", ".join(
+                f"s{host}: {{address: '{server_at('director', host)}:{each.server_port}'}}" for host in SERVERS
+            )
+            backends += f"  {name}: {{balance: roundrobin, check: {check}, servers: {{{servers}}}}}\n"
+    return "global: {workers: 1, log: {target: stdout}}\n" + frontends + backends
+
+
+def start(stage: Stage, pybalancer: Sequence[str]) -> None:
+    """Everything, and wait until each contestant answers."""
+    directory = stage.directory
+    stage.write("bench.zone", "$TTL 60\n@ SOA @ host 1 60 60 60 60\n  NS @\n  A 127.0.0.1\n")
+    nginx = stage.write("nginx.conf", render_nginx(directory))
+    named = stage.write("named.conf", render_named(directory))
+    stage.start(stage.server, "nginx", find_tool("nginx"), "-e", "stderr", "-c", str(nginx))
+    stage.start(stage.server, "named", find_tool("named"), "-f", "-n", "1", "-c", str(named))
+    proxy = stage.between["proxy"]
+    haproxy, dnsdist = stage.write("haproxy.cfg", render_haproxy()), stage.write("dnsdist.conf", render_dnsdist())
+    stage.start(proxy, "haproxy", find_tool("haproxy"), "-db", "-f", str(haproxy))
+    stage.start(proxy, "dnsdist", find_tool("dnsdist"), "--supervised", "--disable-syslog", "-C", str(dnsdist))
+    file = stage.write("balancer.yaml", render_pybalancer())
+    stage.start(stage.between["director"], "pybalancer", *pybalancer, "-c", str(file))
+    for contestant in TCP:
+        wait_ready(stage, contestant, ["curl", "-sf", "--max-time", "1"], "http://{}:{}/")
+    for contestant in UDP:
+        wait_ready(stage, contestant, ["dig", "+tries=1", "+timeout=1", NAME], "@{} -p {}")
+
+
+def wait_ready(stage: Stage, contestant: Contestant, command: Sequence[str], where: str) -> None:
+    """Until every server has had its turn, twice over. BenchError if it takes too long."""
+    asked = [*command, *where.format(contestant.address, contestant.port).split()]
+    deadline, answered = time.monotonic() + READY_WITHIN, 0
+    while answered < 2 * len(SERVERS):
+        answered = answered + 1 if not stage.client.outcome(asked).returncode else 0
+        if time.monotonic() > deadline:
+            logs = (f"{log.name}: {log.read_text()[-300:]}" for log in stage.directory.glob("*.log"))
+            raise BenchError(f"{contestant.name} at {contestant.port} does not answer; " + "; ".join(logs))
+
+
+# Figures
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One turn under load."""
+
+    work: str
+    contestant: str
+    round: int
+    rate: float
+    cpu_us: float
+    p50_us: float
+    failed: int
+
+
+def measure(stage: Stage, work: Work, rounds: int, seconds: int) -> Iterator[Sample]:
+    """All contestants in each round, in changing order."""
+    for contestant in work.contestants:
+        work.load(stage, contestant, 1)  # warm
+    for turn in range(rounds):
+        print(f"{work.name}: round {turn + 1} of {rounds}", file=sys.stderr, flush=True)
+        for contestant in stats.order(work.contestants, turn):
+            before = cpu_ns()
+            tally = work.load(stage, contestant, seconds)
+            cpu_us = (cpu_ns() - before) / 1000 / max(tally.requests, 1)
+            rate = tally.requests / tally.seconds
+            yield Sample(work.name, contestant.name, turn, rate, cpu_us, tally.p50_us, tally.failed)
+
+
+def cpu_ns() -> int:
+    """CPU time of everything that we have started: what runs, and what has ended."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    running = (pid for pid in procfs.tree(os.getpid()) if pid != os.getpid())
+    return procfs.cpu_ns(running) + round((ended.ru_utime + ended.ru_stime) * 1e9)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: one contestant, or one ratio."""
+
+    work: str
+    what: str
+    figure: float
+    cpu: float
+    """Of a contestant microseconds a request, of a ratio that of these, above 1 where the first does better."""
+    unit: str
+    held_to: float | None = None
+    noise: float = 0.0
+    failed: int = 0
+
+
+def rows(work: Work, samples: Sequence[Sample]) -> Iterator[Row]:
+    """Median rates, then the ratios: medians of the rounds' own, so that what drifts in the machine falls on both.
+    The direct way and its twin are one thing: together they are what is compared with, apart they are the noise."""
+    own = [sample for sample in samples if sample.work == work.name]
+    rates = {each.name: [s.rate for s in own if s.contestant == each.name] for each in work.contestants}
+    noise = stats.difference(statistics.median(rates[DIRECT]), statistics.median(rates[TWIN]))
+    costs = {each.name: [s.cpu_us for s in own if s.contestant == each.name] for each in work.contestants}
+    straight = [statistics.mean(both) for both in zip(rates[DIRECT], rates[TWIN], strict=True)]
+    straight_cost = [statistics.mean(both) for both in zip(costs[DIRECT], costs[TWIN], strict=True)]
+    for name, found in rates.items():
+        failed = sum(sample.failed for sample in own if sample.contestant == name)
+        yield Row(
+            work.name,
+            name,
+            statistics.median(found),
+            statistics.median(costs[name]),
+            "1/s",
+            noise=spread(found),
+            failed=failed,
+        )
+    for bar in work.bars:
+        compared = straight if bar.to == DIRECT else rates[bar.to]
+        ratios = [one / other for one, other in zip(rates[bar.of], compared, strict=True)]
+        against = straight_cost if bar.to == DIRECT else costs[bar.to]
+        cheaper = statistics.median(other / one for one, other in zip(costs[bar.of], against, strict=True))
+        yield Row(work.name, f"{bar.of} / {bar.to}", statistics.median(ratios), cheaper, "", bar.least, noise)
+
+
+def spread(values: Sequence[float]) -> float:
+    """From the lowest to the highest, as a share of the lowest."""
+    return stats.difference(min(values), max(values))
+
+
+def table(found: Sequence[Row]) -> str:
+    """Plain text, a line a row."""
+    titles = ("work", "what", "figure", "unit", "CPU", "held to", "", "noise", "failed")
+    lines = [titles] + [
+        (
+            row.work, row.what, number(row.figure), row.unit, number(row.cpu),
+            "" if row.held_to is None else f">= {row.held_to:g}",
+            "" if row.held_to is None else "met" if row.figure >= row.held_to else "MISSED", percent(row.noise),
+            str(row.failed) if row.unit else "",
+        )
+        for row in found
+    ]  # fmt: skip
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    padded = (zip(line, widths, strict=True) for line in lines)
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in line).rstrip() for line in padded)
+
+
+# Many services
+
+
+def many(services: int, servers: int) -> str:
+    """A configuration of so many."""
+    frontends = "".join(
+        f"  f{i}: {{mode: tcp, engine: kernel, bind: '192.168.{i >> 8}.{i & 255}:80', default_backend: b{i}}}\n"
+        for i in range(services)
+    )
+    backends = "".join(
+        f"  b{i}: {{servers: {{"
+        + ", ".join(f"s{k}: {{address: '10.{i >> 8}.{i & 255}.{k + 1}:80'}}" for k in range(servers))
+        + "}}\n"
+        for i in range(services)
+    )
+    return f"frontends:\n{frontends}backends:\n{backends}"
+
+
+def apply(services: int, servers: int) -> dict[str, float]:
+    """Seconds that it takes, in this network namespace, to put so many services in place, from their configuration as
+    read to the kernel's word that it is done; and the median and the longest of a server's changes."""
+    config = read.loads(many(services, servers), file="many.yaml", node="this", environ={})
+    pairs = [(name, server) for name, backend in config.backends.items() for server in backend.servers]
+    index = {pair: i for i, pair in enumerate(pairs)}
+    addresses = {(name, server): config.backends[name].servers[server].address for name, server in pairs}
+    states = [ServerState(Condition.UP)] * len(pairs)
+    nft = Nft()
+    begin = time.perf_counter()
+    planner = Planner(config, addresses, lambda *pair: index[pair])
+    now = Desired(planner.services(states.__getitem__), config.gateway)
+    nft.run(whole(now))
+    took = time.perf_counter() - begin
+    changes = []
+    for i in range(CHANGES):
+        row = (i // 2 * 397) % len(pairs)
+        begin = time.perf_counter()
+        states[row] = states[row]._replace(condition=Condition.UP if i % 2 else Condition.DOWN)
+        then = Desired(planner.services(states.__getitem__), config.gateway)
+        nft.run(change(now, then))
+        now = then
+        changes.append(time.perf_counter() - begin)
+    nft.close()
+    return {"applied": took, "change": statistics.median(changes), "longest_change": max(changes)}
+
+
+def applied(space: Space, rounds: int) -> dict[str, float]:
+    """`apply` in a namespace, medians over the rounds."""
+    command = [sys.executable, str(Path(__file__).resolve()), "--apply"]
+    found = [json.loads(space.run(command, takes=120.0)) for _ in range(rounds)]
+    return {name: statistics.median(each[name] for each in found) for name in found[0]}
+
+
+def held(what: str, seconds: float, most: float) -> str:
+    return f"{what}: {seconds * 1000:.1f} ms (held to {most * 1000:g} ms: {'met' if seconds <= most else 'MISSED'})"
+
+
+# The command line
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    names = [work.name for work in WORKS]
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=[*names, "services"], metavar="NAME", default=[*names, "services"],
+                        help=f"of {', '.join(names)}, services")  # fmt: skip
+    parser.add_argument("--rounds", type=int, metavar="N", help=f"default {ROUNDS}")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_ROUNDS} rounds of {QUICK_SECONDS} s")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")
+    parser.add_argument("--pybalancer", metavar="PATH", help="the pybalancer to measure, default: of this Python")
+    parser.add_argument("--apply", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.rounds is None:
+        options.rounds = QUICK_ROUNDS if options.quick else ROUNDS
+    if options.rounds < 1:
+        parser.error("--rounds must be at least 1")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0: measured; 1: requests failed; 2: could not measure; 130: interrupted. What was measured is still reported."""
+    options = parse(arguments)
+    if options.apply:
+        print(json.dumps(apply(SERVICES, SERVERS_EACH)))
+        return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    samples: list[Sample] = []
+    times: dict[str, float] = {}
+    status = 0
+    try:
+        # Where a server that gave up root's rights may look.
+        with TemporaryDirectory(prefix="pybalancer-bench-") as name:
+            directory = Path(name)
+            directory.chmod(0o755)
+            run(options, directory, samples, times)
+    except (BenchError, LabError) as error:
+        print(f"kernel.py: {error}", file=sys.stderr)
+        status = EXIT_CANNOT
+    except KeyboardInterrupt:
+        print("kernel.py: interrupted, everything it started has ended", file=sys.stderr)
+        status = 128 + signal.SIGINT
+    found = show(samples, times)
+    if options.json is not None:
+        report = {"machine": machine(), "samples": [vars(sample) for sample in samples], "services": times}
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
+    return status or (EXIT_FAILED if any(row.failed for row in found) else 0)
+
+
+def run(options: argparse.Namespace, directory: Path, samples: list[Sample], times: dict[str, float]) -> None:
+    with Stage(directory) as stage:
+        works = [work for work in WORKS if work.name in options.only]
+        if works:
+            start(stage, pybalancer_command(options.pybalancer))
+        for work in works:
+            samples.extend(measure(stage, work, options.rounds, QUICK_SECONDS if options.quick else SECONDS))
+        if "services" in options.only:
+            # Where no daemon's table is.
+            times.update(applied(stage.client, min(options.rounds, 3)))
+
+
+def show(samples: Sequence[Sample], times: Mapping[str, float]) -> list[Row]:
+    """The table, and what many services take; the rows."""
+    measured = [work for work in WORKS if {s.contestant for s in samples if s.work == work.name} >= {
+        each.name for each in work.contestants
+    }]  # fmt: skip
+    # A round that was broken off counts for nobody.
+    found = list(chain.from_iterable(rows(work, whole_rounds(work, samples)) for work in measured))
+    if found:
+        print(table(found))
+    if times:
+        what = f"{SERVICES} services of {SERVERS_EACH} servers"
+        print(held(f"{what}, applied", times["applied"], APPLIED_WITHIN))
+        print(held(f"{what}, a server's change, median", times["change"], CHANGED_WITHIN))
+        print(held(f"{what}, a server's change, longest", times["longest_change"], CHANGED_WITHIN))
+    return found
+
+
+def whole_rounds(work: Work, samples: Sequence[Sample]) -> list[Sample]:
+    own = [sample for sample in samples if sample.work == work.name]
+    complete = min(sum(s.contestant == each.name for s in own) for each in work.contestants)
+    return [sample for sample in own if sample.round < complete]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
