@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator
 from balancer.addr import Address
 from balancer.config.check_vrrp import check_vrrp
 from balancer.config.clash import clashes
+from balancer.config.engines import unreachable
 from balancer.config.model import (
     Backend,
     Balance,
@@ -133,6 +134,8 @@ def _frontend(name: str, frontend: Frontend) -> Iterator[Finding]:
         elif bind.address.path and is_kernel:
             text = f"engine kernel wants an IP address and port, not the path {bind.address.path}"
             yield Finding((*at, "address"), text)
+        elif is_kernel and not bind.address.is_name and (why := unreachable(bind.address.host)):
+            yield Finding((*at, "address"), f"{bind.address} {why}; wants engine proxy")
     yield from _error_files((*loc, "error_files"), frontend.error_files)
 
 

@@ -6,9 +6,9 @@ import ipaddress
 from collections.abc import Callable, Iterator
 
 from balancer.config import effective
-from balancer.config.model import Backend, Balance, Bind, Config, Frontend
+from balancer.config.model import Backend, Balance, Bind, Config, Frontend, Timeouts
 
-__all__ = ["settle"]
+__all__ = ["settle", "unreachable"]
 
 # What the kernel's rules have no counterpart for, of `udp`.
 _OF_THE_PROXY = ("timeout", "responses", "max_flows")
@@ -43,6 +43,9 @@ def _reasons(config: Config, name: str, frontend: Frontend) -> Iterator[str]:
         yield "the kernel cannot read requests (mode http)"
     for bind in frontend.bind:
         yield from _of_bind(bind)
+    for key in Timeouts.model_fields if frontend.mode == "tcp" else ():
+        if getattr(frontend.timeout, key) is not None:
+            yield f"the kernel forgets connections by its own rules (timeout.{key})"
     if effective.frontend(config, name).maxconn is not None:
         yield "the kernel counts no connections (maxconn)"
     if frontend.mode == "tcp":
@@ -61,8 +64,20 @@ def _reasons(config: Config, name: str, frontend: Frontend) -> Iterator[str]:
 def _of_bind(bind: Bind) -> Iterator[str]:
     if bind.address.path or bind.address.is_name:
         yield f"{bind.address} is no IP address"
+    elif why := unreachable(bind.address.host):
+        yield f"{bind.address} {why}"
     if bind.accept_proxy:
         yield "the kernel knows no PROXY protocol (accept_proxy)"
+
+
+def unreachable(host: str) -> str:
+    """Why the kernel can balance nothing that comes to the IP address `host`; empty where it can."""
+    ip = ipaddress.ip_address(host)
+    if ip.version == 6 and ip.ipv4_mapped is not None:
+        return f"is {ip.ipv4_mapped} written as IPv6, as no packet has it"
+    if ip.is_loopback:
+        return "is this host's loopback; what comes there the kernel sends nowhere else"
+    return ""
 
 
 def _of_backend(frontend: Frontend, backend: Backend) -> Iterator[str]:

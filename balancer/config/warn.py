@@ -132,6 +132,11 @@ def _frontend(config: Config, name: str, frontend: Frontend) -> Iterator[str]:
         yield f"{at}.udp: has no effect with mode {frontend.mode}"
     if frontend.error_files.paths and frontend.mode != "http":
         yield f"{at}.error_files: has no effect with mode {frontend.mode}"
+    if frontend.engine == "kernel":
+        idle = list(_of_the_proxy(config, frontend))
+        if idle:
+            yield f"{at}.engine: kernel has no use for {a_list_of(idle, last='and')}: no effect"
+        return
     if frontend.mode == "udp" or frontend.default_backend not in config.backends:
         return
     client = effective.frontend(config, name).timeouts.client
@@ -141,6 +146,23 @@ def _frontend(config: Config, name: str, frontend: Frontend) -> Iterator[str]:
             f"{at}.timeout.client: {client:g}s is shorter than the server's {server:g}s: "
             "a slow answer is logged as the client's fault"
         )
+
+
+def _of_the_proxy(config: Config, frontend: Frontend) -> Iterator[str]:
+    """Keys of a frontend of the kernel, and of its backend if that has no others, which only the proxy heeds."""
+    yield from _given(frontend)
+    name = frontend.default_backend
+    users = (other for other in config.frontends.values() if other.default_backend == name)
+    if name in config.backends and all(user.engine == "kernel" for user in users):
+        yield from (f"backends.{name}.{key}" for key in _given(config.backends[name]))
+
+
+def _given(of: Frontend | Backend) -> Iterator[str]:
+    for key in ("maxconn", "retries", "tcp_keepalive"):
+        # `tcp_keepalive: false` reads as None.
+        if getattr(of, key, None) is not None:
+            yield key
+    yield from (f"timeout.{key}" for key, value in of.timeout if value is not None)
 
 
 def _backend(at: str, backend: Backend, *, is_used: bool) -> Iterator[str]:

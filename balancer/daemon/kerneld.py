@@ -42,7 +42,7 @@ from balancer.pool.facts import Counters, Entity, Ledger
 from balancer.pool.orders import Admin, Condition, ServerState
 from balancer.pool.services import Counts, Listing, ServiceFacts, TargetFacts, encode
 
-__all__ = ["Engine", "clear", "exclusive", "hindrance", "state_file"]
+__all__ = ["Engine", "clear", "clear_leftovers", "exclusive", "hindrance", "state_file"]
 
 _NAMESPACE = Path("/proc/self/ns/net")
 _DIRECTORY = Path("/run/pybalancer")
@@ -82,10 +82,13 @@ def hindrance() -> str:
     return ""
 
 
-def exclusive() -> socket.socket:
-    """What only one daemon in a network namespace can have, until it is closed. StartError where another has it."""
+def exclusive(patience: float = _LOCK_PATIENCE) -> socket.socket:
+    """What only one daemon in a network namespace can have, until it is closed. StartError where another has it.
+
+    `patience`: seconds that it gets to let go.
+    """
     lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    deadline = time.monotonic() + _LOCK_PATIENCE
+    deadline = time.monotonic() + patience
     while True:
         try:
             lock.bind(_LOCK)
@@ -125,17 +128,44 @@ def state_file(owner: tuple[int, int] | None) -> Path:
         raise StartError(f"cannot make {directory}: {error.strerror}") from error
     finally:
         os.umask(before)
-    return directory / f"sysctl.{_NAMESPACE.stat().st_ino}"
+    return directory / _state_name()
 
 
-def clear(state: Path) -> None:
-    """Take away what a process that could not do so itself has left: the table, and the settings."""
+def _state_name() -> str:
+    return f"sysctl.{_NAMESPACE.stat().st_ino}"
+
+
+def clear(state: Path) -> list[str]:
+    """Take away what a process that could not do so itself has left: the table, and the settings; say which."""
     nft = Nft()
     try:
         nft.run(render.nothing())
     finally:
         nft.close()
-    Sysctl(state).restore()
+    return Sysctl(state).restore()
+
+
+def clear_leftovers() -> list[str]:
+    """For a daemon without rules: those of one that was killed would go on taking the traffic. What was done.
+
+    They are a living one's where somebody has the lock. StartError and KernelError where they cannot be taken away,
+    and OSError.
+    """
+    state = _DIRECTORY / "kernel" / _state_name()
+    if not privileges.has_network_rights():
+        if os.path.lexists(state):
+            raise StartError("that takes CAP_NET_ADMIN and CAP_NET_RAW")
+        return []
+    try:
+        lock = exclusive(patience=0.0)
+    except StartError:
+        return []
+    with lock:
+        has_table = render.TABLE in tables()
+        if not has_table and not os.path.lexists(state):
+            return []
+        said = clear(state)
+    return ["rules that an earlier run had left in the kernel are taken away", *said] if has_table else said
 
 
 class Engine:
@@ -164,6 +194,8 @@ class Engine:
         # Down, and the rules still lead there or did until now.
         self._to_forget: set[int] = set()
         self._applied: Desired | None = None
+        self._is_swept = True
+        """Whether no connection is there that began under other rules than ours, or none."""
         self._is_known = False
         """Whether the kernel has what was last applied, so that a change to it will do."""
         self._trouble = ""
@@ -317,7 +349,9 @@ class Engine:
 
     def _look(self) -> None:
         """Bring the rules up to what control has decided."""
-        is_new = self._read_board() or self._by_load or self._to_forget or not self._is_known
+        is_new = (
+            self._read_board() or self._by_load or self._to_forget or not self._is_known or not self._is_swept
+        )
         if self._trouble:
             is_new = time.monotonic() >= self._retry_at
         if is_new or (self._applied is not None and self._applied.networks != self._networks):
@@ -360,6 +394,8 @@ class Engine:
         if self._trouble:
             self._trouble = ""
             self._log.event(Level.NOTICE, "the kernel has taken the rules")
+        if not self._is_swept:
+            self._sweep()
         if self._to_forget:
             self._forget()
 
@@ -376,12 +412,23 @@ class Engine:
                 self._is_known = False
         self._nft.run(render.whole(wanted))
         self._applied, self._is_known = wanted, True
+        self._is_swept = False
 
     def _is_there(self) -> bool:
         try:
             return render.TABLE in tables()
         except OSError:
             return True
+
+    def _sweep(self) -> None:
+        """Connections that other rules have led elsewhere, or none anywhere: no rule is asked about them any more."""
+        try:
+            self._conntrack.sweep(self._services)
+        except OSError as error:
+            # Tried again each second.
+            self._say(Level.ERR, f"connections of before the rules cannot be deleted: {error.strerror}")
+            return
+        self._is_swept = True
 
     def _forget(self) -> None:
         """The kernel's connections to servers that are down: their next packet finds a server that is not."""
@@ -430,7 +477,7 @@ class Engine:
             self._usage = None
         found = self._sysctl.findings(self._usage)
         with suppress(KernelError, OSError):
-            found += hindrances(list(_foreign(self._nft)), self._services)
+            found += hindrances(list(_foreign(self._nft)), self._services, self._config.gateway.masquerade)
         for line in found:
             if line not in self._findings:
                 self._log.event(Level.WARNING, line)

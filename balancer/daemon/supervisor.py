@@ -56,6 +56,10 @@ _LAST_WORDS = 5.0
 # Where the virtual routers stand is told to control at most so often, and its orders are taken so often (seconds).
 _TELL_EVERY = 0.2
 _TAKE_EVERY = 0.1
+# What others send to an address that has moved still comes here until they know; their flows need the rules so long.
+_LINGER = 2.0
+# There if a daemon of this boot had rules in the kernel (kerneld.state_file).
+_TRACES = Path("/run/pybalancer/kernel")
 _STDERR = 2
 _HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGCHLD)
 
@@ -101,6 +105,8 @@ class Supervisor:
         self._stopping = False
         self._kill_at = 0.0
         self._killed = False
+        # Until when the rules stay at the end.
+        self._rules_until = 0.0
         # What the process `kernel` needs, where there is to be one.
         self._lock: socket.socket | None = None
         self._state: Path | None = None
@@ -148,6 +154,8 @@ class Supervisor:
         plan = self._plan
         if plan.has_kernel:
             self._claim_kernel(at_the_end)
+        elif _TRACES.is_dir():
+            self._clear_leftovers()
         self._memory = Memory(plan)
         at_the_end.callback(self._memory.close)
         initialise(plan, self._memory)
@@ -202,6 +210,16 @@ class Supervisor:
                 kerneld.clear(self._state)
             except BalancerError as error:
                 self._say(Level.ALERT, f"the kernel's rules could not be taken away: {error}")
+
+    def _clear_leftovers(self) -> None:
+        """Rules of an earlier run that nobody uses any more."""
+        from balancer.daemon import kerneld
+
+        try:
+            for line in kerneld.clear_leftovers():
+                self._say(Level.NOTICE, line)
+        except (BalancerError, OSError) as error:
+            self._say(Level.ALERT, f"what an earlier run has left in the kernel cannot be taken away: {error}")
 
     def _say(self, level: Level, text: str) -> None:
         self._log.event(level, text)
@@ -363,6 +381,8 @@ class Supervisor:
             if self._killed:
                 return None
             end = self._kill_at if self._children else self._silent_since + _LAST_WORDS
+            if any(child.is_of_network and not child.is_told for child in self._children):
+                end = min(end, self._rules_until)
             return max(0.0, end - time.monotonic())
         waiting = [self._watched_at + _WATCH_EVERY, *(child.start_at for child in self._children if not child.pid)]
         if self._speaker is not None:
@@ -484,6 +504,9 @@ class Supervisor:
         self._say(Level.NOTICE, "stopping; a second signal ends at once")
         # New clients are the other director's from now on.
         self._fall_silent()
+        if self._silent is not None and any(child.is_of_network for child in self._children):
+            self._rules_until = time.monotonic() + _LINGER
+            self._kill_at = max(self._kill_at, self._rules_until + _GRACE)
         self._sockets.close()
         self._children = [child for child in self._children if child.pid]
         self._see_to_the_end()
@@ -492,7 +515,7 @@ class Supervisor:
         workers = [child for child in self._children if child.name != "control"]
         for child in workers or self._children:
             # Until the last worker is gone somebody has to check servers and show statistics.
-            if not child.is_told:
+            if not child.is_told and not (child.is_of_network and time.monotonic() < self._rules_until):
                 child.is_told = True
                 os.kill(child.pid, signal.SIGTERM)
                 if not workers:

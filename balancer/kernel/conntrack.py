@@ -31,6 +31,7 @@ from balancer.kernel.ctnetlink import (
     parse,
     split,
     translated,
+    untranslated,
 )
 
 __all__ = ["Conntrack", "Index", "Load", "Served", "Usage"]
@@ -40,6 +41,8 @@ _NETLINK_NETFILTER = 12
 _CHUNK = 65536
 # A deletion is repeated until nothing is found: a packet that had passed the old rules may have made an entry anew.
 _ROUNDS = 3
+# Of what differs in a table, so much is judged once; few differ where all is ours.
+_KNOWN = 10000
 # It went by itself; it is in a flow table, out of reach.
 _VANISHED = {-errno.ENOENT, -errno.EBUSY}
 
@@ -118,6 +121,53 @@ class Index:
         return self._frontends.get((entry.number, entry.port, entry.server, entry.server_port))
 
 
+class _Strays:
+    """Which connections to services are not as their rules would have them."""
+
+    def __init__(self, services: Iterable[Served]) -> None:
+        self._servers: dict[tuple[bytes, ...], set[tuple[bytes, bytes]]] = defaultdict(set)
+        families = set()
+        for service in services:
+            families.add(service.family)
+            # No connection is to the address of zeros: it stands for all of this host's.
+            address = packed(service.address or ("::" if service.family == 6 else "0.0.0.0"))
+            of = NUMBERS[service.protocol], service.port.to_bytes(2, "big"), address
+            self._servers[of] |= {packed_end((target.address, target.port)) for target in service.targets}
+        self.families = sorted(families)
+        self._are_own: dict[bytes, bool] = {}
+
+    def has(self, entry: Entry) -> bool:
+        servers = self._servers.get((entry.number, entry.port, entry.address))
+        if servers is None:
+            servers = self._servers.get((entry.number, entry.port, bytes(len(entry.address))))
+            if servers is None or not self._is_own(entry.address):
+                return False
+        if entry.zone:
+            return False
+        if entry.is_translated:
+            return (entry.server, entry.server_port) not in servers
+        # TCP needs no help: a SYN opens a connection anew.
+        return entry.number == NUMBERS["udp"]
+
+    def _is_own(self, address: bytes) -> bool:
+        """Is it this host's?"""
+        if address not in self._are_own:
+            self._are_own[address] = _is_own(address)
+        return self._are_own[address]
+
+
+def _is_own(address: bytes) -> bool:
+    """The source of what goes to an address of this host is that address."""
+    family = socket.AF_INET6 if len(address) == 16 else socket.AF_INET
+    text = socket.inet_ntop(family, address)
+    with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
+        try:
+            probe.connect((text, 9))
+        except OSError:
+            return False
+        return bool(probe.getsockname()[0] == text)
+
+
 class Conntrack:
     """This network namespace's. StartError where the kernel has none, or does not let us look."""
 
@@ -185,6 +235,48 @@ class Conntrack:
             if not deleted:
                 break
         return total
+
+    def sweep(self, services: Iterable[Served]) -> int:
+        """Forget what no rules of these services make, but which would pass them by; how many there were.
+
+        That is what leads to servers that are none of theirs any more, and datagrams that began when the rules were
+        not there, as long as their clients go on. To be called when the rules are there. OSError when the kernel
+        refuses.
+        """
+        strays = _Strays(services)
+        total = 0
+        for family in strays.families:
+            for request in (translated(family), untranslated(family, NUMBERS["udp"])):
+                for _ in range(_ROUNDS):
+                    deleted = _sweep(strays, family, request)
+                    total += deleted
+                    if not deleted:
+                        break
+        return total
+
+
+def _sweep(strays: _Strays, family: int, request: bytes) -> int:
+    """Once over the table; how many were there to be deleted."""
+    shapes = Shapes(COUNTED[family])
+    known: dict[tuple[bytes, ...], bool] = {}
+    deleted = 0
+    with _socket() as orders:
+        for chunk, messages in _dump(request):
+            batch = []
+            for at, length in messages:
+                shape = shapes.of(chunk, at, length)
+                read = shape.read(chunk, at)
+                is_stray = known.get(read)
+                if is_stray is None:
+                    entry = shape.entry(read)
+                    is_stray = strays.has(entry or parse(chunk[at : at + length], shapes.wanted))
+                    if entry is not None and len(known) < _KNOWN:
+                        known[read] = is_stray
+                if is_stray:
+                    batch.append(chunk[at : at + length])
+            if batch:
+                deleted += len(batch) - len(_order(orders, family, batch))
+    return deleted
 
 
 def _sums(request: bytes) -> list[int]:

@@ -37,6 +37,7 @@ __all__ = [
     "parse",
     "split",
     "translated",
+    "untranslated",
     "what_happened",
 ]
 
@@ -306,6 +307,16 @@ def translated(
         filters += attribute(_FILTER_REPLY, _FLAGS.pack(by))
     if filters:
         body += attribute(_FILTER, filters, is_nest=True)
+    return build(_GET, family, body, flags=_NLM_F_DUMP)
+
+
+def untranslated(family: int, number: bytes) -> bytes:
+    """Ask for those of a protocol whose destination was left as it is. Before Linux 5.8 others are told too."""
+    bit = _IPS_DST_NAT.to_bytes(4, "big")
+    body = attribute(_STATUS, bytes(4)) + attribute(_STATUS_MASK, bit)
+    nest = attribute(_PROTO, attribute(_PROTO_NUM, number), is_nest=True)
+    body += attribute(_TUPLE_ORIG, nest, is_nest=True)
+    body += attribute(_FILTER, attribute(_FILTER_ORIG, _FLAGS.pack(_BY_PROTO)), is_nest=True)
     return build(_GET, family, body, flags=_NLM_F_DUMP)
 
 

@@ -233,23 +233,25 @@ def remarks(config: Config, addresses: Addresses, bound: Mapping[str, str] | Non
     for name, frontend in config.frontends.items():
         if frontend.engine == "kernel":
             lines += _of_frontend(config, name, frontend, bound or {}, planner)
-    seen: set[tuple[str, str]] = set()
+    families: dict[tuple[str, str], set[Literal[4, 6]]] = {}
     for place in planner._places:
-        backend = config.backends[place.backend]
-        reachable = {seat.server for seat in planner._seats[place.backend, place.family]}
-        for server in backend.servers:
-            address = addresses.get((place.backend, server))
-            if server in reachable or address is None or (place.backend, server) in seen:
-                continue
-            seen.add((place.backend, server))
-            if "%" in address.host:
-                why = "is link-local, which no rule can name"
-            elif ipaddress.ip_address(address.host).is_loopback:
-                why = "is this host's loopback, where nothing that came by a network can be sent"
-            else:
-                why = f"is not of {place.frontend}'s family IPv{place.family}"
-            lines.append(f"backends.{place.backend}.servers.{server}: {address.host} {why}; it gets nothing")
-    return lines
+        families.setdefault((place.frontend, place.backend), set()).add(place.family)
+    for (name, of), own in families.items():
+        reachable = {seat.server for family in own for seat in planner._seats[of, family]}
+        for server in config.backends[of].servers:
+            address = addresses.get((of, server))
+            if server not in reachable and address is not None:
+                lines.append(f"backends.{of}.servers.{server}: {address.host} {_why_out_of_reach(address, name, own)}")
+    return list(dict.fromkeys(lines))
+
+
+def _why_out_of_reach(address: Address, frontend: str, families: set[Literal[4, 6]]) -> str:
+    if "%" in address.host:
+        return "is link-local, which no rule can name; it gets nothing"
+    if ipaddress.ip_address(address.host).is_loopback:
+        return "is this host's loopback, where nothing that came by a network can be sent; it gets nothing"
+    family, *_ = families
+    return f"is not of {frontend}'s family IPv{family}; it gets nothing from there"
 
 
 def _of_frontend(
@@ -259,6 +261,9 @@ def _of_frontend(
     for bind in frontend.bind:
         if bind.address.is_name and bind.address.host not in bound:
             yield f"{at}.bind: {bind.address.host} has no address; nobody is served there"
+        elif bind.address.is_name and ipaddress.ip_address(bound[bind.address.host].partition("%")[0]).is_loopback:
+            host = bind.address.host
+            yield f"{at}.bind: {host} is this host's loopback; what comes there the kernel sends nowhere else"
     own = [place for place in planner._places if place.frontend == name]
     reasons = [
         _why_per_flow(frontend, backend, place) for place in own if _is_dns(frontend, backend, place.port)
@@ -285,8 +290,6 @@ def _of_frontend(
                 f"{at}: after a change of director a connection goes on only once its client sends: "
                 f"a server of {frontend.default_backend} has another frontend too, which gets what it sends before"
             )
-    if frontend.maxconn is not None:
-        yield f"{at}.maxconn: the kernel counts no connections; it has no effect"
 
 
 def _why_per_flow(frontend: Frontend, backend: Backend, place: _Place) -> str:

@@ -30,6 +30,7 @@ def test_the_kernel_serves_what_it_can(config: Load) -> None:
         ("mode: tcp", "mode: udp"),
         ('"10.0.0.1:80"', '["10.0.0.1:80", "*:81"]'),
         ("b: {servers", "b: {balance: maglev, persistence_timeout: 60s, servers"),
+        ("\nfrontends", "\ndefaults: {timeout: {client: 1h}}\nfrontends"),
     ):
         assert engine(config(AUTO.replace(old, new))) == "which will do"
 
@@ -42,6 +43,16 @@ def test_the_kernel_serves_what_it_can(config: Load) -> None:
         ('"10.0.0.1:80"', '"www.example.org:80"', "www.example.org:80 is no IP address"),
         ('"10.0.0.1:80"', '{address: "10.0.0.1:80", accept_proxy: true}',
          "the kernel knows no PROXY protocol (accept_proxy)"),
+        ('10.0.0.1:80"', '127.0.0.1:82"',
+         "127.0.0.1:82 is this host's loopback; what comes there the kernel sends nowhere else"),
+        ('"10.0.0.1:80"', '["10.0.0.1:80", "[::1]:82"]',
+         "[::1]:82 is this host's loopback; what comes there the kernel sends nowhere else"),
+        ("10.0.0.1:80", "[::ffff:10.0.0.1]:80",
+         "[::ffff:10.0.0.1]:80 is 10.0.0.1 written as IPv6, as no packet has it"),
+        ("default_backend", "timeout: {client: 1h}, default_backend",
+         "the kernel forgets connections by its own rules (timeout.client)"),
+        ("default_backend", "timeout: {client_fin: 1h}, default_backend",
+         "the kernel forgets connections by its own rules (timeout.client_fin)"),
         ("default_backend", "maxconn: 10, default_backend", "the kernel counts no connections (maxconn)"),
         ("default_backend", "tcp_keepalive: true, default_backend",
          "the connections are not the kernel's own (tcp_keepalive)"),

@@ -206,3 +206,28 @@ def test_only_the_kernel_keeps_clients_by_their_address(config: Load) -> None:
     said = "backends.b.persistence_timeout: has no effect without a frontend of engine kernel"
     assert warnings(config(kept)) == [said]
     assert said not in warnings(config(kept.replace("mode: http", "mode: tcp, engine: kernel")))
+
+
+KERNEL = WEB.replace("mode: http", "mode: tcp, engine: kernel")
+
+
+def test_what_only_the_proxy_heeds_is_said_once_for_each_frontend_of_the_kernel(config: Load) -> None:
+    more = "timeout: {client: 1s, client_fin: 2s}, maxconn: 9, tcp_keepalive: true"
+    front = KERNEL.replace("engine: kernel", f"engine: kernel, {more}")
+    own = "frontends.web.engine: kernel has no use for maxconn, tcp_keepalive, timeout.client"
+    assert warnings(config(front)) == [f"{own} and timeout.client_fin: no effect"]
+    both = front.replace("  b: {", "  b: {retries: 1, tcp_keepalive: true, timeout: {server: 1h}, ")
+    rest = "timeout.client_fin, backends.b.retries, backends.b.tcp_keepalive and backends.b.timeout.server"
+    assert warnings(config(both)) == [f"{own}, {rest}: no effect"]
+    other = '\n  g: {mode: tcp, bind: "10.0.0.1:81", timeout: {client: 1h}, default_backend: b}\nbackends:'
+    assert warnings(config(both.replace("\nbackends:", other))) == [f"{own} and timeout.client_fin: no effect"]
+    udp = KERNEL.replace("mode: tcp", "mode: udp, timeout: {client: 1s}")
+    assert warnings(config(udp)) == ["frontends.web.engine: kernel has no use for timeout.client: no effect"]
+
+
+def test_what_the_kernel_has_no_use_for_is_no_mistake_in_defaults(config: Load) -> None:
+    defaults = "defaults: {timeout: {client: 1s, server: 30s}, maxconn: 9, retries: 1, tcp_keepalive: true}\n"
+    assert warnings(config(defaults + KERNEL)) == []
+    assert warnings(config(defaults + KERNEL.replace("tcp, ", "tcp, tcp_keepalive: false, "))) == []
+    (line,) = warnings(config(defaults + KERNEL.replace("kernel", "proxy")))
+    assert line.startswith("frontends.web.timeout.client: 1s is shorter")

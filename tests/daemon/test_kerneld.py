@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +18,7 @@ import pytest
 from balancer.daemon import kerneld
 from balancer.daemon.kerneld import Engine
 from balancer.errors import KernelError, StartError
-from balancer.kernel.conntrack import Load, Usage
+from balancer.kernel.conntrack import Conntrack, Load, Usage
 from balancer.kernel.counters import Tally
 from balancer.pool.facts import Entity, Sums
 from balancer.pool.orders import Admin, Condition, ServerState
@@ -27,6 +28,8 @@ from tests.e2e.bed.process import Process, is_alive, until
 from tests.e2e.bed.pybalancer import COMMAND, run
 from tests.kernel import conftest
 from tests.kernel.conftest import ADDRESSES, CLIENT, OUTSIDE, VIP, VIP_2, Bed, asking, seen_as, tcp, tried, who
+from tests.kernel.stage import Service
+from tests.kernel.table import entry, fill
 from tests.lab.space import why_not
 
 CONFIG = """
@@ -54,8 +57,8 @@ backends:
   others: {servers: {web3: {address: "10.0.100.4:8080"}}}
 stats: {bind: FOLDER/stats.sock, metrics: /metrics}
 """
-# What is written to /run and /dev/shm goes with the process.
-ALONE = 'mount -t tmpfs none /run; exec "$@"'
+# What is written to /run is in this directory of the daemon's folder.
+ALONE = 'mount --bind "$RUN" /run; exec "$@"'
 IP_FORWARD = "net/ipv4/ip_forward"
 CAPABILITIES = 1 << 12 | 1 << 13
 
@@ -64,11 +67,13 @@ CAPABILITIES = 1 << 12 | 1 << 13
 class Director:
     """The daemon in the director's namespace."""
 
-    def __init__(self, bed: Bed, folder: Path, text: str) -> None:
+    def __init__(self, bed: Bed, folder: Path, text: str, run: Path | None = None) -> None:
         self.bed = bed
         folder.mkdir()
         folder.chmod(0o755)
         self.folder = folder
+        self.run = folder / "run" if run is None else run
+        self.run.mkdir(exist_ok=True)
         self.file = folder / "balancer.yaml"
         for word, value in (("FOLDER", str(folder)), ("VIP_2", VIP_2), ("VIP", VIP)):
             text = text.replace(word, value)
@@ -78,7 +83,8 @@ class Director:
     def begin(self) -> Process:
         return Process(
             [
-                *("nsenter", f"--net={self.bed.director.path}", "unshare", "--mount", "sh", "-ec", ALONE, "sh"),
+                *("nsenter", f"--net={self.bed.director.path}", "unshare", "--mount"),
+                *("env", f"RUN={self.run}", "sh", "-ec", ALONE, "sh"),
                 *(COMMAND, "-c", self.file),
             ],
             cwd=self.folder,
@@ -164,18 +170,21 @@ def director(bed, tmp_path):
     """director(change…): the daemon with CONFIG, serving, unless `wait` is false. At the end it stops as it should."""
     made = []
 
-    def start(*changes, wait=True, text=CONFIG):
+    def start(*changes, wait=True, text=CONFIG, run=None):
         for old, new in changes:
             assert old in text
             text = text.replace(old, new)
         tmp_path.chmod(0o755)
-        it = Director(bed, tmp_path / f"director{len(made)}", text)
+        it = Director(bed, tmp_path / f"director{len(made)}", text, run)
         made.append(it)
         if wait:
             it.wait_until_up("web1", "web2", "web3")
         return it
 
     yield start
+    # What is being closed needs the rules to the end.
+    with contextlib.suppress(AssertionError):
+        conftest.until(bed.is_quiet, within=1)
     for it in made:
         if it.process.status is None:
             it.process.signal(signal.SIGTERM)
@@ -330,9 +339,9 @@ def test_without_a_server_clients_are_refused(director, bed):
     until(lambda: _answers(bed), "they are back")
 
 
-def _answers(bed: Bed) -> bool:
+def _answers(bed: Bed, port: int = 80) -> bool:
     try:
-        return who(bed.client, VIP) in ADDRESSES
+        return who(bed.client, VIP, port) in ADDRESSES
     except OSError:
         return False
 
@@ -383,6 +392,83 @@ def test_when_all_is_killed_the_rules_stay_until_the_next_start(director, bed):
     assert again.process.status is None
 
 
+@pytest.mark.parametrize("is_alive_still", [False, True])
+def test_rules_of_one_that_was_killed_go_with_the_start_of_one_without(director, bed, is_alive_still):
+    """But not those of a living one."""
+    it = director()
+    if not is_alive_still:
+        children = list(it.process.children)
+        os.kill(it.process.pid, signal.SIGKILL)
+        it.process.wait()
+        until(lambda: not any(map(is_alive, children)), "the children are gone too")
+    assert "table inet pybalancer" in it.tables and it.setting(IP_FORWARD) == "1"
+    other = director(text=PROXYS, wait=False, run=it.run)
+    other.process.wait_for_line("pybalancer starts")
+    if is_alive_still:
+        assert "table inet pybalancer" in it.tables and it.setting(IP_FORWARD) == "1"
+        assert it.run.joinpath("pybalancer/kernel").is_dir() and list(it.run.joinpath("pybalancer/kernel").iterdir())
+        return
+    assert "table inet pybalancer" not in it.tables
+    assert it.setting(IP_FORWARD) == "0"
+    assert "rules that an earlier run had left in the kernel are taken away" in other.process.said()
+    until(lambda: _answers(bed, 8090), "the proxy serves")
+
+
+PROXYS = """
+global: {workers: 1, log: {target: stdout}, runtime_socket: {path: FOLDER/admin.sock}}
+frontends: {web: {mode: tcp, bind: "VIP:8090", default_backend: web}}
+backends: {web: {servers: {web1: {address: "10.0.100.2:80"}}}}
+"""
+
+
+BY_FLOW = 'dns: {mode: udp, engine: kernel, bind: "VIP_2:8080", default_backend: dns}'
+# Somebody else's rules, for which the kernel keeps a table of connections.
+OTHERS = (
+    "add table inet others; add chain inet others c { type filter hook prerouting priority 0; };"
+    "add rule inet others c ct state new accept"
+)
+
+
+def test_datagrams_of_before_the_rules_find_a_server_then(director, bed):
+    """A client that never stops to send from one port."""
+    bed.nft.run(OTHERS)
+    with asking(bed.client, VIP_2, 8080) as early, asking(bed.client, VIP_2, 8080) as between:
+        _lose(early)
+        director(('dns: {mode: udp, engine: kernel, bind: "VIP_2:53", default_backend: dns}', BY_FLOW))
+        until(lambda: _asks(early), "it is served")
+        bed.nft.run(f"flush ruleset; {OTHERS}")
+        _lose(between)
+        until(lambda: _asks(between), "it is served")
+        assert _asks(early)
+
+
+def _lose(asker) -> None:
+    asker.sock.settimeout(1)
+    with contextlib.suppress(OSError):
+        asker.ask()
+
+
+def _asks(asker) -> bool:
+    try:
+        return asker.ask()[0] in ADDRESSES
+    except OSError:
+        return False
+
+
+def test_connections_to_servers_that_were_removed_are_forgotten(director, bed):
+    # So that there is a table.
+    bed.nft.run(OTHERS)
+    removed, kept, others = ("10.0.100.9", 80), ("10.0.100.2", 80), ("10.0.100.9", 81)
+    with bed.director:
+        fill([entry((CLIENT, 5001), (VIP, 80), removed), entry((CLIENT, 5002), (VIP, 80), kept),
+              entry((CLIENT, 5003), (VIP, 81), others)])  # fmt: skip
+    director()
+    with bed.director:
+        services = [Service("web", "tcp", 4, VIP, 80), Service("others", "tcp", 4, VIP, 81)]
+        until(lambda: removed not in [flow.server for flow in Conntrack().flows(services)], "it is forgotten")
+        assert {flow.server for flow in Conntrack().flows(services) if flow.client[1] in (5002, 5003)} == {kept, others}
+
+
 def test_what_it_cannot_take_away_the_supervisor_does(director):
     """A second signal ends all at once."""
     it = director()
@@ -416,6 +502,38 @@ def test_a_director_without_rules_leaves_the_addresses(director):
     it.process.wait_for_line("kernel has not moved for")
     os.kill(kernel, signal.SIGCONT)
     until(lambda: it.metric("pybalancer_vrrp_priority", iname="VI") == 100, "it serves again")
+
+
+def test_rules_outlast_the_addresses_at_the_end(director, bed):
+    """Until the servers know where the addresses are now: what comes here meanwhile goes on to its clients."""
+    with bed.director:
+        Path("/proc/sys", IP_FORWARD).write_text("1")
+    it = director(text=CONFIG + VRRP)
+    it.process.wait_for_line("(VI) Entering MASTER STATE")
+    sock, _, _ = tcp(bed.client, VIP)
+    with sock:
+        began = time.monotonic()
+        it.process.signal(signal.SIGTERM)
+        until(lambda: "192.168.1.210" not in bed.director.ip("-4 -json address"), "it has left the address")
+        assert "table inet pybalancer" in it.tables
+        sock.send(b"still there")
+        assert sock.recv(100) == b"still there"
+    assert it.process.wait() == 0
+    assert time.monotonic() - began >= 2
+    assert "table inet pybalancer" not in it.tables
+
+
+def test_a_second_signal_waits_for_nothing(director):
+    it = director(text=CONFIG + VRRP)
+    it.process.wait_for_line("(VI) Entering MASTER STATE")
+    kernel = it.kernel
+    it.process.signal(signal.SIGTERM)
+    it.process.wait_for_line("stopping")
+    it.process.signal(signal.SIGTERM)
+    until(lambda: not is_alive(kernel), "it is dead")
+    assert it.process.wait() == 0
+    assert "table inet pybalancer" not in it.tables
+    assert it.setting(IP_FORWARD) == "0"
 
 
 def test_there_is_one_only(director):
@@ -484,7 +602,7 @@ def test_the_kernel_where_it_will_do(director, bed):
 NOBODYS = """
 global: {log: {target: stdout}}
 frontends:
-  f: {mode: tcp, engine: kernel, bind: "127.0.0.1:8080", default_backend: b}
+  f: {mode: tcp, engine: kernel, bind: "192.168.1.200:8080", default_backend: b}
 backends: {b: {servers: {s: {address: "10.0.100.2:80"}}}}
 """
 
@@ -520,6 +638,15 @@ def test_the_state_file_is_in_a_directory_of_its_own(tmp_path, monkeypatch):
         kerneld.state_file(None)
 
 
+def test_who_has_no_rights_says_that_something_is_left(tmp_path, monkeypatch):
+    monkeypatch.setattr(kerneld, "_DIRECTORY", tmp_path / "run")
+    monkeypatch.setattr(kerneld.privileges, "has_network_rights", lambda: False)
+    assert kerneld.clear_leftovers() == []
+    kerneld.state_file(None).write_text("{}")
+    with pytest.raises(StartError, match="that takes CAP_NET_ADMIN"):
+        kerneld.clear_leftovers()
+
+
 # Without a kernel
 
 UP, DOWN = ServerState(Condition.UP), ServerState(Condition.DOWN)
@@ -550,12 +677,18 @@ class Flows:
     def __init__(self) -> None:
         self.deleted: list[tuple[str, int]] = []
         self.found: dict[tuple[str, tuple[str, int]], Load] = {}
-        self.counted = 0
+        self.counted = self.swept = 0
         self.error: OSError | None = None
 
     def counts(self, services):
         self.counted += 1
         return dict(self.found)
+
+    def sweep(self, services):
+        if self.error is not None:
+            raise self.error
+        self.swept += 1
+        return 0
 
     def delete(self, protocol, server, service, *, gone):
         if self.error is not None:
@@ -664,6 +797,22 @@ def test_at_its_start_it_forgets_for_whoever_is_down(desk):
     it.memory.board[1] = DOWN
     it.it._begin()
     assert it.flows.deleted == [("10.0.0.2", 80)]
+
+
+def test_what_began_without_the_rules_is_forgotten_when_they_are_put_there(desk):
+    it = desk()
+    it.flows.error = OSError(105, "No buffer space available")
+    it.it._begin()
+    assert it.said[-2] == "ERR connections of before the rules cannot be deleted: No buffer space available"
+    it.flows.error = None
+    it.it._every_second(1000.0)
+    assert it.flows.swept == 1
+    it.put(s1=DOWN)
+    it.it._every_second(1001.0)
+    assert it.flows.swept == 1
+    it.nft.is_gone = True
+    it.it._every_second(1002.0)
+    assert it.flows.swept == 2
 
 
 def test_deletions_that_fail_are_tried_again(desk):

@@ -131,6 +131,76 @@ def test_others_are_neither_counted_nor_told_nor_deleted(net: Net) -> None:
         assert [flow.protocol for flow in table.flows([TCP, UDP])] == ["udp"]
 
 
+def test_what_the_rules_would_not_make_is_swept_away(net: Net) -> None:
+    to = (Target(SERVERS[0], PORT),)
+    services = [
+        TCP._replace(targets=to),
+        UDP._replace(targets=to),
+        Service("dns6", "udp", 6, VIP_V6, VPORT, (Target(SERVERS_V6[0], PORT),)),
+        Service("none", "tcp", 4, VIP, 90),
+    ]
+    vip, kept, removed = (VIP, VPORT), (SERVERS[0], PORT), (SERVERS[1], PORT)
+    client = clients(100)
+    stray = [
+        entry(next(client), vip, removed),
+        entry(next(client), vip, (SERVERS[0], PORT + 1)),
+        entry(next(client), vip, removed, protocol="udp"),
+        entry(next(client), vip, None, protocol="udp"),
+        entry(("2001:db8::9", 5000), (VIP_V6, VPORT), None, protocol="udp"),
+        entry(("2001:db8::9", 5001), (VIP_V6, VPORT), (SERVERS_V6[1], PORT), protocol="udp"),
+        entry(next(client), (VIP, 90), kept),
+    ]
+    good = [
+        entry(next(client), vip, kept),
+        entry(next(client), vip, None),
+        entry(next(client), vip, kept, protocol="udp"),
+        entry(("2001:db8::9", 5002), (VIP_V6, VPORT), (SERVERS_V6[0], PORT), protocol="udp"),
+    ]
+    others = [
+        entry(next(client), (VIP, 81), removed),
+        entry(next(client), (VIP, 81), None, protocol="udp"),
+        entry(next(client), ("192.0.2.77", VPORT), removed),
+        entry(next(client), ("192.0.2.77", VPORT), None, protocol="udp"),
+        entry(vip, next(client), None, protocol="udp"),
+    ]
+    with net:
+        fill([*good, *stray, *others])
+        assert Conntrack().sweep(services) == len(stray)
+        assert Conntrack().usage().entries == len(good) + len(others)
+        fill(stray)
+        assert Conntrack().sweep(services) == len(stray)
+        assert Conntrack().sweep(services) == 0
+        assert Conntrack().sweep([]) == 0
+
+
+def test_at_every_address_what_is_for_this_host_is_swept(net: Net) -> None:
+    services = [
+        Service("any", "udp", 4, "", VPORT, (Target(SERVERS[0], PORT),)),
+        Service("any6", "udp", 6, "", VPORT, (Target(SERVERS_V6[0], PORT),)),
+    ]
+    net.ip("link set lo up")
+    net.ip(f"address add {VIP}/32 dev lo")
+    net.ip(f"address add {VIP_V6}/128 dev lo")
+    client = clients(10)
+    with net:
+        fill(
+            [
+                entry(next(client), (VIP, VPORT), None, protocol="udp"),
+                entry(("2001:db8::9", 5000), (VIP_V6, VPORT), None, protocol="udp"),
+                entry(next(client), (VIP, VPORT), (SERVERS[1], PORT), protocol="udp"),
+            ]
+        )
+        fill(
+            [
+                entry(next(client), (VIP, VPORT), (SERVERS[0], PORT), protocol="udp"),
+                entry(next(client), ("192.0.2.77", VPORT), None, protocol="udp"),
+                entry(next(client), ("192.0.2.77", VPORT), (SERVERS[1], PORT), protocol="udp"),
+            ]
+        )
+        assert Conntrack().sweep(services) == 3
+        assert Conntrack().usage().entries == 3
+
+
 def test_at_every_address_the_server_tells_whose_it_is(net: Net) -> None:
     anywhere = Service("any", "tcp", 4, "", VPORT, (Target(SERVERS[0], PORT),))
     with net:

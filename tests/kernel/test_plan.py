@@ -7,7 +7,7 @@ from balancer.config.model import Balance, Config
 from balancer.kernel.plan import Planner, Service, Target, remarks, services
 from balancer.pool.orders import Admin, Condition, ServerState
 
-from .conftest import load, pairs_of, text
+from .conftest import VIP, load, pairs_of, text
 
 UP, DOWN, NEW = ServerState(Condition.UP), ServerState(Condition.DOWN), ServerState()
 STAY = "frontends.f0: a client's queries stay with one server while they go on:"
@@ -200,16 +200,38 @@ def test_whose_packets_of_no_known_flow_are_whose() -> None:
 def test_servers_out_of_reach_are_told_of() -> None:
     servers = "w: {address: '[fd00::1]:80'}, x: {address: '127.0.0.1:80'}, y: {address: '10.0.0.1:80'}"
     assert said(text(servers=servers)) == [
-        "backends.b.servers.w: fd00::1 is not of f's family IPv4; it gets nothing",
+        "backends.b.servers.w: fd00::1 is not of f's family IPv4; it gets nothing from there",
         "backends.b.servers.x: 127.0.0.1 is this host's loopback, where nothing that came by a network can be sent; "
         "it gets nothing",
     ]
 
 
+def test_a_server_is_out_of_reach_where_no_bind_reaches_it() -> None:
+    both = text(bind="['192.0.2.1:80', '[2001:db8::1]:80']", servers=BOTH)
+    assert said(both) == []
+    nowhere = both.replace("10.0.0.1", "127.0.0.1")
+    assert [line for line in said(nowhere) if "loopback" not in line] == []
+    assert len(said(nowhere)) == 1
+
+
+def test_what_one_frontend_cannot_reach_another_may() -> None:
+    config = (
+        "frontends:\n  f: {mode: tcp, engine: kernel, bind: '192.0.2.1:80', default_backend: b}\n"
+        "  g: {mode: tcp, engine: kernel, bind: '[::]:80', default_backend: b}\n"
+        f"backends:\n  b: {{servers: {{{BOTH}}}}}\n"
+    )
+    assert [line for line in said(config) if line.startswith("backends.")] == [
+        "backends.b.servers.x: fd00::1 is not of f's family IPv4; it gets nothing from there",
+        "backends.b.servers.w: 10.0.0.1 is not of g's family IPv6; it gets nothing from there",
+    ]
+
+
 def test_further_remarks() -> None:
-    assert said(text(bind="'vip.example:80'", frontend="maxconn: 10")) == [
-        "frontends.f.bind: vip.example has no address; nobody is served there",
-        "frontends.f.maxconn: the kernel counts no connections; it has no effect",
+    named = text(bind="'vip.example:80'")
+    assert said(named) == ["frontends.f.bind: vip.example has no address; nobody is served there"]
+    assert said(named, bound={"vip.example": VIP}) == []
+    assert said(named, bound={"vip.example": "127.0.1.1"}) == [
+        "frontends.f.bind: vip.example is this host's loopback; what comes there the kernel sends nowhere else"
     ]
     assert said(text()) == []
     assert parse_address("vip.example:80").is_name
