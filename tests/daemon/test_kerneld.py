@@ -552,7 +552,8 @@ def test_rules_that_somebody_takes_away_are_put_there_again(director, bed):
     bed.nft.run("flush ruleset")
     it.process.wait_for_line("the kernel's rules were taken away by somebody else")
     until(lambda: "table inet pybalancer" in it.tables, "they are back")
-    assert who(bed.client, VIP) in ADDRESSES
+    # On a busy machine a check may have failed meanwhile.
+    until(lambda: _answers(bed), "clients are served")
 
 
 def test_what_was_changed_by_others_is_made_good(director, bed):
