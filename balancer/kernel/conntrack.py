@@ -9,8 +9,8 @@ import errno
 import os
 import socket
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Literal, NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Iterator
+from typing import Literal, NamedTuple
 
 from balancer.errors import StartError
 from balancer.kernel.ctnetlink import (
@@ -33,8 +33,9 @@ from balancer.kernel.ctnetlink import (
     translated,
     untranslated,
 )
+from balancer.kernel.plan import Service
 
-__all__ = ["Conntrack", "Index", "Load", "Served", "Usage"]
+__all__ = ["Conntrack", "Index", "Load", "Usage"]
 
 _NETLINK_NETFILTER = 12
 # The kernel fills at most 32 KiB at a time.
@@ -45,33 +46,6 @@ _ROUNDS = 3
 _KNOWN = 10000
 # It went by itself; it is in a flow table, out of reach.
 _VANISHED = {-errno.ENOENT, -errno.EBUSY}
-
-
-class _Target(Protocol):
-    @property
-    def address(self) -> str: ...
-    @property
-    def port(self) -> int: ...
-
-
-class Served(Protocol):
-    """What matters here of a service."""
-
-    @property
-    def frontend(self) -> str: ...
-    @property
-    def protocol(self) -> Literal["tcp", "udp"]: ...
-    @property
-    def family(self) -> Literal[4, 6]: ...
-    @property
-    def address(self) -> str:
-        """Where clients reach it; empty: every address of this host."""
-        ...
-
-    @property
-    def port(self) -> int: ...
-    @property
-    def targets(self) -> Sequence[_Target]: ...
 
 
 class Load(NamedTuple):
@@ -97,7 +71,7 @@ class Usage(NamedTuple):
 class Index:
     """Which frontend a connection belongs to."""
 
-    def __init__(self, services: Iterable[Served]) -> None:
+    def __init__(self, services: Iterable[Service]) -> None:
         self._frontends: dict[tuple[bytes, ...], str] = {}
         families = set()
         for service in services:
@@ -124,7 +98,7 @@ class Index:
 class _Strays:
     """Which connections to services are not as their rules would have them."""
 
-    def __init__(self, services: Iterable[Served]) -> None:
+    def __init__(self, services: Iterable[Service]) -> None:
         self._servers: dict[tuple[bytes, ...], set[tuple[bytes, bytes]]] = defaultdict(set)
         families = set()
         for service in services:
@@ -184,7 +158,7 @@ class Conntrack:
         """OSError when the kernel does not say."""
         return Usage(*_sums(of_table()), *_sums(of_processors()))
 
-    def counts(self, services: Iterable[Served]) -> dict[tuple[str, End], Load]:
+    def counts(self, services: Iterable[Service]) -> dict[tuple[str, End], Load]:
         """Connections by frontend and server, those to former servers with them; nothing for who has none.
 
         About 3 µs for each entry of the table, nearly all of it the kernel's. OSError when it does not say.
@@ -198,7 +172,7 @@ class Conntrack:
                     found[frontend, entry.target][entry.word not in ACTIVE] += number
         return {key: Load(*numbers) for key, numbers in found.items()}
 
-    def flows(self, services: Iterable[Served]) -> Iterator[Flow]:
+    def flows(self, services: Iterable[Service]) -> Iterator[Flow]:
         """All connections of these services, at more or less one moment. OSError when the kernel does not say."""
         index = Index(services)
         for family in index.families:
@@ -214,7 +188,7 @@ class Conntrack:
         self,
         protocol: Literal["tcp", "udp"],
         server: End,
-        service: Served | None = None,
+        service: Service | None = None,
         *,
         gone: Callable[[Flow], object] | None = None,
     ) -> int:
@@ -236,7 +210,7 @@ class Conntrack:
                 break
         return total
 
-    def sweep(self, services: Iterable[Served]) -> int:
+    def sweep(self, services: Iterable[Service]) -> int:
         """Forget what no rules of these services make, but which would pass them by; how many there were.
 
         That is what leads to servers that are none of theirs any more, and datagrams that began when the rules were
@@ -309,7 +283,7 @@ def _tally(family: int) -> Iterator[tuple[Entry, int]]:
                 yield entry, number
 
 
-def _delete(protocol: Literal["tcp", "udp"], server: End, service: Served | None) -> Iterator[Flow]:
+def _delete(protocol: Literal["tcp", "udp"], server: End, service: Service | None) -> Iterator[Flow]:
     """Once over the table; those that were there to be deleted."""
     family: Literal[4, 6] = 6 if ":" in server[0] else 4
     number, aim = NUMBERS[protocol], packed_end(server)

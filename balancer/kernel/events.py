@@ -10,8 +10,9 @@ import socket
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from balancer.kernel.conntrack import Index, Served
+from balancer.kernel.conntrack import Index
 from balancer.kernel.ctnetlink import TOLD, Flow, Shapes, parse, what_happened
+from balancer.kernel.plan import Service
 
 __all__ = ["Event", "Events"]
 
@@ -38,7 +39,7 @@ class Event(NamedTuple):
 class Events:
     """From now on, of this network namespace. OSError without CAP_NET_ADMIN."""
 
-    def __init__(self, services: Iterable[Served]) -> None:
+    def __init__(self, services: Iterable[Service]) -> None:
         self.losses = 0
         """How often events came faster than they were read, and some were lost."""
         self.follow(services)
@@ -52,7 +53,7 @@ class Events:
             self._socket.close()
             raise
 
-    def follow(self, services: Iterable[Served]) -> None:
+    def follow(self, services: Iterable[Service]) -> None:
         """From now on these are ours."""
         self._index = Index(services)
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain as chained
-from typing import Any, Literal, Protocol
+from typing import Any
 
 from balancer.config.model import Masquerade
+from balancer.kernel.plan import Service
 
 __all__ = ["hindrances"]
 
@@ -30,32 +31,8 @@ _A_CLIENTS_PORT = 49152
 _Facts = Mapping[str, str | int]
 
 
-class _Target(Protocol):
-    @property
-    def address(self) -> str: ...
-    @property
-    def port(self) -> int: ...
-
-
-class _Service(Protocol):
-    @property
-    def frontend(self) -> str: ...
-    @property
-    def protocol(self) -> Literal["tcp", "udp"]: ...
-    @property
-    def family(self) -> Literal[4, 6]: ...
-    @property
-    def address(self) -> str: ...
-    @property
-    def port(self) -> int: ...
-    @property
-    def is_per_query(self) -> bool: ...
-    @property
-    def targets(self) -> Sequence[_Target]: ...
-
-
 def hindrances(
-    ruleset: Sequence[Mapping[str, Any]], services: Iterable[_Service], ways: Iterable[Masquerade] = ()
+    ruleset: Sequence[Mapping[str, Any]], services: Iterable[Service], ways: Iterable[Masquerade] = ()
 ) -> list[str]:
     """What is in the way of `services`, and of the networks whose way out is this host (gateway.masquerade), each in
     one sentence; `ruleset`: the list under `nftables`."""
@@ -83,7 +60,7 @@ def hindrances(
 
 
 def _stopped(
-    rules: list[Mapping[str, Any]], families: set[int], services: list[_Service], ways: list[Masquerade]
+    rules: list[Mapping[str, Any]], families: set[int], services: list[Service], ways: list[Masquerade]
 ) -> Iterator[str]:
     """What none of the rules lets pass."""
     allowed = [matches for rule in rules for matches in _accepting(rule)]
@@ -236,13 +213,13 @@ def _sends_elsewhere(statement: Mapping[str, Any]) -> bool:
     return bool(_ELSEWHERE & statement.keys()) or statement.get("xt", {}).get("name") in _ELSEWHERE_XT
 
 
-def _is_about(rule: Mapping[str, Any], service: _Service) -> bool:
+def _is_about(rule: Mapping[str, Any], service: Service) -> bool:
     """Does it name the service's address or port, and nothing that the service is not?"""
     answers = list(_answers(rule, service))
     return bool(answers) and all(answers)
 
 
-def _answers(rule: Mapping[str, Any], service: _Service) -> Iterator[bool]:
+def _answers(rule: Mapping[str, Any], service: Service) -> Iterator[bool]:
     for statement in rule.get("expr", ()):
         match = statement.get("match", {})
         payload = match.get("left", {}).get("payload", {}) if isinstance(match.get("left"), Mapping) else {}
@@ -282,6 +259,6 @@ def _ordered(value: str | int) -> Any:
     return value
 
 
-def _shown(service: _Service) -> str:
+def _shown(service: Service) -> str:
     host = f"[{service.address}]" if ":" in service.address else service.address or "*"
     return f"{service.protocol} {host}:{service.port}"
