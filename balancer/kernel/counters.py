@@ -42,8 +42,8 @@ def read(nft: Nft, services: Iterable[Service]) -> Tallies:
     wanted = [
         (service.frontend, target.server, tally)
         for service in services
-        for target in service.targets
-        for tally in tallies(service, target)
+        for position, target in enumerate(service.targets)
+        for tally in tallies(service, position)
     ]
     names = {name for _, _, tally in wanted for name, _ in tally}
     counted = {name: nft.counted(TABLE, name) for name in sorted(names)}

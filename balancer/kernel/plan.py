@@ -66,6 +66,8 @@ class Service:
     """Positions of the targets that clients may stay with (only with `persistence`)."""
     returns: tuple[int, ...]
     """Positions of the targets whose packets of an unknown flow are taken for this service's."""
+    shared: tuple[int, ...]
+    """Positions of the targets that are another service's too."""
 
     @property
     def key(self) -> tuple[str, str, int, int, str]:
@@ -127,6 +129,7 @@ class Planner:
         }
         self._are_per_query, self.ambiguous = self._per_query()
         self._returns = self._owners()
+        self._shared = self._in_common()
         self._seen: dict[tuple[str, Literal[4, 6]], tuple[object, _View]] = {}
         self._made: dict[_Place, tuple[_View, Service]] = {}
 
@@ -170,6 +173,7 @@ class Planner:
             is_hashed=is_hashed(backend.balance),
             sticky=view.sticky,
             returns=self._returns.get(place, ()),
+            shared=self._shared[place],
         )
         self._made[place] = (view, service)
         return service
@@ -211,6 +215,21 @@ class Planner:
                     own.append(position)
             owned[place] = tuple(own)
         return owned
+
+
+    def _in_common(self) -> dict[_Place, tuple[int, ...]]:
+        """Binds of one address and port that differ in their interface alone count as one."""
+        users: dict[tuple[str, str, int], set[tuple[str, int]]] = {}
+        for place in self._places:
+            for seat in self._seats[place.backend, place.family]:
+                users.setdefault((place.protocol, seat.address, seat.port), set()).add((place.address, place.port))
+        return {
+            place: tuple(
+                position for position, seat in enumerate(self._seats[place.backend, place.family])
+                if len(users[place.protocol, seat.address, seat.port]) > 1
+            )
+            for place in self._places
+        }  # fmt: skip
 
 
 def services(

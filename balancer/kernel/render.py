@@ -1,16 +1,19 @@
 """Rules as text for nftables (nft(8)): all of them, or what a change comes to. One text is one transaction.
 
     raw, raw_output  per-query datagrams: sent on without state
-    strays       packets of no flow that the kernel could tell: dropped rather than answered with a reset
     prerouting   the first packet of a flow: which service, which server
     output       the same for clients on this host
     postrouting  the first packet of a flow: whose source is changed, and the way out of inner networks
     arriving     the first packet of a flow to a server on this host: counted
-    answers      per-query answers, and last segments of flows that nobody knows: the service's address as source
-    forward, input, outgoing  what the flows of each server have carried: counted
+    forward, input, outgoing  what the flows of each server have carried: counted; per-query answers, and last segments
+                 of flows that nobody knows: the service's address as source
+    strays       packets of no flow that the kernel could tell: dropped rather than answered with a reset
 
 A flow is looked up once, in a map by address, protocol and port, however many services there are; each has a chain of
 its own with one rule, and a change of its servers replaces that rule alone.
+
+Nearly all packets are those of flows that go on. Apart from conntrack's own work such a packet costs one chain on its
+way through, with one lookup; where per-query datagrams are balanced, another that it leaves at its first rule.
 """
 
 from __future__ import annotations
@@ -43,7 +46,9 @@ _PERSISTENT_SIZE = 262144
 # NFTNL_UDATA_COMMENT_MAXLEN is 128 with its closing NUL.
 _LONGEST_COMMENT = 120
 # The bit QR of a DNS header (RFC 1035 section 4.1.1), counted from the start of the UDP header.
-_IS_ANSWER = "@th,80,1 1"
+_IS_ANSWER = "@th,80,1"
+# So many networks are compared one by one, which is cheaper than to look them up.
+_FEW = 4
 
 
 class Desired(NamedTuple):
@@ -162,13 +167,18 @@ class _Tally(NamedTuple):
     out: tuple[str, str]
 
 
-def tallies(service: Service, target: Target) -> list[_Tally]:
+def tallies(service: Service, position: int) -> list[_Tally]:
     """Of one target of one service; the sets are those that count new flows, packets to it and packets from it."""
+    target = service.targets[position]
     stem, key = _stem(service), _key(service, target)
     flows = f"{stem}_masked" if service.forwarding == "masquerade" else f"{stem}_flows"
-    found = [_Tally((flows, key), (f"{stem}_in", key), (f"{stem}_out", key))]
+    own = _endpoint(target)
+    if position in service.shared:
+        found = [_Tally((flows, key), (f"{stem}_in", key), (f"{stem}_out", key))]
+    else:
+        kind = f"{service.protocol}{service.family}"
+        found = [_Tally((flows, key), (f"{kind}_to", own), (f"{kind}_from", own))]
     if service.is_per_query:
-        own = f"{target.address} . {target.port}"
         into = (f"query{service.family}_in", own)
         found.append(_Tally(into, into, (f"query{service.family}_out", own)))
     return found
@@ -193,8 +203,8 @@ def _part(service: Service) -> _Ruleset:
         part.chain(own, *_translate(service), spec=spec)
     else:
         _persist(part, service, own, spec)
-    for target in service.targets:
-        for tally in tallies(service, target):
+    for position in range(len(service.targets)):
+        for tally in tallies(service, position):
             for name, key in tally:
                 part.elements[name][key] = ""
     if service.is_per_query:
@@ -208,7 +218,7 @@ def _part(service: Service) -> _Ruleset:
             if service.protocol == "tcp":
                 part.elements[f"finals{service.family}"][source] = f"goto {final}"
         if service.protocol == "tcp":
-            part.chain(final, _as_source(service))
+            part.chain(final, _as_source(service, (service.targets[i] for i in service.returns)))
     return part
 
 
@@ -218,7 +228,7 @@ def _dispatch(part: _Ruleset, service: Service, own: str) -> None:
     at = f'"{service.interface}" . ' if service.interface else ""
     name = _map(service)
     part.elements[name][f"{at}{where}{service.protocol} . {service.port}"] = f"goto {own}"
-    if service.protocol == "tcp":
+    if service.protocol == "tcp" or service.returns:
         part.elements[f"{_stem(service)}_ours"][f"{where}{service.port}"] = ""
 
 
@@ -323,7 +333,7 @@ def _per_query(part: _Ruleset, service: Service) -> None:
     ports = {service.targets[i].port for i in used}
     if len(ports) == 1:
         (port,) = ports
-        rewrite = (f" udp dport set {port}" if port != service.port else "") + f" goto queried{family}"
+        rewrite = (f" udp dport set {port}" if port != service.port else "") + _counted(family)
         places = {i: service.targets[i].address for i in used}
         if len(used) > 1:
             table = _slots(service.slots, places)
@@ -333,12 +343,14 @@ def _per_query(part: _Ruleset, service: Service) -> None:
     elif ports:
         for i in used:
             target = service.targets[i]
-            to = f"notrack {ip} daddr set {target.address} udp dport set {target.port} goto queried{family}"
-            part.chain(_to(query, target), to)
+            to = f"notrack {ip} daddr set {target.address} udp dport set {target.port}"
+            part.chain(_to(query, target), to + _counted(family))
         rules += _verdicts(service, {i: f"goto {_to(query, service.targets[i])}" for i in used})
     # Without a server it goes on, as the first packet of a flow, and is refused as such.
     part.chain(query, *rules)
-    part.chain(answer, f"{ip} saddr . udp sport @query{family}_out", _as_source(service))
+    back = _as_source(service, service.targets)
+    # As in _translate: without its counter it must get through all the same.
+    part.chain(answer, f"{ip} saddr . udp sport @query{family}_out {back} accept", back)
     part.elements[f"queries{family}"][f"{service.address} . {service.port}"] = f"goto {query}"
     for target in service.targets:
         source = _endpoint(target)
@@ -346,8 +358,15 @@ def _per_query(part: _Ruleset, service: Service) -> None:
         part.elements[f"answers{family}"][source] = f"goto {answer}"
 
 
-def _as_source(service: Service) -> str:
-    return f"{service.protocol} sport set {service.port} {_WORDS[service.family].ip} saddr set {service.address}"
+def _counted(family: int) -> str:
+    return f" {_WORDS[family].ip} daddr . udp dport @query{family}_in accept"
+
+
+def _as_source(service: Service, targets: Iterable[Target]) -> str:
+    """The service's address and port in place of one of these targets'."""
+    port = f"{service.protocol} sport set {service.port} "
+    has_port = all(target.port == service.port for target in targets)
+    return ("" if has_port else port) + f"{_WORDS[service.family].ip} saddr set {service.address}"
 
 
 # --- What all services share ---
@@ -368,7 +387,7 @@ def _frame(desired: Desired) -> _Ruleset:
             )
             for network in networks:
                 frame.elements[f"networks{family}"][f"{network} . {network}"] = ""
-        if near[family]:
+        if len(near[family]) > _FEW:
             frame.sets[f"near{family}"] = f"type {_WORDS[family].address}; flags interval; auto-merge;"
             for network in near[family]:
                 frame.elements[f"near{family}"][str(network)] = ""
@@ -378,34 +397,39 @@ def _frame(desired: Desired) -> _Ruleset:
                 f"type {address} . inet_service . {address} . inet_service; flags dynamic, timeout; "
                 f"timeout {_DIRECT_TIMEOUT}; size {_DIRECT_SIZE};"
             )
-    _raw(frame, used)
-    _strays(frame, used)
+    _raw(frame, used, near)
     _nat(frame, used, desired)
-    _sources(frame, used)
-    _counts(frame, used)
+    _passing(frame, used)
+    _strays(frame, used)
     return frame
 
 
-def _shape(service: Service) -> tuple[str, int, bool, bool, bool, bool, bool, bool]:
+def _shape(service: Service) -> tuple[str, int, bool, bool, bool, bool, bool, bool, bool]:
     """What decides in which sets it is."""
     return (
         service.protocol, service.family, bool(service.address), service.interface is not None,
-        service.forwarding == "masquerade", service.is_per_query, bool(service.returns), bool(service.targets),
+        service.forwarding == "masquerade", service.is_per_query, bool(service.returns),
+        len(service.shared) < len(service.targets), bool(service.shared),
     )  # fmt: skip
 
 
 @lru_cache(maxsize=256)
 def _used(
     protocol: str, family: int, has_address: bool, has_interface: bool, is_masked: bool, is_per_query: bool,
-    has_returns: bool, has_targets: bool,
+    has_returns: bool, has_own: bool, has_shared: bool,
 ) -> frozenset[str]:  # fmt: skip
     """The shared sets that such a service has elements in."""
-    stem = f"{protocol}{family}" + ("" if has_address else "_any")
+    kind, has_targets = f"{protocol}{family}", has_own or has_shared
+    stem = kind + ("" if has_address else "_any")
     found = {("services" if has_address else "ports") + str(family) + ("_at" if has_interface else "")}
-    if protocol == "tcp":
+    if protocol == "tcp" or has_returns:
         found.add(f"{stem}_ours")
     if has_targets:
-        found |= {f"{stem}_in", f"{stem}_out", f"{stem}_masked" if is_masked else f"{stem}_flows"}
+        found.add(f"{stem}_masked" if is_masked else f"{stem}_flows")
+    if has_own:
+        found |= {f"{kind}_to", f"{kind}_from"}
+    if has_shared:
+        found |= {f"{stem}_in", f"{stem}_out"}
     if is_per_query:
         found.add(f"queries{family}")
         if has_targets:
@@ -430,7 +454,7 @@ def _declaration(name: str) -> str:
         return f"type {endpoint} : verdict;"
     if stem == "answering":
         return f"type {endpoint};"
-    if stem == "query":
+    if stem == "query" or rest in ("to", "from"):
         return f"type {endpoint}; counter;"
     what = rest.removeprefix("any_")
     if what == "returns":
@@ -459,43 +483,48 @@ def _near(desired: Desired) -> dict[int, list[Network]]:
     return found
 
 
-def _raw(frame: _Ruleset, used: frozenset[str]) -> None:
+def _raw(frame: _Ruleset, used: frozenset[str], near: Mapping[int, Sequence[Network]]) -> None:
     rules, answers = [], []
     for family, (ip, _) in _WORDS.items():
         if f"queries{family}" not in used:
             continue
-        if f"query{family}_in" in used:
-            frame.chain(f"queried{family}", f"{ip} daddr . udp dport @query{family}_in")
-        far = f"{ip} saddr != @near{family} " if f"near{family}" in frame.sets else ""
         to, back = f"{ip} daddr . udp dport", f"{ip} saddr . udp sport"
-        rules.append(f"{far}{to} vmap @queries{family}")
+        if f"near{family}" in frame.sets:
+            far = f"{ip} saddr != @near{family} "
+        else:
+            far = "".join(f"{ip} saddr != {network} " for network in near[family])
+        rules.append(f"{_IS_ANSWER} 0 {far}{to} vmap @queries{family}")
         if f"answering{family}" in used:
             # Who asks a server itself is answered by the server itself.
-            rules.append(f"{to} @answering{family} update @direct{family} {{ {back} . {to} }} accept")
+            rules.append(f"{_IS_ANSWER} 0 {to} @answering{family} update @direct{family} {{ {back} . {to} }} accept")
             # What is for this host itself (the answers to its checks) is its own affair.
             answers.append(
-                f"{back} @answering{family} {_IS_ANSWER} fib daddr type != local "
+                f"{_IS_ANSWER} 1 {back} @answering{family} fib daddr type != local "
                 f"{to} . {back} != @direct{family} notrack"
             )
     if rules:
-        frame.chain("raw", *rules, *answers, spec="type filter hook prerouting priority raw; policy accept;")
+        frame.chain(
+            "raw", "meta l4proto != udp accept", *rules, *answers,
+            spec="type filter hook prerouting priority raw; policy accept;",
+        )  # fmt: skip
     if answers:
         # Of a server on this host.
         frame.chain("raw_output", *answers, spec="type filter hook output priority raw; policy accept;")
 
 
 def _strays(frame: _Ruleset, used: frozenset[str]) -> None:
+    """Of a flow that conntrack will not begin nothing is translated: it comes to this host itself."""
     rules = [
         f"ct state invalid {ip} daddr . tcp dport @tcp{family}_ours drop"
         for family, (ip, _) in _WORDS.items() if f"tcp{family}_ours" in used
     ]  # fmt: skip
     rules += [
-        f"ct state invalid meta nfproto {'ipv6' if family == 6 else 'ipv4'} tcp dport @tcp{family}_any_ours "
-        "fib daddr type local drop"
+        f"ct state invalid meta nfproto {'ipv6' if family == 6 else 'ipv4'} tcp dport @tcp{family}_any_ours drop"
         for family in _WORDS if f"tcp{family}_any_ours" in used
     ]  # fmt: skip
     if rules:
-        frame.chain("strays", *rules, spec="type filter hook prerouting priority mangle; policy accept;")
+        # Before the filters, which might answer it.
+        frame.chain("strays", *rules, spec="type filter hook input priority mangle; policy accept;")
 
 
 def _nat(frame: _Ruleset, used: frozenset[str], desired: Desired) -> None:
@@ -518,6 +547,9 @@ def _nat(frame: _Ruleset, used: frozenset[str], desired: Desired) -> None:
                     not_loopback = f"{ip} daddr != {loopback} " if where == "ports" else ""
                     own.append(not_loopback + incoming[-1].removeprefix("meta nfproto ipv4 "))
     if incoming:
+        if any(name.endswith("_ours") for name in used):
+            # A connection that a process here has was not balanced by us when it began, and goes on as it is.
+            incoming.insert(0, "tcp flags & (syn | ack) == ack socket wildcard 0 accept")
         frame.chain("prerouting", *incoming, spec="type nat hook prerouting priority dstnat; policy accept;")
     if own:
         frame.chain("output", *own, spec="type nat hook output priority -100; policy accept;")
@@ -560,36 +592,48 @@ def _ours(frame: _Ruleset) -> Iterator[str]:
             yield f"{ip} saddr . {ip} daddr @networks{family} masquerade"
 
 
-def _sources(frame: _Ruleset, used: frozenset[str]) -> None:
-    rules = []
+def _passing(frame: _Ruleset, used: frozenset[str]) -> None:
+    """What every packet meets, past the filters: what a firewall drops was not carried. Here a packet to a server has
+    its address as destination, one from it as source, whoever's flow it is of."""
+    counting, answering = [], []
+    to, back = list(_counting(used, "to", "in")), list(_counting(used, "from", "out"))
+    if to:
+        frame.chain("to_server", *to)
+        frame.chain("from_server", *back)
+        counting += ["ct status dnat ct direction original goto to_server", "ct status dnat goto from_server"]
     for family, (ip, _) in _WORDS.items():
         if f"answers{family}" in used:
-            rules.append(f"ct state untracked {ip} saddr . udp sport vmap @answers{family}")
+            answering.append(f"ct state untracked {ip} saddr . udp sport vmap @answers{family}")
         if f"finals{family}" in used:
             # conntrack begins no flow with such a segment, so its source is changed without one.
-            rules.append(
+            answering.append(
                 f"ct state invalid tcp flags & (fin | syn) == fin {ip} saddr . tcp sport vmap @finals{family}"
             )
-    if rules:
-        frame.chain("answers", *rules, spec="type filter hook postrouting priority mangle; policy accept;")
+    for stem in _stems(used, "returns"):
+        # A server's packet began it.
+        ours = (
+            f"ct status snat meta l4proto {stem[:3]} "
+            f"ct reply {_WORDS[int(stem[3])].ip} daddr . ct reply proto-dst @{stem}_ours"
+        )
+        counting += [f"{ours} ct direction original goto from_server", f"{ours} goto to_server"]
+    for name, hook in (("forward", "forward"), ("input", "input"), ("outgoing", "output")):
+        # What comes to this host itself was never translated.
+        rules = counting + (answering if hook != "input" else [])
+        if rules:
+            frame.chain(name, *rules, spec=f"type filter hook {hook} priority 10; policy accept;")
 
 
-def _counts(frame: _Ruleset, used: frozenset[str]) -> None:
-    stems = _stems(used, "in")
-    if not stems:
-        return
-    rules = ["ct status dnat ct direction vmap { original : goto count_in, reply : goto count_out }"]
-    frame.chain("count_in", *(f"{_tuple(stem)} @{stem}_in accept" for stem in stems))
-    frame.chain("count_out", *(f"{_tuple(stem)} @{stem}_out accept" for stem in stems))
-    returning = _stems(used, "returns")
-    if returning:
-        rules.append("ct status snat ct direction vmap { original : goto returned_out, reply : goto returned_in }")
-        frame.chain("returned_in", *(f"{_returned(stem)} @{stem}_in accept" for stem in returning))
-        frame.chain("returned_out", *(f"{_returned(stem)} @{stem}_out accept" for stem in returning))
-    for hook in ("forward", "input", "output"):
-        # Past the filters: what a firewall drops was not carried.
-        name = "outgoing" if hook == "output" else hook
-        frame.chain(name, *rules, spec=f"type filter hook {hook} priority 10; policy accept;")
+def _counting(used: frozenset[str], own: str, shared: str) -> Iterator[str]:
+    """By the server alone where it has one service, else by what conntrack knows of the flow."""
+    side = "daddr . {} dport" if own == "to" else "saddr . {} sport"
+    for protocol in ("tcp", "udp"):
+        for family, (ip, _) in _WORDS.items():
+            if f"{protocol}{family}_{own}" in used:
+                yield f"{ip} {side.format(protocol)} @{protocol}{family}_{own} accept"
+    for stem in _stems(used, shared):
+        yield f"ct status dnat {_tuple(stem)} @{stem}_{shared} accept"
+        if f"{stem}_returns" in used:
+            yield f"{_returned(stem)} @{stem}_{shared} accept"
 
 
 def _stems(used: frozenset[str], what: str) -> list[str]:

@@ -36,7 +36,7 @@ def test_one_service() -> None:
     assert service == Service(
         frontend="f", backend="b", protocol="tcp", address="192.168.1.200", family=4, port=80, interface=None,
         balance=Balance.ROUNDROBIN, forwarding="nat", is_per_query=False, persistence=None,
-        targets=(Target("w", 0, "10.0.0.1", 8080, 3),), slots=(0,), is_hashed=False, sticky=(), returns=(0,),
+        targets=(Target("w", 0, "10.0.0.1", 8080, 3),), slots=(0,), is_hashed=False, sticky=(), returns=(0,), shared=(),
     )  # fmt: skip
     assert service.key == ("tcp", "192.168.1.200", 4, 80, "")
 

@@ -606,6 +606,24 @@ def test_a_stray_segment_is_dropped_and_not_answered(bed: Bed) -> None:
     raw.close()
 
 
+@FAMILIES
+def test_a_connection_of_a_process_here_goes_on_when_rules_come(bed: Bed, family: int) -> None:
+    """As those that were proxied until then. New ones are balanced at once, although the old socket still listens."""
+    own = Server(bed.director, "own")
+    own.listen(80, place(family))
+    own.start()
+    try:
+        sock, name, _ = tcp(bed.client, place(family))
+        assert name == "own"
+        bed.forget_flows()
+        Kernel(bed, tcp_text(family, backend="balance: source"))
+        assert echoed(sock, b"to whom?" * 1000) == b"to whom?" * 1000
+        assert who(bed.client, place(family)) in SERVERS
+        sock.close()
+    finally:
+        own.stop()
+
+
 def segment(source: str, to: str, sport: int, dport: int, flags: int) -> bytes:
     header = sport.to_bytes(2) + dport.to_bytes(2) + bytes(8) + bytes([0x50, flags]) + (1024).to_bytes(2) + bytes(4)
     pseudo = socket.inet_aton(source) + socket.inet_aton(to) + bytes([0, 6]) + len(header).to_bytes(2)
