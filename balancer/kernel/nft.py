@@ -25,9 +25,9 @@ _GET_ELEMENTS, _FAMILY_INET = 10 << 8 | 13, 1
 _TABLE, _SET, _ELEMENTS = 1, 2, 3
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
-# Before an element's key stand three headers of attributes; a counter's numbers lie where they lie by the order in
-# which the kernel writes it, which is the same for all.
-_BEFORE_KEY, _AFTER_KEY = 12, 44
+# An element's attributes. A counter's numbers lie where they lie by the order in which the kernel writes it, which is
+# the same for all.
+_KEY, _EXPRESSION = 1, 7
 _COUNTER = b"counter\0"
 # A change by somebody else while the kernel tells; then it must tell again.
 _TRIES = 10
@@ -113,7 +113,8 @@ class Nft:
             self._library.nft_ctx_output_set_flags(self._context, _DEFAULT)
 
     def counted(self, table: str, name: str) -> dict[bytes, tuple[int, int]]:
-        """Packets and octets by key of each element of a set of counters, whose keys are all of one length.
+        """Packets and octets by key of each element of a set or map of counters, whose keys (and values) are all of
+        one length.
 
         Past the library, which takes 20 times as long. KernelError when there is no such set.
         """
@@ -186,15 +187,26 @@ def _counters(messages: list[bytes]) -> dict[bytes, tuple[int, int]]:
             size, kind = _ATTRIBUTE.unpack_from(data, at)
             if kind & 0x7FFF == _ELEMENTS and size > _ATTRIBUTE.size:
                 elements = data[at + _ATTRIBUTE.size : at + size]
-                of_each = _ATTRIBUTE.unpack_from(elements)[0]
-                key = of_each - _BEFORE_KEY - _AFTER_KEY
-                name = _BEFORE_KEY + key + 8
-                if len(elements) % of_each or elements[name : name + len(_COUNTER)] != _COUNTER:
-                    raise KernelError("a set's elements are not as this version expects them from the kernel")
-                layout = struct.Struct(f"!{_BEFORE_KEY}x{key}s24xQ4xQ")
+                layout = _layout(elements)
                 found.update((own, (packets, octets)) for own, octets, packets in layout.iter_unpack(elements))
             at += size + -size % 4
     return found
+
+
+def _layout(elements: bytes) -> struct.Struct:
+    """Where each element has its key, octets and packets. KernelError for another one."""
+    of_each, at = _ATTRIBUTE.unpack_from(elements)[0], _ATTRIBUTE.size
+    places = {}
+    while at < of_each:
+        size, kind = _ATTRIBUTE.unpack_from(elements, at)
+        places[kind & 0x7FFF] = at, size
+        at += size + -size % 4
+    (key_at, key), (counter_at, _) = places.get(_KEY, (0, 0)), places.get(_EXPRESSION, (0, 0))
+    # Past the headers of the expression and of its name.
+    if len(elements) % of_each or elements[counter_at + 8 : counter_at + 16] != _COUNTER:
+        raise KernelError("a set's elements are not as this version expects them from the kernel")
+    before, gap = key_at + 8, counter_at - key_at - key
+    return struct.Struct(f"!{before}x{key - 8}s{gap + 24}xQ4xQ")
 
 
 def _reason(said: str) -> str:

@@ -180,8 +180,14 @@ def tallies(service: Service, position: int) -> list[_Tally]:
         found = [_Tally((flows, key), (f"{kind}_to", own), (f"{kind}_from", own))]
     if service.is_per_query:
         into = (f"query{service.family}_in", own)
-        found.append(_Tally(into, into, (f"query{service.family}_out", own)))
+        back = f"sources{service.family}" if _keeps_port(service) else f"query{service.family}_out"
+        found.append(_Tally(into, into, (back, own)))
     return found
+
+
+def _keeps_port(service: Service) -> bool:
+    """Do its servers use the port that clients use?"""
+    return all(target.port == service.port for target in service.targets)
 
 
 def _stem(service: Service) -> str:
@@ -348,14 +354,16 @@ def _per_query(part: _Ruleset, service: Service) -> None:
         rules += _verdicts(service, {i: f"goto {_to(query, service.targets[i])}" for i in used})
     # Without a server it goes on, as the first packet of a flow, and is refused as such.
     part.chain(query, *rules)
-    back = _as_source(service, service.targets)
-    # As in _translate: without its counter it must get through all the same.
-    part.chain(answer, f"{ip} saddr . udp sport @query{family}_out {back} accept", back)
     part.elements[f"queries{family}"][f"{service.address} . {service.port}"] = f"goto {query}"
     for target in service.targets:
         source = _endpoint(target)
         part.elements[f"answering{family}"][source] = ""
-        part.elements[f"answers{family}"][source] = f"goto {answer}"
+        if _keeps_port(service):
+            part.elements[f"sources{family}"][source] = service.address
+        else:
+            part.elements[f"answers{family}"][source] = f"goto {answer}"
+    if not _keeps_port(service):
+        part.chain(answer, f"{ip} saddr . udp sport @query{family}_out", _as_source(service, service.targets))
 
 
 def _counted(family: int) -> str:
@@ -404,19 +412,19 @@ def _frame(desired: Desired) -> _Ruleset:
     return frame
 
 
-def _shape(service: Service) -> tuple[str, int, bool, bool, bool, bool, bool, bool, bool]:
+def _shape(service: Service) -> tuple[str, int, bool, bool, bool, bool, bool, bool, bool, bool]:
     """What decides in which sets it is."""
     return (
         service.protocol, service.family, bool(service.address), service.interface is not None,
         service.forwarding == "masquerade", service.is_per_query, bool(service.returns),
-        len(service.shared) < len(service.targets), bool(service.shared),
+        len(service.shared) < len(service.targets), bool(service.shared), _keeps_port(service),
     )  # fmt: skip
 
 
 @lru_cache(maxsize=256)
 def _used(
     protocol: str, family: int, has_address: bool, has_interface: bool, is_masked: bool, is_per_query: bool,
-    has_returns: bool, has_own: bool, has_shared: bool,
+    has_returns: bool, has_own: bool, has_shared: bool, keeps_port: bool,
 ) -> frozenset[str]:  # fmt: skip
     """The shared sets that such a service has elements in."""
     kind, has_targets = f"{protocol}{family}", has_own or has_shared
@@ -433,8 +441,8 @@ def _used(
     if is_per_query:
         found.add(f"queries{family}")
         if has_targets:
-            found |= {f"{name}{family}" for name in ("answering", "answers")}
-            found |= {f"query{family}_in", f"query{family}_out"}
+            found |= {f"answering{family}", f"query{family}_in"}
+            found |= {f"sources{family}"} if keeps_port else {f"answers{family}", f"query{family}_out"}
     if has_returns:
         found.add(f"{stem}_returns")
         if protocol == "tcp":
@@ -452,6 +460,8 @@ def _declaration(name: str) -> str:
         return f"type {'ifname . ' if rest else ''}{where}inet_proto . inet_service : verdict;"
     if stem in ("queries", "answers", "finals"):
         return f"type {endpoint} : verdict;"
+    if stem == "sources":
+        return f"type {endpoint} : {address}; counter;"
     if stem == "answering":
         return f"type {endpoint};"
     if stem == "query" or rest in ("to", "from"):
@@ -602,6 +612,8 @@ def _passing(frame: _Ruleset, used: frozenset[str]) -> None:
         frame.chain("from_server", *back)
         counting += ["ct status dnat ct direction original goto to_server", "ct status dnat goto from_server"]
     for family, (ip, _) in _WORDS.items():
+        if f"sources{family}" in used:
+            answering.append(f"ct state untracked {ip} saddr set {ip} saddr . udp sport map @sources{family} accept")
         if f"answers{family}" in used:
             answering.append(f"ct state untracked {ip} saddr . udp sport vmap @answers{family}")
         if f"finals{family}" in used:
