@@ -47,10 +47,13 @@ SERVICES, SERVERS_EACH = 1000, 10
 APPLIED_WITHIN, CHANGED_WITHIN = 2.0, 0.05
 CHANGES = 20
 
-# Three ways from the client to the servers, each through a machine of its own, so that no rule of one is in another's
-# way: `router` forwards and does nothing else.
-WAYS = {"router": 1, "director": 2, "proxy": 3}
+# The ways from the client to the servers, each through a machine of its own, so that no rule of one is in another's
+# way, and to addresses of its own. `router` is what a director is to the inner network: it forwards, and masquerades
+# what goes out. `bare` forwards and does nothing else: its kernel does not even follow connections.
+WAYS = {"bare": 1, "router": 2, "director": 3, "masked": 4, "proxy": 5}
 SERVERS = (2, 3, 4)
+HTTP, DNS = 80, 53
+BARE = "direct, bare"
 DIRECT = "direct"
 TWIN = "direct-twin"
 
@@ -70,18 +73,16 @@ def server_at(way: str, host: int) -> str:
 
 @dataclass(frozen=True)
 class Contestant:
-    """A way to the servers. Each has a port of the servers for itself: connections of one client to one server's port
-    by two ways would have the same addresses there, and get into each other's way."""
+    """A way to the servers."""
 
     name: str
     way: str
-    port: int
-    """Where the client asks."""
-    server_port: int
+    host: int | None = None
+    """The server that is asked itself; None: the service."""
 
     @property
     def address(self) -> str:
-        return server_at(self.way, SERVERS[0]) if self.way == "router" else vip(self.way)
+        return vip(self.way) if self.host is None else server_at(self.way, self.host)
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ class Bar:
 
     of: str
     to: str
-    least: float
+    least: float | None = None
+    """None: for comparison."""
 
 
 @dataclass(frozen=True)
@@ -142,10 +144,12 @@ class Stage:
             self._addresses(self.client, way, f"{client_at(way)}/24")
             self._addresses(self.server, way, *(f"{server_at(way, host)}/24" for host in SERVERS))
             self.server.run(["ip", "route", "add", f"192.168.{WAYS[way]}.0/24", "via", f"10.0.{WAYS[way]}.1"])
-        self.client.run(["ip", "route", "add", f"10.0.{WAYS['router']}.0/24", "via", vip("router")])
+        for way in ("bare", "router"):
+            self.client.run(["ip", "route", "add", f"10.0.{WAYS[way]}.0/24", "via", vip(way)])
+            self.between[way].run(["sysctl", "-qw", "net.ipv4.ip_forward=1"])
+        self.between["router"].run(["nft", MASQUERADED.format(server_at("router", 0))])
         self.client.run(["sysctl", "-qw", "net.ipv4.ip_local_port_range=1024 65535"])
         self.between["proxy"].run(["sysctl", "-qw", "net.ipv4.ip_local_port_range=1024 65535"])
-        self.between["router"].run(["sysctl", "-qw", "net.ipv4.ip_forward=1"])
         self.write("report.lua", WRK_REPORT)
         self.write("queries", f"{NAME} A\n")
 
@@ -169,14 +173,14 @@ class Stage:
     def http(self, contestant: Contestant, seconds: int, *, close: bool) -> Tally:
         """wrk: 32 clients."""
         command = [find_tool("wrk"), "-t1", f"-c{CLIENTS}", f"-d{seconds}s", "--timeout", "10s"]
-        command += ["-s", str(self.directory / "report.lua"), f"http://{contestant.address}:{contestant.port}/"]
+        command += ["-s", str(self.directory / "report.lua"), f"http://{contestant.address}:{HTTP}/"]
         if close:
             command[1:1] = ["-H", "Connection: close"]
         return parse_wrk(self.client.run(command, takes=seconds + 15.0))
 
     def dns(self, contestant: Contestant, seconds: int) -> Tally:
         """dnsperf: 100 queries under way, from 8 sockets."""
-        command = [find_tool("dnsperf"), "-s", contestant.address, "-p", str(contestant.port), "-l", str(seconds)]
+        command = [find_tool("dnsperf"), "-s", contestant.address, "-p", str(DNS), "-l", str(seconds)]
         command += ["-d", str(self.directory / "queries"), "-c", "8", "-T", "1", "-q", str(QUERIES)]
         return parse_dnsperf(self.client.run(command, takes=seconds + 15.0))
 
@@ -194,25 +198,20 @@ def queries(stage: Stage, contestant: Contestant, seconds: int) -> Tally:
 
 
 NAT, MASQUERADE, HAPROXY, DNSDIST = "kernel nat", "kernel masquerade", "HAProxy tcp", "dnsdist"
-TCP = (
-    Contestant(DIRECT, "router", 8001, 8001),
-    Contestant(TWIN, "router", 8002, 8002),
-    Contestant(NAT, "director", 80, 8003),
-    Contestant(MASQUERADE, "director", 81, 8004),
-    Contestant(HAPROXY, "proxy", 80, 8005),
+STRAIGHT = (
+    Contestant(BARE, "bare", SERVERS[0]),
+    Contestant(DIRECT, "router", SERVERS[0]),
+    Contestant(TWIN, "router", SERVERS[1]),
 )
-UDP = (
-    Contestant(DIRECT, "router", 5301, 5301),
-    Contestant(TWIN, "router", 5302, 5302),
-    Contestant(NAT, "director", 53, 5303),
-    Contestant(MASQUERADE, "director", 54, 5304),
-    Contestant(DNSDIST, "proxy", 53, 5305),
-)
+KERNEL = (Contestant(NAT, "director"), Contestant(MASQUERADE, "masked"))
+TCP = (*STRAIGHT, *KERNEL, Contestant(HAPROXY, "proxy"))
+UDP = (*STRAIGHT, *KERNEL, Contestant(DNSDIST, "proxy"))
 
 
 def bars(proxy: str, least: float) -> tuple[Bar, ...]:
     return (
         Bar(NAT, DIRECT, 0.9), Bar(MASQUERADE, DIRECT, 0.9), Bar(NAT, proxy, least), Bar(MASQUERADE, proxy, least),
+        Bar(NAT, BARE), Bar(BARE, proxy),
     )  # fmt: skip
 
 
@@ -225,10 +224,15 @@ WORKS = (
 
 # What runs there
 
+# As `iptables -t nat -A POSTROUTING -o eth0 -j MASQUERADE` has it.
+MASQUERADED = (
+    "add table ip gateway; add chain ip gateway out {{ type nat hook postrouting priority srcnat; }}; "
+    "add rule ip gateway out oifname outside ip saddr {}/24 masquerade"
+)
+
 
 def render_nginx(directory: Path) -> str:
     """nginx.conf: one worker, no log."""
-    listen = " ".join(f"listen {each.server_port} backlog=4096;" for each in TCP)
     temporary = " ".join(f"{kind}_temp_path {directory}/{kind};" for kind in ("client_body", "proxy", "fastcgi"))
     return textwrap.dedent(f"""\
         user root;
@@ -242,14 +246,13 @@ def render_nginx(directory: Path) -> str:
             keepalive_timeout 3600s;
             keepalive_requests 1000000000;
             default_type text/plain;
-            server {{ {listen} location = / {{ return 200 "hello"; }} }}
+            server {{ listen {HTTP} backlog=4096; location = / {{ return 200 "hello"; }} }}
         }}
         """)
 
 
 def render_named(directory: Path) -> str:
     """named.conf: authoritative for one zone."""
-    listen = "\n".join(f"    listen-on port {each.server_port} {{ any; }};" for each in UDP)
     return textwrap.dedent(f"""\
         options {{
             directory "{directory}";
@@ -259,51 +262,45 @@ def render_named(directory: Path) -> str:
             dnssec-validation no;
             listen-on-v6 {{ none; }};
             notify no;
-        @listen@
+            listen-on port {DNS} {{ any; }};
         }};
         controls {{ }};
         logging {{ category default {{ null; }}; }};
         zone "{NAME}" {{ type primary; file "bench.zone"; }};
-        """).replace("@listen@", listen)
+        """)
 
 
 def render_haproxy() -> str:
     """haproxy.cfg, with as many threads as it likes."""
-    (own,) = (each for each in TCP if each.name == HAPROXY)
-    servers = "".join(f"    server s{host} {server_at('proxy', host)}:{own.server_port} check\n" for host in SERVERS)
+    servers = "".join(f"    server s{host} {server_at('proxy', host)}:{HTTP} check\n" for host in SERVERS)
     return (
         "defaults\n    mode tcp\n    timeout connect 5s\n    timeout client 60s\n    timeout server 60s\n"
-        f"listen web\n    bind {own.address}:{own.port}\n    balance roundrobin\n{servers}"
+        f"listen web\n    bind {vip('proxy')}:{HTTP}\n    balance roundrobin\n{servers}"
     )
 
 
 def render_dnsdist() -> str:
     """dnsdist.conf (Lua); no packet cache."""
-    (own,) = (each for each in UDP if each.name == DNSDIST)
-    lines = ['setSecurityPollSuffix("")', f'setLocal("{own.address}:{own.port}")', "setServerPolicy(roundrobin)"]
+    lines = ['setSecurityPollSuffix("")', f'setLocal("{vip("proxy")}:{DNS}")', "setServerPolicy(roundrobin)"]
     lines += [
-        f'newServer({{address="{server_at("proxy", host)}:{own.server_port}", checkName="{NAME}.", checkType="SOA"}})'
+        f'newServer({{address="{server_at("proxy", host)}:{DNS}", checkName="{NAME}.", checkType="SOA"}})'
         for host in SERVERS
     ]
     return "setACL('0.0.0.0/0')\n" + "\n".join(lines) + "\n"
 
 
-def render_pybalancer() -> str:
-    """balancer.yaml: each contestant of the kernel's a frontend."""
+def render_pybalancer(contestant: Contestant) -> str:
+    """balancer.yaml: web and DNS."""
     frontends, backends = "frontends:\n", "backends:\n"
-    for mode, contestants, check in (("tcp", TCP, "{type: tcp}"), ("udp", UDP, f"{{type: dns, query: {NAME}}}")):
-        for each in contestants:
-            if each.way != "director":
-                continue
-            name, forwarding = f"{mode}-{each.port}", each.name.partition(" ")[2]
-            frontends += (
-                f"  {name}: {{mode: {mode}, engine: kernel, forwarding: {forwarding}, "
-                f"bind: '{each.address}:{each.port}', default_backend: {name}}}\n"
-            )
-            servers = ", ".join(
-                f"s{host}: {{address: '{server_at('director', host)}:{each.server_port}'}}" for host in SERVERS
-            )
-            backends += f"  {name}: {{balance: roundrobin, check: {check}, servers: {{{servers}}}}}\n"
+    asked = f"{{type: dns, query: {NAME}}}"
+    for name, mode, port, check in (("web", "tcp", HTTP, "{type: tcp}"), ("dns", "udp", DNS, asked)):
+        forwarding = contestant.name.partition(" ")[2]
+        frontends += (
+            f"  {name}: {{mode: {mode}, engine: kernel, forwarding: {forwarding}, "
+            f"bind: '{contestant.address}:{port}', default_backend: {name}}}\n"
+        )
+        servers = ", ".join(f"s{host}: {{address: '{server_at(contestant.way, host)}:{port}'}}" for host in SERVERS)
+        backends += f"  {name}: {{balance: roundrobin, check: {check}, servers: {{{servers}}}}}\n"
     return "global: {workers: 1, log: {target: stdout}}\n" + frontends + backends
 
 
@@ -319,23 +316,26 @@ def start(stage: Stage, pybalancer: Sequence[str]) -> None:
     haproxy, dnsdist = stage.write("haproxy.cfg", render_haproxy()), stage.write("dnsdist.conf", render_dnsdist())
     stage.start(proxy, "haproxy", find_tool("haproxy"), "-db", "-f", str(haproxy))
     stage.start(proxy, "dnsdist", find_tool("dnsdist"), "--supervised", "--disable-syslog", "-C", str(dnsdist))
-    file = stage.write("balancer.yaml", render_pybalancer())
-    stage.start(stage.between["director"], "pybalancer", *pybalancer, "-c", str(file))
+    for contestant in KERNEL:
+        file = stage.write(f"{contestant.way}.yaml", render_pybalancer(contestant))
+        stage.start(stage.between[contestant.way], contestant.way, *pybalancer, "-c", str(file))
     for contestant in TCP:
-        wait_ready(stage, contestant, ["curl", "-sf", "--max-time", "1"], "http://{}:{}/")
+        wait_ready(stage, contestant, ["curl", "-sf", "--max-time", "1"], f"http://{contestant.address}:{HTTP}/")
     for contestant in UDP:
-        wait_ready(stage, contestant, ["dig", "+tries=1", "+timeout=1", NAME], "@{} -p {}")
+        wait_ready(
+            stage, contestant, ["dig", "+tries=1", "+timeout=1", NAME], f"@{contestant.address}", "-p", str(DNS)
+        )
 
 
-def wait_ready(stage: Stage, contestant: Contestant, command: Sequence[str], where: str) -> None:
+def wait_ready(stage: Stage, contestant: Contestant, command: Sequence[str], *where: str) -> None:
     """Until every server has had its turn, twice over. BenchError if it takes too long."""
-    asked = [*command, *where.format(contestant.address, contestant.port).split()]
+    asked = [*command, *where]
     deadline, answered = time.monotonic() + READY_WITHIN, 0
     while answered < 2 * len(SERVERS):
         answered = answered + 1 if not stage.client.outcome(asked).returncode else 0
         if time.monotonic() > deadline:
             logs = (f"{log.name}: {log.read_text()[-300:]}" for log in stage.directory.glob("*.log"))
-            raise BenchError(f"{contestant.name} at {contestant.port} does not answer; " + "; ".join(logs))
+            raise BenchError(f"{contestant.name} does not answer {command[0]}; " + "; ".join(logs))
 
 
 # Figures

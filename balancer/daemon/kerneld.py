@@ -56,7 +56,7 @@ _UCRED = 12
 
 _SECOND = 1.0
 # To count takes the longer the more there is; this many times that belongs to other work.
-_REST = 10
+_REST = 20
 # How often it is looked for what stands in the way.
 _LOOK_AROUND = 30.0
 # Servers that go down together, above which it is first found out who has connections at all.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import kernel
 import pytest
-from kernel import DIRECT, HAPROXY, MASQUERADE, NAT, TCP, TWIN, UDP, WORKS, Row, Sample
+from kernel import BARE, DIRECT, HAPROXY, KERNEL, MASQUERADE, NAT, TCP, TWIN, UDP, WORKS, Row, Sample
 
 from balancer.config import read
 
@@ -30,25 +30,22 @@ def test_a_mistake_is_named(words: list[str], said: str, capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize("contestants", [TCP, UDP], ids=["tcp", "udp"])
-def test_no_two_ways_lead_to_one_port_of_the_servers(contestants: tuple[kernel.Contestant, ...]) -> None:
-    assert len({each.server_port for each in contestants}) == len(contestants)
-    assert len({(each.address, each.port) for each in contestants}) == len(contestants)
+def test_no_two_contestants_ask_at_one_address(contestants: tuple[kernel.Contestant, ...]) -> None:
+    assert len({each.address for each in contestants}) == len(contestants)
 
 
-def test_the_kernel_is_given_what_is_measured() -> None:
-    config = read.loads(kernel.render_pybalancer(), file="b.yaml", node="this", environ={})
-    told = {(name, frontend.engine, frontend.forwarding) for name, frontend in config.frontends.items()}
-    assert told == {
-        ("tcp-80", "kernel", "nat"),
-        ("tcp-81", "kernel", "masquerade"),
-        ("udp-53", "kernel", "nat"),
-        ("udp-54", "kernel", "masquerade"),
-    }
-    servers = config.backends["tcp-80"].servers.values()
+@pytest.mark.parametrize(("contestant", "forwarding"), [(KERNEL[0], "nat"), (KERNEL[1], "masquerade")])
+def test_the_kernel_is_given_what_is_measured(contestant: kernel.Contestant, forwarding: str) -> None:
+    config = read.loads(kernel.render_pybalancer(contestant), file="b.yaml", node="this", environ={})
+    told = {(name, each.engine, each.forwarding, str(each.bind[0].address)) for name, each in config.frontends.items()}
+    at = kernel.vip(contestant.way)
+    assert told == {("web", "kernel", forwarding, f"{at}:80"), ("dns", "kernel", forwarding, f"{at}:53")}
+    servers = config.backends["dns"].servers.values()
+    net = kernel.WAYS[contestant.way]
     assert [(server.address.host, server.address.port) for server in servers if server.address] == [
-        ("10.0.2.2", 8003),
-        ("10.0.2.3", 8003),
-        ("10.0.2.4", 8003),
+        (f"10.0.{net}.2", 53),
+        (f"10.0.{net}.3", 53),
+        (f"10.0.{net}.4", 53),
     ]
 
 
@@ -70,6 +67,7 @@ def sampled(rates: dict[str, list[float]], failed: int = 0) -> list[Sample]:
 def test_ratios_are_medians_of_the_rounds_own() -> None:
     work = WORKS[1]
     rates = {
+        BARE: [120.0, 240.0, 125.0],
         DIRECT: [110.0, 200.0, 110.0],
         TWIN: [90.0, 200.0, 90.0],
         NAT: [95.0, 180.0, 80.0],
@@ -83,11 +81,13 @@ def test_ratios_are_medians_of_the_rounds_own() -> None:
         "tcp-newconn", f"{NAT} / {DIRECT}", 0.9, pytest.approx(0.9, abs=0.02), "", 0.9, pytest.approx(2 / 9)
     )
     assert found[f"{MASQUERADE} / {HAPROXY}"].figure == pytest.approx(1.6)
-    assert kernel.table(list(found.values())).splitlines()[-4:] == [
+    assert kernel.table(list(found.values())).splitlines()[-6:] == [
         "tcp-newconn  kernel nat / direct              0.90          0.90  >= 0.9   met     22.2%",
         "tcp-newconn  kernel masquerade / direct       0.80          0.81  >= 0.9   MISSED  22.2%",
         "tcp-newconn  kernel nat / HAProxy tcp         1.80          1.80  >= 1.6   met     22.2%",
         "tcp-newconn  kernel masquerade / HAProxy tcp  1.60          1.60  >= 1.6   met     22.2%",
+        "tcp-newconn  kernel nat / direct, bare        0.75          0.75                   22.2%",
+        "tcp-newconn  direct, bare / HAProxy tcp       2.40          2.40                   22.2%",
     ]
 
 
@@ -105,6 +105,5 @@ def test_what_many_services_take_is_held_to_its_bar(capsys: pytest.CaptureFixtur
 
 
 def test_nginx_and_named_listen_where_the_contestants_ask() -> None:
-    nginx, named = kernel.render_nginx(Path("/nowhere")), kernel.render_named(Path("/nowhere"))
-    assert all(f"listen {each.server_port} " in nginx for each in TCP)
-    assert all(f"listen-on port {each.server_port} {{ any; }}" in named for each in UDP)
+    assert "listen 80 " in kernel.render_nginx(Path("/nowhere"))
+    assert "listen-on port 53 { any; }" in kernel.render_named(Path("/nowhere"))
