@@ -502,7 +502,10 @@ def _raw(frame: _Ruleset, used: frozenset[str], near: Mapping[int, Sequence[Netw
         if f"near{family}" in frame.sets:
             far = f"{ip} saddr != @near{family} "
         else:
-            far = "".join(f"{ip} saddr != {network} " for network in near[family])
+            # Masked, for a prefix is compared by as many octets as it has, and of three the kernel makes much ado.
+            far = "".join(
+                f"{ip} saddr & {network.netmask} != {network.network_address} " for network in near[family]
+            )
         rules.append(f"{_IS_ANSWER} 0 {far}{to} vmap @queries{family}")
         if f"answering{family}" in used:
             # Who asks a server itself is answered by the server itself.
