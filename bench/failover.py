@@ -8,27 +8,33 @@ import contextlib
 import json
 import os
 import random
-import selectors
 import signal
 import socket
 import statistics
-import struct
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.e2e.bed.process import descendants
 from tests.lab import services
+from tests.lab.directors import (
+    ALL,
+    DIRECTORS,
+    NOWHERE,
+    V2,
+    V3,
+    Cluster,
+    Visits,
+    everything_busy,
+    keepalived,
+    pybalancer,
+)
 from tests.lab.lab import Lab, Node
 from tests.lab.space import LabError
-from tests.lab.test_election import everything_busy, gaps_of
-from tests.lab.test_vrrp import ALL, DIRECTORS, NOWHERE, V2, V3, Cluster, keepalived, pybalancer
 from tests.lab.topology import MACHINES
 from tests.lab.watch import Passed, Wire
 from tests.vrrp.conftest import Advert, Arp
@@ -38,88 +44,8 @@ __all__ = ["main"]
 EXIT_CANNOT = 2
 # The standby's skew, of an interval.
 SKEW = 156 / 256
-SERVICE = ("192.168.1.200", 80)
 # Announcements that follow each other as soon as this (seconds) are of one set.
 _SET = 0.5
-
-
-class Visits:
-    """Somebody at the client who every 10 ms connects, asks, and is served by the first octet of an answer."""
-
-    _EVERY = 0.01
-    # The kernel sends the first packet again after a second: by then others have been sent.
-    _PATIENCE = 0.9
-    # Answered by the server itself, without a page.
-    _QUESTION = b"OPTIONS * HTTP/1.0\r\n\r\n"
-
-    def __init__(self, client: Node) -> None:
-        self._client = client
-        self._served: list[float] = []
-        self._over = False
-        self._thread = threading.Thread(target=self._visit)
-
-    def __enter__(self) -> Visits:
-        self._thread.start()
-        try:
-            self.more(20)
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over = True
-        self._thread.join()
-
-    def more(self, count: int) -> None:
-        """Wait until so many more were served. LabError after 30 s."""
-        wanted, end = len(self._served) + count, time.monotonic() + 30
-        while len(self._served) < wanted:
-            if time.monotonic() > end:
-                raise LabError("the client is not served")
-            time.sleep(0.01)
-
-    @property
-    def lost(self) -> float:
-        """The longest time without service (seconds)."""
-        return max(after - before for before, after in pairwise([*self._served]))
-
-    def _visit(self) -> None:
-        with self._client.network(), selectors.EpollSelector() as waiting:
-            due = time.monotonic()
-            while not self._over:
-                if time.monotonic() >= due:
-                    due += self._EVERY
-                    visit = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-                    # Nothing keeps the place of one that is over.
-                    visit.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                    visit.connect_ex(SERVICE)
-                    waiting.register(visit, selectors.EVENT_WRITE, time.monotonic())
-                for key, _ in waiting.select(max(0.0, due - time.monotonic())):
-                    self._go_on(waiting, key)
-                now = time.monotonic()
-                for key in [each for each in waiting.get_map().values() if now - each.data > self._PATIENCE]:
-                    _end(waiting, key)
-            for key in list(waiting.get_map().values()):
-                _end(waiting, key)
-
-    def _go_on(self, waiting: selectors.BaseSelector, key: selectors.SelectorKey) -> None:
-        visit: socket.socket = key.fileobj  # type: ignore[assignment]
-        try:
-            if key.events == selectors.EVENT_WRITE:
-                visit.sendall(self._QUESTION)
-                waiting.modify(visit, selectors.EVENT_READ, key.data)
-                return
-            if visit.recv(4096):
-                self._served.append(time.monotonic())
-        except OSError:
-            pass
-        _end(waiting, key)
-
-
-def _end(waiting: selectors.BaseSelector, key: selectors.SelectorKey) -> None:
-    waiting.unregister(key.fileobj)
-    key.fileobj.close()  # type: ignore[union-attr]
 
 
 @dataclass(frozen=True)
@@ -274,7 +200,7 @@ def under_load(cluster: Cluster, lab: Lab, seconds: float) -> str:
             time.sleep(seconds)
             ended = time.monotonic()
         takeovers = len(cluster.holders.when(cluster.standby, takes=True, since=begun))
-        gaps = gaps_of(wire, cluster.master, begun, ended)
+        gaps = wire.gaps(cluster.master, begun, ended)
     late = sum(gap > 0.11 for gap in gaps)
     return (
         f"{seconds:g} s at 100 ms under full CPU load: {takeovers} false takeovers; {len(gaps)} intervals, longest"

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.lab.directors import Cluster
 from tests.lab.lab import Lab
 from tests.lab.space import why_not
 
@@ -16,3 +17,12 @@ def lab() -> Iterator[Lab]:
         pytest.skip(why_not())
     with Lab() as lab:
         yield lab
+
+
+@pytest.fixture(scope="module")
+def directors() -> Iterator[Cluster]:
+    """Of a lab of their own, for those who leave it as it comes."""
+    with Lab() as lab:
+        cluster = Cluster(lab)
+        yield cluster
+        cluster.holders.close()

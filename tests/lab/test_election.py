@@ -5,21 +5,17 @@ What was measured goes to the properties of the tests (`--junitxml`).
 
 from __future__ import annotations
 
-import contextlib
-import os
 import random
 import time
 from collections.abc import Iterator
-from itertools import groupby, pairwise
-from signal import SIGINT, SIGKILL, SIGTERM
+from itertools import pairwise
+from signal import SIGKILL, SIGTERM
 
 import pytest
 import yaml
 
 from tests.lab import services
-from tests.lab.lab import Lab, Node
-from tests.lab.space import why_not
-from tests.lab.test_vrrp import (
+from tests.lab.directors import (
     ALL,
     DIRECTORS,
     HANDOVER,
@@ -28,9 +24,12 @@ from tests.lab.test_vrrp import (
     V3,
     Cluster,
     Record,
+    everything_busy,
     keepalived,
     pybalancer,
 )
+from tests.lab.lab import Lab, Node
+from tests.lab.space import why_not
 from tests.lab.topology import NETWORKS, VIPS, Card
 from tests.lab.watch import Wire
 from tests.vrrp.conftest import GROUP_MAC_V4, Advert, Arp
@@ -42,19 +41,6 @@ INTERVAL = 0.1
 # In so many seconds so many advertisements, and none of another, show who is master.
 STEADY = 1.0
 ENOUGH = 8
-
-
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    with Lab() as lab:
-        yield lab
-
-
-@pytest.fixture(scope="module")
-def directors(lab: Lab) -> Iterator[Cluster]:
-    cluster = Cluster(lab)
-    yield cluster
-    cluster.holders.close()
 
 
 @pytest.fixture
@@ -69,8 +55,8 @@ def cluster(directors: Cluster) -> Cluster:
 
 
 @pytest.fixture
-def wire(lab: Lab) -> Iterator[Wire]:
-    with Wire(lab) as wire:
+def wire(directors: Cluster) -> Iterator[Wire]:
+    with Wire(directors.lab) as wire:
         yield wire
 
 
@@ -321,25 +307,6 @@ def _in_keepalived_with_unicast(node: Node, peer: Node, text: str) -> tuple[str,
 # Under full load
 
 
-@contextlib.contextmanager
-def everything_busy(lab: Lab, seconds: float) -> Iterator[None]:
-    """So long all cores have more to do than they can, and the workers serve as much as they can."""
-    limit = str(int(seconds) + 5)
-    master, client = lab["master"], lab["client"]
-    programs = [
-        master.start("timeout", limit, "sh", "-c", "while :; do :; done", log="busy.log")
-        for _ in range(2 * (os.cpu_count() or 1))
-    ]
-    url = "http://192.168.1.200:8000/"
-    programs.append(client.start("wrk", "-t1", "-c64", f"-d{limit}s", "--timeout", "5s", url, log="wrk.log"))
-    try:
-        yield
-    finally:
-        for program in programs:
-            # wrk tells what it did.
-            program.end(SIGINT if program.name == "wrk" else SIGTERM)
-
-
 def test_under_full_load_nobody_takes_over(cluster: Cluster, wire: Wire, record_property: Record) -> None:
     """At an advertisement each second; ten a second are measured where nothing else runs, by bench/failover.py."""
     cluster.runs(*commands(cluster, V2, "nobody"))
@@ -350,20 +317,10 @@ def test_under_full_load_nobody_takes_over(cluster: Cluster, wire: Wire, record_
     with everything_busy(cluster.lab, 10.0):
         time.sleep(10.0)
         ended = time.monotonic()
-    gaps = gaps_of(wire, cluster.master, begun, ended)
+    gaps = wire.gaps(cluster.master, begun, ended)
     record_property("longest gap", max(gaps))
     assert not cluster.holders.when(cluster.standby, takes=True, since=begun)
     assert not wire.adverts(cluster.standby, since=begun)
     # The standby waits 3.6 s.
     assert max(gaps) < 2.0
     assert "Latency" in (cluster.client.disk / "log/wrk.log").read_text(), "there was traffic"
-
-
-def gaps_of(wire: Wire, node: Node, begun: float, ended: float) -> list[float]:
-    """Between two advertisements of a master, of all its virtual routers."""
-    heard = sorted((each.network, each.at) for each in wire.adverts(node, since=begun) if each.at <= ended)
-    gaps = []
-    for _, group in groupby(heard, key=lambda each: each[0]):
-        times = [begun, *(at for _, at in group), ended]
-        gaps += [two - one for one, two in pairwise(times)][1:-1]
-    return gaps

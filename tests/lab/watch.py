@@ -10,6 +10,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -104,6 +105,15 @@ class Wire:
             for each in self.passed(since=since)
             if isinstance(each.said, Advert) and network in ("", each.network) and (not own or each.said.source in own)
         ]
+
+    def gaps(self, node: Node, begun: float, ended: float) -> list[float]:
+        """Between two advertisements of a master, of all its virtual routers."""
+        heard = sorted((each.network, each.at) for each in self.adverts(node, since=begun) if each.at <= ended)
+        gaps = []
+        for _, group in groupby(heard, key=lambda each: each[0]):
+            times = [begun, *(at for _, at in group), ended]
+            gaps += [two - one for one, two in pairwise(times)][1:-1]
+        return gaps
 
     def announced(self, source: Node, *, since: float = 0.0) -> list[tuple[float, str]]:
         """When a director announced which address by gratuitous ARP."""
