@@ -16,10 +16,14 @@ from typing import Literal, NamedTuple
 
 __all__ = [
     "ACTIVE",
+    "AT_DESTINATION_PORT",
+    "AT_STATUS",
     "COUNTED",
+    "DESTINATION_TRANSLATED",
     "DST",
     "NUMBERS",
     "SRC",
+    "TIMED",
     "TOLD",
     "End",
     "Entry",
@@ -52,18 +56,20 @@ _NLA_F_NESTED, _NLA_TYPE_MASK = 0x8000, 0x3FFF
 
 _TUPLE_ORIG, _TUPLE_REPLY, _STATUS, _PROTOINFO, _TIMEOUT = 1, 2, 3, 4, 7
 _COUNTERS_ORIG, _COUNTERS_REPLY, _ID, _ZONE, _FILTER, _STATUS_MASK = 9, 10, 12, 18, 25, 26
+_TIMESTAMP, _TIMESTAMP_EVENT = 20, 27
 _IP, _PROTO = 1, 2
 SRC, DST = {4: 1, 6: 3}, {4: 2, 6: 4}
 _PROTO_NUM, _SRC_PORT, _DST_PORT = 1, 2, 3
 _TCP, _TCP_STATE = 1, 1
 _PACKETS, _OCTETS = 1, 2
+_BEGAN, _ENDED = 1, 2
 _FILTER_ORIG, _FILTER_REPLY = 1, 2
 # Not by an address of IPv6: ctnetlink_filter_match_tuple (6.18 too) tells all but those asked for.
 _BY_SRC, _BY_DST, _BY_PROTO, _BY_SRC_PORT, _BY_DST_PORT = {4: 0x1, 6: 0}, {4: 0x2, 6: 0}, 0x8, 0x10, 0x20
 # Attributes of the numbers of the whole table, and of those of each processor.
 _STATS_ENTRIES, _STATS_MAXIMUM = 1, 2
 _STATS_DROP, _STATS_EARLY_DROP = 10, 11
-_IPS_DST_NAT = 0x20
+_IPS_ASSURED, _IPS_DST_NAT = 0x4, 0x20
 
 # struct nlmsghdr with struct nfgenmsg, struct nlattr.
 _HEADER = struct.Struct("=IHHIIBBH")
@@ -123,6 +129,14 @@ class Entry(NamedTuple):
     octets_in: bytes = b""
     packets_out: bytes = b""
     octets_out: bytes = b""
+    began: bytes = b""
+    ended: bytes = b""
+    happened: bytes = b""
+
+    @property
+    def is_assured(self) -> bool:
+        """TCP: it was established. UDP: both sides have sent, and for more than two seconds."""
+        return bool(int.from_bytes(self.status, "big") & _IPS_ASSURED)
 
     @property
     def is_translated(self) -> bool:
@@ -162,6 +176,11 @@ class Entry(NamedTuple):
         )
 
 
+AT_STATUS: Path = (_STATUS,)
+AT_DESTINATION_PORT: Path = (_TUPLE_ORIG, _PROTO, _DST_PORT)
+DESTINATION_TRANSLATED = _IPS_DST_NAT
+"""A bit of the status."""
+
 # In the order of Entry, by IP version.
 COUNTED: dict[int, tuple[Path, ...]] = {
     family: (
@@ -188,6 +207,10 @@ TOLD: dict[int, tuple[Path, ...]] = {
         (_COUNTERS_REPLY, _OCTETS),
     )
     for family in FAMILIES
+}
+# Events: and when (nanoseconds of Unix time).
+TIMED: dict[int, tuple[Path, ...]] = {
+    family: (*TOLD[family], (_TIMESTAMP, _BEGAN), (_TIMESTAMP, _ENDED), (_TIMESTAMP_EVENT,)) for family in FAMILIES
 }
 
 
@@ -222,7 +245,7 @@ def _places(message: bytes) -> dict[Path, slice]:
 
 
 def parse(message: bytes, wanted: tuple[Path, ...]) -> Entry:
-    """Read a message of any shape; `wanted` is COUNTED or TOLD of its family."""
+    """Read a message of any shape; `wanted` is COUNTED, TOLD or TIMED of its family."""
     places = _places(message)
     return Entry(*[message[places[path]] if path in places else b"" for path in wanted])
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from balancer.kernel.conntrack import Usage
 
-__all__ = ["Sysctl"]
+__all__ = ["Sysctl", "timeouts"]
 
 _SYS = Path("/proc/sys")
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
@@ -33,6 +33,24 @@ _CONNTRACK = {
 }
 # What is taken up in its middle has a window of unknown scale.
 _LIBERAL = {"net/netfilter/nf_conntrack_tcp_be_liberal": "1"}
+_LOGGED = {
+    # When a connection began and ended.
+    "net/netfilter/nf_conntrack_timestamp": "1",
+    # Told of also where it began while nobody listened: we may have to be started anew.
+    "net/netfilter/nf_conntrack_events": "1",
+}
+_TIMEOUTS = {
+    **{
+        word: f"tcp_timeout_{word.lower()}"
+        for word in (
+            *("SYN_SENT", "SYN_RECV", "ESTABLISHED", "FIN_WAIT", "CLOSE_WAIT", "LAST_ACK", "TIME_WAIT", "CLOSE"),
+            "UNACKNOWLEDGED",
+        )
+    },
+    "SYN_SENT2": "tcp_timeout_syn_sent",
+    "UDP": "udp_timeout",
+    "UDP_STREAM": "udp_timeout_stream",
+}
 _STRICT = "1"
 # Part of the table above which it is nearly full.
 _NEARLY_FULL = 0.8
@@ -58,15 +76,18 @@ class Sysctl:
         self._usage: Usage | None = None
         self._strays = _strays()
 
-    def apply(self, families: Collection[int], *, is_liberal: bool) -> list[str]:
+    def apply(self, families: Collection[int], *, is_liberal: bool, is_logged: bool = False) -> list[str]:
         """Set what forwarding for these IP versions needs, and say what was changed.
 
-        `is_liberal`: connections are to survive a change of the director. May be repeated, and should once the rules
-        are there, with which the kernel begins to have settings for connections. What fails is in `findings`.
+        `is_liberal`: connections are to survive a change of the director. `is_logged`: it is to be known when they
+        began and ended; where not, what an earlier run has set for that is put back. May be repeated, and should once
+        the rules are there, with which the kernel begins to have settings for connections. What fails is in `findings`.
         """
         self._wanted = {_FORWARDING[family]: "1" for family in families} | _CONNTRACK | (_LIBERAL if is_liberal else {})
+        if is_logged:
+            self._wanted |= _LOGGED
         self._missing = {}
-        said = []
+        said = [] if is_logged else self._forget(_LOGGED)
         for name, value in self._wanted.items():
             try:
                 found = _read(name)
@@ -101,6 +122,21 @@ class Sysctl:
                 said.append(_why(change.name, error))
         self._changes = []
         self._state.unlink(missing_ok=True)
+        return said
+
+    def _forget(self, names: Collection[str]) -> list[str]:
+        """Put these back, if an earlier run has set them."""
+        forgotten = [change for change in self._changes if change.name in names]
+        if not forgotten:
+            return []
+        said = []
+        for change in forgotten:
+            with suppress(OSError):
+                if _read(change.name) == change.put:
+                    _write(change.name, change.found)
+                    said.append(f"{_shown(change.name)} put back to {change.found}")
+        self._changes = [change for change in self._changes if change.name not in names]
+        self._remember([])
         return said
 
     def findings(self, usage: Usage | None = None) -> list[str]:
@@ -182,6 +218,16 @@ class Sysctl:
         except (OSError, ValueError, TypeError, KeyError):
             return []
         return [change for change in changes if change.name.startswith("net/") and ".." not in change.name.split("/")]
+
+
+def timeouts() -> dict[str, int]:
+    """Seconds without a packet after which a connection is forgotten, by the word of its TCP state, UDP or UDP_STREAM;
+    UNACKNOWLEDGED is of one with data that nobody acknowledges. What the kernel does not say is not there."""
+    found = {}
+    for word, name in _TIMEOUTS.items():
+        with suppress(OSError, ValueError):
+            found[word] = int(_read(f"net/netfilter/nf_conntrack_{name}"))
+    return found
 
 
 def _place() -> list[str]:

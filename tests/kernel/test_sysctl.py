@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from balancer.kernel.conntrack import Usage
-from balancer.kernel.sysctl import Sysctl, _strays
+from balancer.kernel.sysctl import Sysctl, _strays, timeouts
 from tests.vrrp.conftest import Net, Stage, as_root
 
 pytestmark = as_root
@@ -219,3 +219,58 @@ def test_packets_that_a_strict_filter_drops_are_a_finding(state: Path) -> None:
         assert "strict (eth0)" in finding
         assert sysctl.findings() == []
     stage.close()
+
+
+STAMPS, EVENTS = SYS / "netfilter/nf_conntrack_timestamp", SYS / "netfilter/nf_conntrack_events"
+
+
+def test_what_a_log_of_flows_needs_is_set_for_it_only(net: Net, state: Path) -> None:
+    before = settings()
+    sysctl = Sysctl(state)
+    said = sysctl.apply([4], is_liberal=False, is_logged=True)
+    found = before["netfilter/nf_conntrack_events"]
+    assert said[2:] == [
+        "net.netfilter.nf_conntrack_timestamp set from 0 to 1",
+        *([f"net.netfilter.nf_conntrack_events set from {found} to 1"] if found != "1" else []),
+    ]
+    assert (STAMPS.read_text(), EVENTS.read_text()) == ("1\n", "1\n")
+    assert sysctl.apply([4], is_liberal=False, is_logged=True) == []
+    sysctl.restore()
+    assert differences(before) == {}
+
+
+def test_what_a_run_that_logged_has_left_is_put_back_by_one_that_does_not(net: Net, state: Path) -> None:
+    before = settings()
+    Sysctl(state).apply([4], is_liberal=False, is_logged=True)
+    after = Sysctl(state)
+    assert "net.netfilter.nf_conntrack_timestamp put back to 0" in after.apply([4], is_liberal=False)
+    assert set(differences(before)) & {"netfilter/nf_conntrack_timestamp", "netfilter/nf_conntrack_events"} == set()
+    assert after.apply([4], is_liberal=False) == []
+    assert "timestamp" not in state.read_text()
+    after.restore()
+    assert differences(before) == {}
+
+
+def test_what_somebody_has_changed_since_is_his(net: Net, state: Path) -> None:
+    Sysctl(state).apply([4], is_liberal=False, is_logged=True)
+    EVENTS.write_text("0")
+    after = Sysctl(state)
+    after.apply([4], is_liberal=False)
+    assert EVENTS.read_text() == "0\n"
+    after.restore()
+
+
+def test_timeouts_are_those_of_the_namespace(net: Net) -> None:
+    Path(SYS / "netfilter/nf_conntrack_tcp_timeout_time_wait").write_text("7")
+    Path(SYS / "netfilter/nf_conntrack_udp_timeout_stream").write_text("8")
+    found = timeouts()
+    assert (found["TIME_WAIT"], found["UDP_STREAM"]) == (7, 8)
+    assert set(found) == {
+        *("SYN_SENT", "SYN_SENT2", "SYN_RECV", "ESTABLISHED", "FIN_WAIT", "CLOSE_WAIT", "LAST_ACK", "TIME_WAIT"),
+        *("CLOSE", "UNACKNOWLEDGED", "UDP", "UDP_STREAM"),
+    }
+
+
+def test_timeouts_that_the_kernel_does_not_tell_are_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("balancer.kernel.sysctl._SYS", tmp_path)
+    assert timeouts() == {}
