@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Callable
 
-from balancer.pool.records import HttpRecord, Record, TcpRecord, UdpRecord
+from balancer.pool.records import FlowRecord, HttpRecord, Record, TcpRecord, UdpRecord
 
 __all__ = [
     "LONGEST_REQUEST",
@@ -115,7 +115,9 @@ def rfc3339_date(at: float) -> str:
 
 def format_haproxy(record: Record) -> str:
     """The line of `option httplog` or `option tcplog`, dates in local time. For datagrams, in the same spirit:
-    `client:port [date] frontend backend/server Tt bytes_in/bytes_out termination retries "query"`."""
+    `client:port [date] frontend backend/server Tt bytes_in/bytes_out termination retries "query"`. For flows of the
+    kernel one or the other, and then `service:port bytes_in/bytes_out packets_in/packets_out`; as with
+    `option logasap` what counts on has a + before it."""
     r = record
     who = f"{r.client}:{r.client_port} [{clf_date(r.began)}] {r.frontend}"
     where = f"{who} {r.backend or r.frontend}/{r.server or NO_SERVER}"
@@ -132,7 +134,17 @@ def format_haproxy(record: Record) -> str:
             f"{r.actconn}/{r.feconn}/{r.beconn}/{r.srvconn}/{'+' if r.redispatched else ''}{r.retries} "
             f"{r.srv_queue}/{r.backend_queue}"
         )
-    return f'{where} {r.tt} {r.bytes_in}/{r.bytes_out} {r.termination} {r.retries} "{_query(r.query)}"'
+    if isinstance(r, UdpRecord):
+        return f'{where} {r.tt} {r.bytes_in}/{r.bytes_out} {r.termination} {r.retries} "{_query(r.query)}"'
+    more = "" if r.is_end else "+"
+    octets = f"{more}{r.bytes_in}/{more}{r.bytes_out}"
+    tail = f"{r.service}:{r.service_port} {octets} {more}{r.packets_in}/{more}{r.packets_out}"
+    if r.protocol == "tcp":
+        return (
+            f"{where} 0/{r.tc}/{more}{r.tt} {more}{r.bytes_out} {r.termination} "
+            f"{r.actconn}/{r.feconn}/{r.beconn}/{r.srvconn}/0 0/0 {tail}"
+        )
+    return f'{where} {more}{r.tt} {octets} {r.termination} 0 "-" {tail}'
 
 
 to_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
@@ -145,7 +157,7 @@ _LONGEST_WHY_IN_JSON = 300
 
 def format_json(record: Record) -> str:
     """One JSON object: the record's fields under their own names, but `time` (RFC 3339, UTC) in the place of `began`,
-    and `type` (http, tcp or udp). Request line and query are escaped as in HAProxy's line."""
+    and `type` (http, tcp, udp or flow). Request line and query are escaped as in HAProxy's line."""
     r = record
     # Written by hand: the encoder takes three times as long. Only the last fields hold what others said.
     who = (
@@ -157,6 +169,14 @@ def format_json(record: Record) -> str:
         return (
             f'{who},"tt":{r.tt},"bytes_in":{r.bytes_in},"bytes_out":{r.bytes_out},"termination":"{r.termination}",'
             f'"retries":{r.retries},"query":{_quoted(_query(r.query))}}}'
+        )
+    if isinstance(r, FlowRecord):
+        return (
+            f'{who},"protocol":"{r.protocol}","is_end":{"true" if r.is_end else "false"},"tc":{r.tc},"tt":{r.tt},'
+            f'"bytes_in":{r.bytes_in},"bytes_out":{r.bytes_out},"packets_in":{r.packets_in},'
+            f'"packets_out":{r.packets_out},"termination":"{r.termination}","actconn":{r.actconn},'
+            f'"feconn":{r.feconn},"beconn":{r.beconn},"srvconn":{r.srvconn},"service":"{r.service}",'
+            f'"service_port":{r.service_port},"server_address":"{r.server_address}","server_port":{r.server_port}}}'
         )
     rest = (
         f'"bytes_read":{r.bytes_read},"termination":"{r.termination}","actconn":{r.actconn},"feconn":{r.feconn},'
@@ -175,7 +195,7 @@ def format_json(record: Record) -> str:
     )
 
 
-_TYPES = {HttpRecord: "http", TcpRecord: "tcp", UdpRecord: "udp"}
+_TYPES = {HttpRecord: "http", TcpRecord: "tcp", UdpRecord: "udp", FlowRecord: "flow"}
 
 
 def refusal(record: HttpRecord | TcpRecord) -> str:

@@ -15,7 +15,7 @@ from balancer.config import model
 from balancer.observe import lines
 from balancer.observe.lines import format_haproxy, format_json
 from balancer.observe.sinks import Level, Message, open_sink
-from balancer.pool.records import HttpRecord, Record, UdpRecord
+from balancer.pool.records import HttpRecord, Record, TcpRecord
 
 __all__ = ["AccessLog", "Level", "Quota", "format_haproxy", "format_json"]
 
@@ -25,6 +25,7 @@ _CAPACITY = 16384
 _EVENT_CAPACITY = 256
 # Records formatted and sent in one go: about a millisecond.
 _BATCH = 128
+_REFUSABLE = (HttpRecord, TcpRecord)
 
 
 class _Event(NamedTuple):
@@ -99,7 +100,7 @@ class AccessLog:
             record = record._replace(request_line=record.request_line[: lines.LONGEST_REQUEST])
         queue.append(record)
         # P: refused by us. The other letters say by themselves what happened.
-        if not isinstance(record, UdpRecord) and record.why and not self._json and record.termination[0] == "P":
+        if isinstance(record, _REFUSABLE) and record.why and not self._json and record.termination[0] == "P":
             queue.append(_Event(Level.NOTICE, lines.refusal(record), None))
 
     def event(self, level: Level, text: str, *, kind: str = "") -> None:

@@ -7,9 +7,9 @@ the termination state code.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-__all__ = ["HttpRecord", "Record", "TcpRecord", "UdpRecord"]
+__all__ = ["FlowRecord", "HttpRecord", "Record", "TcpRecord", "UdpRecord"]
 
 
 class HttpRecord(NamedTuple):
@@ -100,4 +100,40 @@ class UdpRecord(NamedTuple):
     """Name and type asked for (dns), as presentation text; empty for generic flows."""
 
 
-Record = HttpRecord | TcpRecord | UdpRecord
+class FlowRecord(NamedTuple):
+    """One TCP connection or UDP flow that the kernel has carried, as its table of connections has it."""
+
+    client: str
+    client_port: int
+    began: float
+    """Where nobody has noted it (`tt` -1), when it ended."""
+    frontend: str
+    backend: str
+    server: str
+    """Its address and port where it is none of the configuration's."""
+    protocol: Literal["tcp", "udp"]
+    is_end: bool
+    """False: it has just begun."""
+    tc: int
+    """0, or -1 where the server has not answered."""
+    tt: int
+    """From the first packet to the last; -1 unknown."""
+    bytes_in: int
+    """In packets from the client, their IP headers included; as those below, 0 where nobody has counted."""
+    bytes_out: int
+    packets_in: int
+    packets_out: int
+    termination: str
+    """Two characters."""
+    actconn: int
+    feconn: int
+    beconn: int
+    srvconn: int
+    service: str
+    """The address that the client knows."""
+    service_port: int
+    server_address: str
+    server_port: int
+
+
+Record = HttpRecord | TcpRecord | UdpRecord | FlowRecord

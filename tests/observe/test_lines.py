@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from balancer.observe import lines
 from balancer.observe.lines import format_haproxy, format_json
-from balancer.pool.records import HttpRecord, Record, TcpRecord, UdpRecord
+from balancer.pool.records import FlowRecord, HttpRecord, Record, TcpRecord, UdpRecord
 
 GOLDEN = Path(__file__).parent / "golden"
 BEGAN = 1_795_342_271.123456  # 22 Nov 2026 10:11:11.123 UTC
@@ -32,6 +32,12 @@ UDP = UdpRecord(
     client="10.0.1.2", client_port=5353, began=BEGAN, frontend="dns", backend="dns-servers", server="cluster5",
     tt=2, bytes_in=40, bytes_out=120, termination="--", retries=0, query="www.lab.local. A",
 )  # fmt: skip
+FLOW = FlowRecord(
+    client="10.0.1.2", client_port=33313, began=BEGAN, frontend="fnt", backend="bck", server="srv1", protocol="tcp",
+    is_end=True, tc=0, tt=5007, bytes_in=1372, bytes_out=212, packets_in=7, packets_out=3, termination="--",
+    actconn=4, feconn=3, beconn=2, srvconn=1,
+    service="192.0.2.200", service_port=80, server_address="10.0.100.2", server_port=8080,
+)  # fmt: skip
 RECORDS: tuple[Record, ...] = (
     HTTP,
     HTTP._replace(redispatched=True, retries=2, termination="--DI", server="srv2"),
@@ -46,6 +52,10 @@ RECORDS: tuple[Record, ...] = (
     UDP,
     UDP._replace(server="", termination="SC", bytes_out=0, query='a"b\x07\u00e9. TXT'),
     UDP._replace(query="", termination="sH", retries=1),
+    FLOW,
+    FLOW._replace(is_end=False, tt=0, bytes_in=0, bytes_out=0, packets_in=0, packets_out=0),
+    FLOW._replace(client="2001:db8::1", service="2001:db8:1::c8", server="fd00::2:8080", server_address="fd00::2",
+                  protocol="udp", tc=-1, tt=-1, bytes_out=0, packets_out=0, termination="sH"),
 )  # fmt: skip
 
 # The configuration manual's fields, section 8.2.3, without captures.
@@ -83,6 +93,16 @@ def test_an_httplog_line_takes_apart_into_its_fields() -> None:
     assert found.group("TR", "Tw", "Tc", "Tr", "Ta") == ("10", "0", "30", "69", "109")
     assert found.group("ac", "fc", "bc", "sc", "rc") == ("4", "3", "2", "1", "+2")
     assert found["request"] == "GET /index.html HTTP/1.1"
+
+
+def test_a_flow_is_a_tcplog_line_and_more() -> None:
+    alike = TCP._replace(client="10.0.1.2", retries=0)
+    assert format_haproxy(FLOW) == f"{format_haproxy(alike)} 192.0.2.200:80 1372/212 7/3"
+    datagrams = UDP._replace(tt=5007, bytes_in=1372, bytes_out=212, query="")
+    line = format_haproxy(FLOW._replace(
+        protocol="udp", client_port=5353, frontend="dns", backend="dns-servers", server="cluster5",
+    ))  # fmt: skip
+    assert line == f"{format_haproxy(datagrams)} 192.0.2.200:80 1372/212 7/3"
 
 
 def test_dates_are_local(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +156,7 @@ def test_the_longest_object_fits_into_one_write(octet: bytes) -> None:
 
 
 def test_objects_keep_the_records_names() -> None:
-    for record in (HTTP, TCP, UDP):
+    for record in (HTTP, TCP, UDP, FLOW):
         fields = json.loads(format_json(record))
         assert set(fields) == {*record._fields, "time", "type"} - {"began"}
 
