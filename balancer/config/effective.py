@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeVar
 
-from balancer.config.model import Backend, Config, Frontend, TcpKeepalive, Timeouts
+from balancer.config.model import Backend, Config, FlowLog, Frontend, TcpKeepalive, Timeouts
 from balancer.config.vrrp import VrrpInstance
 
 __all__ = ["BackendSettings", "FrontendSettings", "Waits", "backend", "frontend", "is_ipv6", "vrrp_version"]
@@ -49,6 +49,7 @@ class FrontendSettings:
     maxconn: int | None
     """Connections of this frontend over all workers; None: only `global.maxconn` holds."""
     dontlognull: bool
+    flow_log: FlowLog
     tcp_keepalive: TcpKeepalive | None
     error_files: dict[int, str]
     """Status to path."""
@@ -73,6 +74,7 @@ def frontend(config: Config, name: str) -> FrontendSettings:
         timeouts=_waits(own.timeout, defaults.timeout),
         maxconn=_first(own.maxconn, defaults.maxconn),
         dontlognull=own.dontlognull if own.dontlognull is not None else defaults.dontlognull,
+        flow_log=own.flow_log if own.flow_log is not None else defaults.flow_log,
         tcp_keepalive=_keepalive(own, config),
         error_files=defaults.error_files.paths | own.error_files.paths,
     )

@@ -56,6 +56,7 @@ __all__ = [
     "Defaults",
     "DnsCheck",
     "ErrorFiles",
+    "FlowLog",
     "ForwardedFor",
     "Frontend",
     "Gateway",
@@ -187,6 +188,7 @@ class TcpKeepalive(Model):
     """Probes without an answer after which the connection is dead."""
 
 
+FlowLog = Literal["none", "end", "both"]
 Keepalive = Annotated[TcpKeepalive | None, Switch()]
 
 
@@ -234,6 +236,8 @@ class Defaults(Model):
     """true or {idle, interval, count}; on client and server connections."""
     dontlognull: bool = True
     """No log line for connections that carried no octet (probes of other balancers)."""
+    flow_log: FlowLog = "none"
+    """engine kernel: end is a log line when a connection or flow ends, both another one when it begins."""
 
 
 class Bind(Model):
@@ -316,6 +320,9 @@ class Frontend(Model):
     """false: no access records of this frontend."""
     dontlognull: bool | None = None
     """No log line for connections that carried no octet. Default `defaults.dontlognull`."""
+    flow_log: FlowLog | None = None
+    """engine kernel: none; end, a log line when a connection or flow ends; both, another one when it begins.
+    Default `defaults.flow_log`."""
 
 
 class Cookie(Model):

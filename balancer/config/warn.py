@@ -36,6 +36,8 @@ def warnings(config: Config) -> list[str]:
             config.frontends[user].engine != "proxy" for user in used.get(name, ())
         ):
             lines.append(f"backends.{name}.persistence_timeout: has no effect without a frontend of engine kernel")
+    if config.defaults.flow_log != "none" and all(each.engine == "proxy" for each in config.frontends.values()):
+        lines.append("defaults.flow_log: has no effect without a frontend of engine kernel")
     return lines
 
 
@@ -128,6 +130,11 @@ def _frontend(config: Config, name: str, frontend: Frontend) -> Iterator[str]:
     at = f"frontends.{name}"
     if "forwarding" in frontend.model_fields_set and frontend.engine == "proxy":
         yield f"{at}.forwarding: has no effect with engine {frontend.engine}"
+    if frontend.flow_log not in (None, "none"):
+        if frontend.engine == "proxy":
+            yield f"{at}.flow_log: has no effect with engine proxy, which logs its connections without it"
+        elif not frontend.log:
+            yield f"{at}.flow_log: has no effect with `log: false`"
     if "udp" in frontend.model_fields_set and frontend.mode != "udp":
         yield f"{at}.udp: has no effect with mode {frontend.mode}"
     if frontend.error_files.paths and frontend.mode != "http":

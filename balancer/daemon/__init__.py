@@ -2,6 +2,8 @@
 
 supervisor  parent: binds the sockets, starts and replaces the children, ends them
 worker      the proxy data plane, one process per core
+kerneld     the rules in the kernel, and what it counts
+flowlog     a line for each connection that the kernel carries
 control     health checks, server states, statistics page
 plan        what all processes derive from the configuration: rows, indexes, addresses, descriptors
 memory      what they share: counters, states, doorbells

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from balancer.config.model import Balance
-from balancer.daemon import privileges
+from balancer.daemon import flowlog, privileges
+from balancer.daemon.flowlog import FlowLog
 from balancer.daemon.memory import Memory, answer
 from balancer.daemon.plan import Plan
 from balancer.daemon.questions import LONGEST_ANSWER, Answering
@@ -215,6 +216,11 @@ class Engine:
         self._findings: list[str] = []
         self._has_rung = False
         self._look_at = 0.0
+        self._flow_log: FlowLog | None = None
+        self._is_logged = False
+        """Whether flows are to be: the kernel has to note when they begin and end."""
+        self._is_waiting_for_flows = False
+        self._dropped_before = self._process.log_dropped
         self._stopping = False
 
     def run(self) -> None:
@@ -229,6 +235,7 @@ class Engine:
             self._conntrack = Conntrack()
             self._resets = Resets()
             at_the_end.callback(self._resets.close)
+            at_the_end.callback(self._close_flow_log)
             for line in self._remarks:
                 self._log.event(Level.WARNING, line)
             self._begin()
@@ -271,12 +278,18 @@ class Engine:
             due.append(self._answering.due)
         if self._has_rung:
             due.append(self._look_at)
+        has_flows = False
+        if self._flow_log is not None:
+            self._watch_flows(self._flow_log)
+            due.append(self._flow_log.due)
         for key, _ in self._selector.select(max(0.0, min(due) - now)):
             if key.fileobj is self._signals:
                 with suppress(BlockingIOError):
                     self._signals.recv(4096)
             elif key.fileobj is self._line:
                 self._answering.turn()
+            elif key.fileobj is self._flow_log:
+                has_flows = True
             else:
                 answer(self._bell)
                 self._has_rung = True
@@ -292,6 +305,18 @@ class Engine:
         if now >= self._second_at:
             self._second_at = max(self._second_at + _SECOND, now + _SECOND / 2)
             self._every_second(now)
+        # After all else, and little at a time.
+        if self._flow_log is not None and (has_flows or now >= self._flow_log.due):
+            self._flow_log.turn()
+
+    def _watch_flows(self, flow_log: FlowLog) -> None:
+        if flow_log.is_waiting == self._is_waiting_for_flows:
+            return
+        self._is_waiting_for_flows = flow_log.is_waiting
+        if flow_log.is_waiting:
+            self._selector.register(flow_log, selectors.EVENT_READ)
+        else:
+            self._selector.unregister(flow_log)
 
     def _watch_line(self, wanted: int) -> None:
         if wanted == self._line_events:
@@ -315,6 +340,13 @@ class Engine:
         if now >= self._around_at:
             self._around_at = now + _LOOK_AROUND
             self._look_around()
+            if self._flow_log is not None:
+                self._flow_log.look()
+        lost = 0
+        if self._flow_log is not None:
+            self._flow_log.tell(now)
+            lost = self._flow_log.lost
+        self._process.log_dropped = self._dropped_before + self._log.dropped + lost
         if not self._trouble:
             self._memory.applied[0] = int(now / _MICROSECOND)
         self._ledger.flush()
@@ -333,6 +365,7 @@ class Engine:
         self._read_board()
         # Who went down while nobody was here, or before.
         self._to_forget = set(self._down)
+        self._open_flow_log()
         self._apply()
         self._set()
         now = time.monotonic()
@@ -346,6 +379,33 @@ class Engine:
         self._ledger.flush()
         self._second_at = now + _SECOND
         self._around_at = now + _SECOND
+
+    def _open_flow_log(self) -> None:
+        """Before there are rules, so that no flow is missed."""
+        wanted = flowlog.frontends(self._config)
+        if not wanted:
+            return
+        # Addresses of servers do not change: what is a flow of which frontend is settled for good.
+        services = self._planner.services(self._states.__getitem__)
+        logged = {service.frontend for service in services if flowlog.has_flows(service)}
+        for name in wanted:
+            if any(service.frontend == name and not flowlog.has_flows(service) for service in services):
+                self._log.event(
+                    Level.WARNING,
+                    f"frontends.{name}.flow_log: queries are balanced each on its own, and make no flows to be logged",
+                )
+        if logged.isdisjoint(wanted):
+            return
+        self._is_logged = True
+        try:
+            self._flow_log = FlowLog(self._log, services, wanted, self._ledger, self._states.__getitem__)
+        except OSError as error:
+            self._log.event(Level.ERR, f"flows cannot be logged: {error.strerror}")
+
+    def _close_flow_log(self) -> None:
+        flow_log, self._flow_log = self._flow_log, None
+        if flow_log is not None:
+            flow_log.close()
 
     def _look(self) -> None:
         """Bring the rules up to what control has decided."""
@@ -467,7 +527,7 @@ class Engine:
         families = {service.family for service in services}
         families |= {6 if ":" in way.source else 4 for way in self._config.gateway.masquerade}
         is_liberal = any(service.is_hashed and service.forwarding == "nat" for service in services)
-        for line in self._sysctl.apply(families, is_liberal=is_liberal):
+        for line in self._sysctl.apply(families, is_liberal=is_liberal, is_logged=self._is_logged):
             self._log.event(Level.NOTICE, line)
 
     def _look_around(self) -> None:
@@ -668,6 +728,7 @@ class Engine:
         try:
             self._nft.run(render.nothing())
         finally:
+            self._close_flow_log()
             for line in self._sysctl.restore():
                 self._log.event(Level.NOTICE, line)
         self._memory.applied[0] = 0

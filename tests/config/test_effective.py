@@ -29,7 +29,7 @@ def waits(**other: object) -> effective.Waits:
 def test_where_nothing_is_said_the_built_in_values_hold(config: Load) -> None:
     plain = config(WEB % ("", ""))
     assert effective.frontend(plain, "web") == effective.FrontendSettings(
-        timeouts=waits(), maxconn=None, dontlognull=True, tcp_keepalive=None, error_files={}
+        timeouts=waits(), maxconn=None, dontlognull=True, flow_log="none", tcp_keepalive=None, error_files={}
     )
     assert effective.backend(plain, "b") == effective.BackendSettings(
         timeouts=waits(), retries=3, redispatch=True, tcp_keepalive=None, error_files={}
@@ -40,14 +40,15 @@ def test_defaults_come_before_built_in_values_and_own_words_before_both(config: 
     read_ = config(
         WEB
         % (
-            ", maxconn: 7, dontlognull: true, timeout: {client: 1m}",
+            ", maxconn: 7, dontlognull: true, flow_log: both, timeout: {client: 1m}",
             ", retries: 0, redispatch: true, timeout: {server: 2m}",
         )
-        + "defaults: {maxconn: 9, dontlognull: false, retries: 5, redispatch: false,"
+        + "defaults: {maxconn: 9, dontlognull: false, flow_log: end, retries: 5, redispatch: false,"
         " timeout: {client: 2s, server: 3s, connect: 1s, tunnel: 4s}}"
     )
     front, back = effective.frontend(read_, "web"), effective.backend(read_, "b")
     assert (front.maxconn, front.dontlognull, back.retries, back.redispatch) == (7, True, 0, True)
+    assert front.flow_log == "both"
     assert front.timeouts == waits(
         client=60.0, server=3.0, connect=1.0, tunnel=4.0, tunnel_given=True, client_fin=60.0, server_fin=3.0
     )

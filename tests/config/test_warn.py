@@ -231,3 +231,21 @@ def test_what_the_kernel_has_no_use_for_is_no_mistake_in_defaults(config: Load) 
     assert warnings(config(defaults + KERNEL.replace("tcp, ", "tcp, tcp_keepalive: false, "))) == []
     (line,) = warnings(config(defaults + KERNEL.replace("kernel", "proxy")))
     assert line.startswith("frontends.web.timeout.client: 1s is shorter")
+
+
+def test_only_the_kernels_flows_are_logged_and_only_where_a_frontend_is_logged(config: Load) -> None:
+    logged = WEB.replace("mode: http", "mode: http, flow_log: both")
+    said = "frontends.web.flow_log: has no effect with engine proxy, which logs its connections without it"
+    assert warnings(config(logged)) == [said]
+    assert warnings(config(logged.replace("both", "none"))) == []
+    assert warnings(config(logged.replace("mode: http", "mode: tcp, engine: auto"))) == []
+    kernel = logged.replace("mode: http", "mode: tcp, engine: kernel")
+    assert warnings(config(kernel)) == []
+    silent = kernel.replace("flow_log", "log: false, flow_log")
+    assert warnings(config(silent)) == ["frontends.web.flow_log: has no effect with `log: false`"]
+
+
+def test_a_default_for_flows_is_for_somebody(config: Load) -> None:
+    default = "defaults: {flow_log: end}\n"
+    assert warnings(config(WEB + default)) == ["defaults.flow_log: has no effect without a frontend of engine kernel"]
+    assert warnings(config(KERNEL + default)) == []

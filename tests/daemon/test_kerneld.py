@@ -105,7 +105,8 @@ class Director:
                 answer += data
         return sum(
             float(line.rpartition(" ")[2]) for line in answer.decode().splitlines()
-            if line.startswith(name + "{") and all(f'{key}="{value}"' in line for key, value in labels.items())
+            if line.startswith((name + "{", name + " "))
+            and all(f'{key}="{value}"' in line for key, value in labels.items())
         )  # fmt: skip
 
     def wait_until_up(self, *servers: str) -> None:
@@ -702,7 +703,7 @@ class Flows:
 
 
 class Settings:
-    def apply(self, families, *, is_liberal):
+    def apply(self, families, *, is_liberal, is_logged):
         return []
 
     def findings(self, usage):
