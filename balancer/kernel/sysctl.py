@@ -26,14 +26,14 @@ _INTERFACES = {4: "net/ipv4/conf", 6: "net/ipv6/conf"}
 # Entries that stand for more than one interface, or cannot matter.
 _NO_INTERFACES = {"all", "default", "lo"}
 _CONNTRACK = {
-    # Packets and octets of each connection.
-    "net/netfilter/nf_conntrack_acct": "1",
     # A connection may be taken up in its middle.
     "net/netfilter/nf_conntrack_tcp_loose": "1",
 }
 # What is taken up in its middle has a window of unknown scale.
 _LIBERAL = {"net/netfilter/nf_conntrack_tcp_be_liberal": "1"}
 _LOGGED = {
+    # Packets and octets of each connection.
+    "net/netfilter/nf_conntrack_acct": "1",
     # When a connection began and ended.
     "net/netfilter/nf_conntrack_timestamp": "1",
     # Told of also where it began while nobody listened: we may have to be started anew.

@@ -54,12 +54,10 @@ def test_what_is_needed_is_set_and_put_back(net: Net, state: Path) -> None:
     sysctl = Sysctl(state)
     assert sysctl.apply([4], is_liberal=False) == [
         "net.ipv4.ip_forward set from 0 to 1",
-        "net.netfilter.nf_conntrack_acct set from 0 to 1",
     ]
     assert set(differences(before)) == {
         "ipv4/ip_forward",
         *(f"ipv4/conf/{name}/forwarding" for name in ("all", "default", "in", "lo", "out.5")),
-        "netfilter/nf_conntrack_acct",
     }
     assert sysctl.findings() == []
     assert sysctl.apply([4], is_liberal=False) == []
@@ -73,7 +71,6 @@ def test_what_is_needed_is_set_and_put_back(net: Net, state: Path) -> None:
         "net.ipv6.conf.all.forwarding put back to 0",
         "net.ipv6.conf.default.accept_ra put back to 1",
         "net.ipv6.conf.in.accept_ra put back to 1",
-        "net.netfilter.nf_conntrack_acct put back to 0",
         "net.netfilter.nf_conntrack_tcp_be_liberal put back to 0",
         "net/ipv6/conf/out.5/accept_ra put back to 1",
     ]
@@ -85,7 +82,7 @@ def test_what_was_so_already_stays(net: Net, state: Path) -> None:
     FORWARD_V4.write_text("1")
     before = settings()
     sysctl = Sysctl(state)
-    assert sysctl.apply([4], is_liberal=False) == ["net.netfilter.nf_conntrack_acct set from 0 to 1"]
+    assert sysctl.apply([4], is_liberal=False) == []
     sysctl.restore()
     assert differences(before) == {}
 
