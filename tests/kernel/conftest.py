@@ -10,6 +10,7 @@ The servers' way out is the director. Sockets stay in the namespace that they we
 from __future__ import annotations
 
 import contextlib
+import os
 import selectors
 import socket
 import struct
@@ -26,14 +27,15 @@ import pytest
 from balancer.addr import Address
 from balancer.config import read
 from balancer.config.model import Config
-from balancer.errors import KernelError
+from balancer.errors import KernelError, StartError
 from balancer.kernel import render
 from balancer.kernel.nft import Nft
 from balancer.kernel.plan import Planner, Service
 from balancer.kernel.render import Desired
 from balancer.pool.orders import Admin, Condition, ServerState
+from tests.kernel.stage import Site
 from tests.lab.space import why_not
-from tests.vrrp.conftest import Net, Switch
+from tests.vrrp.conftest import Net, Stage, Switch
 
 as_root = pytest.mark.skipif(why_not() != "", reason=why_not())
 
@@ -351,6 +353,34 @@ def until(condition: Callable[[], object], within: float = DEADLINE) -> None:
     while not condition():
         assert time.monotonic() < end, condition
         time.sleep(0.005)
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    stage = Stage()
+    site = Site(stage)
+    yield site
+    site.close()
+    stage.close()
+
+
+def refused(begin: Callable[[], object]) -> str:
+    """What it says to somebody without rights, in a process of its own."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            os.setresuid(65534, 65534, 65534)
+            begin()
+        except StartError as error:
+            os.write(writer, str(error).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, encoding="utf-8") as said:
+        text = said.read()
+    os.waitpid(pid, 0)
+    return text
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from balancer.kernel.conntrack import Conntrack
 from balancer.kernel.events import Event, Events, _program
 from tests.kernel.stage import CLIENT_V6, PORT, SERVERS, SERVERS_V6, TCP, TCP_V6, UDP, VIP, VIP_V6, VPORT, Site
 from tests.kernel.table import clients, entry, fill
-from tests.vrrp.conftest import Net, Stage, as_root
+from tests.vrrp.conftest import Net, as_root
 
 pytestmark = as_root
 
@@ -25,16 +25,13 @@ AT_ONCE = 1000
 
 
 @pytest.fixture
-def site() -> Iterator[Site]:
-    stage = Stage()
-    site = Site(stage)
+def site(site: Site) -> Site:
+    """Whose connections are counted and timed."""
     with site.director:
         for name in ("acct", "timestamp"):
             (CONNTRACK / f"nf_conntrack_{name}").write_text("1")
     site.lead(0)
-    yield site
-    site.close()
-    stage.close()
+    return site
 
 
 @pytest.fixture

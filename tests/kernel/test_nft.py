@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -11,7 +10,7 @@ from balancer.kernel import nft as module
 from balancer.kernel.nft import Nft
 from tests.vrrp.conftest import Net
 
-from .conftest import as_root
+from .conftest import as_root, refused
 
 pytestmark = as_root
 
@@ -131,22 +130,8 @@ def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_the_right() -> None:
-    """In a process of its own, which gives up being root."""
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if not pid:
-        try:
-            ctypes.CDLL(module._LIBRARY)
-            os.setresuid(65534, 65534, 65534)
-            Nft()
-        except StartError as error:
-            os.write(writer, str(error).encode())
-        finally:
-            os._exit(0)
-    os.close(writer)
-    said = os.read(reader, 4096).decode()
-    os.close(reader)
-    os.waitpid(pid, 0)
+    ctypes.CDLL(module._LIBRARY)
+    said = refused(Nft)
     assert said == (
         "engine kernel: the kernel does not let us look at its rules: start as root, or with CAP_NET_ADMIN"
     )
