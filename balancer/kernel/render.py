@@ -26,6 +26,7 @@ from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from itertools import groupby
 from typing import NamedTuple
+from zlib import crc32
 
 from balancer.config.model import Balance, Gateway
 from balancer.kernel.plan import Service, Target
@@ -41,8 +42,11 @@ _SEED = 1
 # How long a query that goes straight to a server is remembered, so that its answer is left alone.
 _DIRECT_TIMEOUT = "30s"
 _DIRECT_SIZE = 65536
-# Clients that one server keeps. An element takes some 100 octets.
-_PERSISTENT_SIZE = 262144
+# Clients that a service remembers. An element takes some 100 octets. The kernel makes room for as many at once as the
+# last 16 bits say (rhashtable_params.nelem_hint), so these are 0.
+_PERSISTENT_SIZE = 1 << 20
+# Servers' marks: these bits differ, which begin so, and then the next one.
+_MARK, _MARKED, _NEXT_MARK = 0x3FFFFFF0, 0x40000000, 0x10
 # NFTNL_UDATA_COMMENT_MAXLEN is 128 with its closing NUL.
 _LONGEST_COMMENT = 120
 # The bit QR of a DNS header (RFC 1035 section 4.1.1), counted from the start of the UDP header.
@@ -133,27 +137,12 @@ def change(old: Desired, new: Desired) -> str:
     for name, rules in now.rules.items():
         if was.rules.get(name) != rules:
             lines += _rules(name, rules)
-    lines += [f"flush set {TABLE} {name}" for name in _forgotten(before, come)]
     lines += [f"delete chain {TABLE} {name}" for name in was.chains if name not in now.chains]
     lines += [
         f"delete {_kind(declaration)} {TABLE} {name}"
         for name, declaration in was.sets.items() if name not in now.sets
     ]  # fmt: skip
     return "\n".join(lines) + "\n" if lines else ""
-
-
-def _forgotten(before: Mapping[Key, Service], come: Iterable[Service]) -> Iterator[str]:
-    """Sets of the clients of servers that may keep them no more: they must not come back to it when it does."""
-    for service in come:
-        old = before.get(service.key)
-        if old is None or old.persistence is None or old.persistence != service.persistence:
-            continue
-        here = {_stay(service, service.targets[i]) for i in service.sticky}
-        there = {_stay(service, target) for target in service.targets}
-        for position in old.sticky:
-            name = _stay(old, old.targets[position])
-            if name not in here and name in there:
-                yield name
 
 
 # --- What a service comes to ---
@@ -255,7 +244,12 @@ def _translate(service: Service) -> Iterator[str]:
     places = {i: _endpoint(service.targets[i]) for i in set(service.slots)}
     if len(places) > 1:
         yield f"{to} {_choice(service)} map {{ {_slots(service.slots, places)} }}"
-    yield f"{to} {_one(service.targets[service.slots[0]], service.family)}"
+    yield _straight(service, service.slots[0])
+
+
+def _straight(service: Service, position: int) -> str:
+    to = f"meta l4proto {service.protocol} dnat {_WORDS[service.family].ip} to"
+    return f"{to} {_one(service.targets[position], service.family)}"
 
 
 def _one(target: Target, family: int) -> str:
@@ -292,30 +286,56 @@ def _endpoint(target: Target) -> str:
 
 
 def _persist(part: _Ruleset, service: Service, own: str, spec: str) -> None:
-    """A set of clients for each server; whoever is in none is sent to one by slot. As kube-proxy has it."""
-    words = _WORDS[service.family]
-    assert service.persistence is not None
-    rules = []
-    for position, target in enumerate(service.targets):
-        stay, to = _stay(service, target), _to(own, target)
-        part.sets[stay] = (
-            f"type {words.address}; flags dynamic, timeout; timeout {_time(service.persistence)}; "
-            f"size {_PERSISTENT_SIZE};"
-        )
-        # Two rules: where the set is full the first of them ends there, and the client must get through all the same.
-        part.chain(
-            to,
-            f"update @{stay} {{ {words.ip} saddr }}",
-            f"meta l4proto {service.protocol} dnat {words.ip} to {_one(target, service.family)}",
-        )
-        if position in service.sticky:
-            rules.append(f"{words.ip} saddr @{stay} goto {to}")
+    """A map of clients to their servers' marks; whoever is not in it, or with a server that keeps nobody, is sent to
+    one by slot.
+
+    No rule can look up what another lookup has found, but for what the packet itself carries between: its priority
+    (tc(8)). Where IPv4 is forwarded the kernel sets that anew.
+    """
+    ip, address = _WORDS[service.family]
+    stays, among, stay = _stays(service), f"among_{own}", f"stay_{own}"
+    marks = _marks(service)
+    used = set(service.slots)
+    part.sets[stays] = (
+        f"type {address} : classid; flags dynamic, timeout; timeout {_time(service.persistence or 0)}; "
+        f"size {_PERSISTENT_SIZE};"
+    )
+    # By a name: what a change leaves alone is found while it is made, or stays would be forgotten then.
+    part.sets[among] = f"type classid : {address} . inet_service;"
+    for position in sorted(used.union(service.sticky)):
+        part.elements[among][marks[position]] = _endpoint(service.targets[position])
+    # What is there already is not replaced but begins its time anew. Two rules: where there is no room the first of
+    # them ends, and the client must get through all the same.
+    part.chain(
+        stay,
+        f"update @{stays} {{ {ip} saddr : meta priority }}",
+        f"meta l4proto {service.protocol} dnat {ip} to meta priority map @{among}",
+    )
+    rules = [f"meta priority set {ip} saddr map @{stays} jump {stay}"] if part.elements[among] else []
     if not service.slots:
         rules.append(_refuse(service))
     else:
-        places = {i: f"goto {_to(own, service.targets[i])}" for i in set(service.slots)}
-        rules += _verdicts(service, places)
+        rules.append(f"delete @{stays} {{ {ip} saddr : none }}")
+        first = service.slots[0]
+        chosen = f"{_choice(service)} map {{ {_slots(service.slots, marks)} }}" if len(used) > 1 else marks[first]
+        rules.append(f"meta priority set {chosen} jump {stay}")
+        # As in _translate.
+        rules.append(_straight(service, first))
     part.chain(own, *rules, spec=spec)
+
+
+def _marks(service: Service) -> dict[int, str]:
+    """For each target a number in tc's words, in which a server that comes or goes changes no other's. Its last four
+    bits are 0, so that queues take the packet for what it was before (TC_PRIO_BESTEFFORT), and there are no such
+    classes."""
+    taken: dict[int, str] = {}
+    marks = {}
+    for position, target in enumerate(service.targets):
+        number = crc32(_endpoint(target).encode())
+        while taken.setdefault(number & _MARK, _endpoint(target)) != _endpoint(target):
+            number += _NEXT_MARK
+        marks[position] = f"{(number & _MARK | _MARKED) >> 16:04x}:{number & _MARK & 0xFFFF:04x}"
+    return marks
 
 
 def _verdicts(service: Service, places: Mapping[int, str]) -> Iterator[str]:
@@ -325,9 +345,9 @@ def _verdicts(service: Service, places: Mapping[int, str]) -> Iterator[str]:
     yield places[service.slots[0]]
 
 
-def _stay(service: Service, target: Target) -> str:
+def _stays(service: Service) -> str:
     assert service.persistence is not None
-    return f"{_to(_name(service), target)}_{_time(service.persistence)}"
+    return f"stays_{_name(service)}_{_time(service.persistence)}"
 
 
 def _per_query(part: _Ruleset, service: Service) -> None:

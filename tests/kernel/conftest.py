@@ -217,7 +217,10 @@ class Bed:
 class Kernel:
     """A configuration's rules on the director, changed as a daemon would."""
 
-    def __init__(self, bed: Bed, text: str, *, networks: tuple[Any, ...] = NETWORKS) -> None:
+    def __init__(
+        self, bed: Bed, text: str, *, networks: tuple[Any, ...] = NETWORKS, is_there: bool = False
+    ) -> None:
+        """`is_there`: do nothing about the rules yet."""
         self.bed, self.config = bed, load(text)
         pairs = pairs_of(self.config)
         self.addresses: dict[tuple[str, str], Address | None] = {
@@ -232,7 +235,8 @@ class Kernel:
         self.loads: dict[int, float] = {}
         self.networks = networks
         self.desired = self._wanted()
-        bed.nft.run(render.whole(self.desired))
+        if not is_there:
+            bed.nft.run(render.whole(self.desired))
 
     def _wanted(self) -> Desired:
         return Desired(self.planner.services(self.states.__getitem__, self.loads), self.config.gateway, self.networks)

@@ -362,6 +362,57 @@ def test_clients_stay(bed: Bed) -> None:
         assert tried(3, lambda: who(bed.client, VIP, source=addresses[0])) == {now: 3}
 
 
+@FAMILIES
+@pytest.mark.parametrize("make", [tcp_text, udp_text])
+def test_a_client_stays_while_others_take_turns(bed: Bed, make: object, family: int) -> None:
+    frontend = {} if make is tcp_text else {"frontend": GENERIC}
+    kernel = Kernel(bed, make(family, backend="persistence_timeout: 60s", **frontend))  # type: ignore[operator]
+
+    def name() -> str:
+        if make is tcp_text:
+            return who(bed.client, place(family))
+        with asking(bed.client, place(family)) as asker:
+            return asker.ask()[0]
+
+    assert tried(3, name) == {"web1": 3}
+    kernel.down("web1")
+    assert tried(3, name) == {"web2": 3}
+    kernel.up("web1")
+    assert tried(3, name) == {"web2": 3}
+    kernel.put("web2", weight=0)
+    assert tried(3, name) == {"web2": 3}
+
+
+def test_who_stays_takes_no_turn(bed: Bed) -> None:
+    Kernel(bed, tcp_text(backend="persistence_timeout: 60s"))
+    with clients(bed, 3) as addresses:
+        names = [tried(3, lambda source=source: who(bed.client, VIP, source=source)) for source in addresses]  # type: ignore[misc]
+    assert names == [{"web1": 3}, {"web2": 3}, {"web3": 3}]
+
+
+def test_where_there_is_no_room_for_a_stay_a_client_is_served_without(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(render, "_PERSISTENT_SIZE", 1)
+    Kernel(bed, tcp_text(backend="persistence_timeout: 60s"))
+    with clients(bed, 2) as (first, second):
+        assert tried(4, lambda: who(bed.client, VIP, source=first)) == {"web1": 4}
+        assert tried(4, lambda: who(bed.client, VIP, source=second)).keys() == set(SERVERS)
+        assert tried(4, lambda: who(bed.client, VIP, source=first)) == {"web1": 4}
+
+
+def test_who_stayed_with_a_server_that_is_configured_no_more(bed: Bed) -> None:
+    kernel = Kernel(bed, tcp_text(backend="persistence_timeout: 60s"))
+    with clients(bed, 3) as addresses:
+        names = {source: who(bed.client, VIP, source=source) for source in addresses}
+        servers = ", ".join(f"{name}: {{address: '{ADDRESSES[name]}:80'}}" for name in ("web3", "web1"))
+        fewer = Kernel(bed, tcp_text(backend="persistence_timeout: 60s", servers=servers), is_there=True).desired
+        bed.nft.run(render.change(kernel.desired, fewer))
+        for source, name in names.items():
+            (now,) = tried(3, lambda source=source: who(bed.client, VIP, source=source))  # type: ignore[misc]
+            assert now == name or name == "web2"
+
+
 def test_a_stay_ends(bed: Bed) -> None:
     Kernel(bed, tcp_text(backend="persistence_timeout: 1s"))
     first = who(bed.client, VIP)
