@@ -33,16 +33,28 @@ class MaglevTable(Generic[C]):
         self._sizes = sizes
         self._preferences: dict[str, tuple[int, int]] = {}
 
-    def __call__(self, servers: Sequence[C]) -> list[C]:
-        self._configured = max(self._configured, len(servers))
+    def __call__(self, servers: Sequence[C], usual: Sequence[C] = ()) -> list[C]:
+        """`usual`: who would have slots if all could serve, `servers` among them: then only the slots of those that
+        cannot are dealt out anew, and no other moves."""
+        self._configured = max(self._configured, len(servers), len(usual))
         size = next(slots for most, slots in self._sizes if self._configured <= most)
+        table: list[C | None] = [None] * size
+        self._fill(table, usual or servers)
+        if usual:
+            serving = set(servers)
+            table = [server if server in serving else None for server in table]
+            self._fill(table, servers)
+        return cast("list[C]", table)
+
+    def _fill(self, table: list[C | None], servers: Sequence[C]) -> None:
+        """What is free in it."""
+        size = len(table)
         places = {server: [*self._preference(server.name)] for server in servers}
         for place in places.values():
             place[:] = place[0] % size, place[1] % (size - 1) + 1
         turns: RoundRobin[C] = RoundRobin()
         turns.rebuild(servers)
-        table: list[C | None] = [None] * size
-        for server in islice(iter(turns.pick, None), size):
+        for server in islice(iter(turns.pick, None), table.count(None)):
             place = places[server]
             slot, step = place
             while table[slot] is not None:
@@ -51,7 +63,6 @@ class MaglevTable(Generic[C]):
                     slot -= size
             table[slot] = server
             place[0] = slot
-        return cast("list[C]", table)
 
     def _preference(self, name: str) -> tuple[int, int]:
         """Where a server begins and how far it steps, before they are fitted to the size."""

@@ -378,6 +378,11 @@ def _view(
     usable = usable or _chosen(backend, seats, [i for i, state in enumerate(states) if state.is_unchecked])
     chosen = frozenset(usable)
     choices = [Choice(seats[i].server, i, states[i].weight) for i in usable]
+    absent = [
+        Choice(seat.server, i, weight)
+        for i, seat in enumerate(seats)
+        if i not in chosen and not seat.is_backup and (weight := backend.servers[seat.server].weight)
+    ]
     return _View(
         targets=tuple(
             Target(seat.server, seat.index, seat.address, seat.port, states[i].weight if i in chosen else 0)
@@ -387,6 +392,7 @@ def _view(
             backend.balance,
             choices,
             configured=len(backend.servers),
+            absent=absent,
             loads=dict(enumerate(counts)),
             is_consistent=backend.hash_type == "consistent",
         ),

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from itertools import groupby
+from operator import ne
 from typing import NamedTuple
 from zlib import crc32
 
@@ -240,10 +241,17 @@ def _translate(service: Service) -> Iterator[str]:
     if not service.slots:
         yield _refuse(service)
         return
-    to = f"meta l4proto {service.protocol} dnat {_WORDS[service.family].ip} to"
-    places = {i: _endpoint(service.targets[i]) for i in set(service.slots)}
-    if len(places) > 1:
-        yield f"{to} {_choice(service)} map {{ {_slots(service.slots, places)} }}"
+    used = [service.targets[i] for i in sorted(set(service.slots))]
+    if len({(target.address, target.port) for target in used}) > 1:
+        ports = {target.port for target in used}
+        # Of addresses alone the map is quicker made.
+        of = _endpoint if len(ports) > 1 else _address
+        table = _slots(service.slots, {i: of(target) for i, target in enumerate(service.targets)})
+        port = f" : {used[0].port}" if len(ports) == 1 else ""
+        yield (
+            f"meta l4proto {service.protocol} dnat {_WORDS[service.family].ip} to "
+            f"{_choice(service)} map {{ {table} }}{port}"
+        )
     yield _straight(service, service.slots[0])
 
 
@@ -271,7 +279,10 @@ def _choice(service: Service) -> str:
 
 
 def _slots(slots: Sequence[int], places: Mapping[int, str]) -> str:
-    """Slots side by side that are one server's are one element."""
+    """What stands in a map. Slots side by side that are one server's are one element, if that makes them half as many
+    at least: ranges are slower, to put in place and to look up."""
+    if 2 * sum(map(ne, slots, slots[1:])) >= len(slots) - 1:
+        return ", ".join(f"{at} : {places[position]}" for at, position in enumerate(slots))
     found = []
     at = 0
     for position, run in groupby(slots):
@@ -283,6 +294,10 @@ def _slots(slots: Sequence[int], places: Mapping[int, str]) -> str:
 
 def _endpoint(target: Target) -> str:
     return f"{target.address} . {target.port}"
+
+
+def _address(target: Target) -> str:
+    return target.address
 
 
 def _persist(part: _Ruleset, service: Service, own: str, spec: str) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from heapq import heapify, heapreplace
 from itertools import islice
 from math import gcd
+from operator import attrgetter
 
 from balancer.algorithms.maglev import MaglevTable
 from balancer.algorithms.roundrobin import RoundRobin
@@ -20,9 +21,9 @@ from balancer.config.model import Balance
 __all__ = ["LONGEST_ROUND", "MAGLEV_SIZES", "Choice", "is_hashed", "slots"]
 
 # (servers, slots): smaller than the proxy's, for every slot is an element that the kernel allocates. 1 000 services of
-# 10 servers are 251 000 of them, which take 1.4 s to put in place. Primes; at least 25 slots a server while they
-# can be had, so that a server's share is exact to 4 %.
-MAGLEV_SIZES = ((10, 251), (40, 1021), (160, 4093), (2**31, 16381))
+# 10 servers are 199 000 of them, which take 1 s to put in place. Primes; some 20 slots a server while they can be had,
+# so that a server's share is exact to 5 %.
+MAGLEV_SIZES = ((10, 199), (40, 797), (160, 3191), (2**31, 16381))
 # Slots of a weighted round. Weights up to 256 that have no common divisor would make it 256 slots a server.
 LONGEST_ROUND = 1024
 # What leastconn plans ahead, at least: the new connections of the second until it is planned anew.
@@ -56,13 +57,16 @@ def slots(
     choices: Sequence[Choice],
     *,
     configured: int,
+    absent: Sequence[Choice] = (),
     loads: Mapping[int, float] | None = None,
     is_consistent: bool = False,
 ) -> tuple[int, ...]:
     """The `index` of the choice that each slot falls to; none at all without choices.
 
-    `configured`: servers in the configuration, which the size of a consistent table follows. `loads`: connections by
-    `index`, for leastconn. `is_consistent`: `hash_type: consistent`, which makes `source` a maglev.
+    `configured`: servers in the configuration, which the size of a consistent table follows. `absent`: those that would
+    be choices too if they could serve: a consistent table differs from the one with them in their slots alone.
+    `loads`: connections by `index`, for leastconn. `is_consistent`: `hash_type: consistent`, which makes `source` a
+    maglev.
     """
     if not choices:
         return ()
@@ -70,7 +74,8 @@ def slots(
         return (choices[0].index,)
     if balance is Balance.MAGLEV or (balance is Balance.SOURCE and is_consistent):
         table = MaglevTable[Choice](configured, sizes=MAGLEV_SIZES)
-        return tuple(choice.index for choice in table(choices))
+        usual = sorted((*choices, *absent), key=attrgetter("index")) if absent else ()
+        return tuple(choice.index for choice in table(choices, usual))
     if balance in (Balance.SOURCE, Balance.RANDOM):
         return tuple(choice.index for choice in map_based(choices))
     if balance is Balance.LEASTCONN and loads:

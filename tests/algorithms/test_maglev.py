@@ -95,3 +95,13 @@ def test_as_a_table_of_an_algorithm(servers):
         if before[key] is pool[0]:
             assert algorithm.pick(key) is not pool[0]
     assert sum(algorithm.pick(key) is not before[key] for key in keys) / len(keys) == pytest.approx(1 / 5, abs=0.05)
+
+
+def test_only_the_slots_of_who_cannot_serve_are_dealt_out_anew(servers):
+    pool = servers("abcdefghij")
+    table = MaglevTable(10)
+    full, less = table(pool), table(pool[1:-1], pool)
+    assert all(now is before for before, now in zip(full, less, strict=True) if before in pool[1:-1])
+    parts = Counter(server.name for server in less)
+    assert set(parts) == set("bcdefghi") and max(parts.values()) - min(parts.values()) <= 3
+    assert table(pool, pool) == full
