@@ -1,6 +1,7 @@
 """The process `kernel`: keeps the rules in the kernel as control has decided, and tells what the kernel counts.
 
-It carries nothing itself. When it dies the rules stay, and the one in its place puts its own there in one transaction.
+It carries nothing itself. When it dies the rules stay, and the one in its place makes its own of them in one
+transaction: who stays with a server is not forgotten, nor is what has counted.
 It holds CAP_NET_ADMIN and CAP_NET_RAW, which control, who listens to the network, does not: control writes the board
 and rings, and asks questions over a line.
 """
@@ -28,6 +29,7 @@ from balancer.daemon.plan import Plan
 from balancer.daemon.questions import LONGEST_ANSWER, Answering
 from balancer.errors import KernelError, StartError
 from balancer.kernel import counters, networks, render
+from balancer.kernel.adopt import adopt
 from balancer.kernel.conntrack import Conntrack, Load, Usage
 from balancer.kernel.counters import Tally
 from balancer.kernel.firewall import hindrances
@@ -203,6 +205,8 @@ class Engine:
         self._retry_at = 0.0
         self._networks: tuple[networks.Network, ...] = ()
         self._labels = _Labels()
+        self._is_inherited = False
+        """Whether the rules were another process's."""
         self._totals = counters.Totals()
         self._tallies: dict[tuple[str, str], Tally] = {}
         self._rates: dict[tuple[str, str], Counts] = {}
@@ -367,6 +371,7 @@ class Engine:
         self._to_forget = set(self._down)
         self._open_flow_log()
         self._apply()
+        self._begin_to_count()
         self._set()
         now = time.monotonic()
         self._process.heartbeat = int(now / _MICROSECOND)
@@ -470,7 +475,10 @@ class Engine:
             except KernelError:
                 # What is there is not what we put there.
                 self._is_known = False
-        self._nft.run(render.whole(wanted))
+        # What stays and what has counted is not lost with the process that died.
+        self._is_inherited = adopt(self._nft, wanted)
+        if not self._is_inherited:
+            self._nft.run(render.whole(wanted))
         self._applied, self._is_known = wanted, True
         self._is_swept = False
 
@@ -545,6 +553,20 @@ class Engine:
 
     # Numbers
 
+    def _begin_to_count(self) -> None:
+        """Where the process before this one was, or at 0: what an earlier daemon's rules have carried is not ours."""
+        services = self._planner.services(self._states.__getitem__)
+        names = ((_label(service), target.server) for service in services for target in service.targets)
+        self._totals = counters.Totals(names, self._memory.tallied)
+        self._tallies = self._totals.all
+        if self._totals.is_begun:
+            return
+        carried: dict[tuple[str, str], Tally] = {}
+        if self._is_inherited and self._services:
+            with suppress(KernelError):
+                carried = counters.read(self._nft, self._labels.of(self._services))
+        self._totals.begin(carried)
+
     def _count(self, now: float) -> None:
         if not self._services:
             return
@@ -579,6 +601,7 @@ class Engine:
                 grown = Tally(*(new - number for new, number in zip(tally, old, strict=True)))
                 self._rates[of] = _counts(Tally(*(round(number / elapsed) for number in grown)))
                 self._add(of, grown, second)
+                self._totals.keep(of)
         self._gauge()
 
     def _add(self, of: tuple[str, str], grown: Tally, second: int) -> None:

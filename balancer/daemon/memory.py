@@ -4,6 +4,7 @@
     block N               counters of the process `kernel`, where there is one
     board                 server states, written by control alone
     turns                 whose turn was last, one number per backend, written by every worker
+    tallied               what the kernel's counters said last, written by `kernel` alone
     applied               until when the kernel's rules were as wanted, written by `kernel` alone
     beat                  when control moved last, written by control alone
     notice                where the virtual routers stand, written by the supervisor alone
@@ -21,6 +22,7 @@ import os
 import socket
 from typing import NamedTuple
 
+from balancer.config.model import Config
 from balancer.config.vrrp import Vrrp
 from balancer.daemon.plan import Plan
 from balancer.pool.notice import Notice
@@ -30,6 +32,8 @@ __all__ = ["KernelLine", "Line", "Memory", "answer", "ring"]
 
 # Octets of a native signed 64-bit integer.
 _NUMBER = 8
+# Of each server of a service: balancer.kernel.counters.PLACES, which is not loaded where nobody needs it.
+_TALLY = 10
 # Octets of the notice: for a virtual router with 255 addresses of IPv6 and its sum; for a peer, what a heartbeat can
 # hold. Memory that is never touched is never used.
 _NOTICE, _NOTICE_OF_ONE, _NOTICE_OF_PEER = 16 * 1024, 16 * 1024, 96 * 1024
@@ -66,7 +70,8 @@ class Memory:
         blocks = plan.workers + plan.has_kernel
         board = size * blocks
         turns = board + Board.size(len(plan.seats))
-        applied = turns + _NUMBER * len(backends)
+        tallied = turns + _NUMBER * len(backends)
+        applied = tallied + _NUMBER * (1 + _TALLY * _tallies(plan.config))
         beat = applied + _NUMBER
         notice = beat + _NUMBER
         end = notice + Notice.size(_longest_notice(plan.config.vrrp))
@@ -75,8 +80,10 @@ class Memory:
         self.blocks = [view[i * size : (i + 1) * size] for i in range(blocks)]
         """The workers', then the kernel process's."""
         self.board = Board(view[board:turns])
-        numbers = view[turns:applied].cast("q")
+        numbers = view[turns:tallied].cast("q")
         self.turns = {name: numbers[i : i + 1] for i, name in enumerate(backends)}
+        self.tallied = view[tallied:applied].cast("q")
+        """For counters.Totals."""
         self.applied = view[applied:beat].cast("q")
         """One number: monotonic microseconds, 0 for never."""
         self.beat = view[beat:notice].cast("q")
@@ -98,6 +105,15 @@ class Memory:
         for line in (self.line, self.kernel_line):
             if line is not None:
                 line.close()
+
+
+def _tallies(config: Config) -> int:
+    """How many servers of services there are at most: a bind may take both families."""
+    return sum(
+        2 * len(frontend.bind) * len(config.backends[frontend.default_backend].servers)
+        for frontend in config.frontends.values()
+        if frontend.engine == "kernel" and frontend.default_backend in config.backends
+    )
 
 
 def _longest_notice(vrrp: Vrrp) -> int:

@@ -3,10 +3,11 @@
     slots       which slot of a table is whose: the kernel picks by turns, at random or by a hash     pure
     plan        which addresses clients come to, and which servers each is spread over now            pure
     render      that as text for nftables: all of it, or what a change comes to                       pure
+    adopt       what an earlier process has left, made what is wanted without a break
     nft         hands text to the kernel, a transaction each time
     counters    flows, packets and octets of each server, as the rules count them
     networks    the networks that this host is on
-    tables      which tables there are
+    tables      which tables there are, and what is in one
     ctnetlink   what the kernel's table of connections says and is told, octet by octet               pure
     conntrack   the flows that the kernel remembers: counted, listed, deleted
     events      flows that begin and end, as the kernel tells of them

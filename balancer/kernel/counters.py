@@ -15,9 +15,12 @@ from balancer.kernel.nft import Nft
 from balancer.kernel.plan import Service
 from balancer.kernel.render import TABLE, tallies
 
-__all__ = ["Tally", "Totals", "read"]
+__all__ = ["PLACES", "Tally", "Totals", "read"]
 
 _ZERO = (0, 0)
+_WIDTH = 5
+# Numbers that Totals keeps of each.
+PLACES = 2 * _WIDTH
 
 
 class Tally(NamedTuple):
@@ -72,11 +75,35 @@ def _packed(key: str) -> bytes:
 
 
 class Totals:
-    """Sums that never run backwards, whatever becomes of the rules; one for the whole life of a daemon."""
+    """Sums that never run backwards, whatever becomes of the rules; one for the whole life of a daemon.
 
-    def __init__(self) -> None:
+    `names`: whose numbers they are, (frontend, server); always the same. `numbers`: where they are kept, PLACES for
+    each of the names and one more, zeros at first, so that whoever comes in the place of a process that was killed
+    goes on where it was.
+    """
+
+    def __init__(self, names: Iterable[tuple[str, str]] = (), numbers: memoryview | None = None) -> None:
+        self._places = {of: 1 + i * PLACES for i, of in enumerate(dict.fromkeys(names))} if numbers else {}
+        self._numbers = numbers
+        self.is_begun = numbers is not None and bool(numbers[0])
+        """Is there a count that this one goes on with?"""
         self._last: Tallies = {}
         self._before: Tallies = {}
+        for of, at in self._places.items():
+            last, before = (Tally(*self._kept(at + part)) for part in (0, _WIDTH))
+            if any(last) or any(before):
+                self._last[of], self._before[of] = last, before
+        self.all = {of: _sum(before, self._last[of]) for of, before in self._before.items()}
+        """As `update` said last."""
+
+    def begin(self, now: Mapping[tuple[str, str], Tally]) -> None:
+        """What was counted until now, by whoever, does not count."""
+        for of, tally in now.items():
+            self._last[of], self._before[of] = tally, Tally(*(-number for number in tally))
+            self.keep(of)
+        if self._numbers:
+            self._numbers[0] = 1
+        self.is_begun = True
 
     def update(self, now: Mapping[tuple[str, str], Tally]) -> Tallies:
         """What `read` says now, added to what had been counted by rules that are gone."""
@@ -85,9 +112,24 @@ class Totals:
             if any(new < old for new, old in zip(tally, last, strict=True)):
                 self._before[of] = _sum(self._before.get(of, Tally()), last)
         self._last = dict(now)
-        return {of: _sum(self._before.get(of, Tally()), tally) for of, tally in (self._all() | self._last).items()}
+        self.all = {of: _sum(self._before.get(of, Tally()), tally) for of, tally in (self._gone() | self._last).items()}
+        return self.all
 
-    def _all(self) -> Tallies:
+    def keep(self, of: tuple[str, str]) -> None:
+        """What was said of this one has been passed on."""
+        at = self._places.get(of)
+        if at is None or self._numbers is None or at + PLACES > len(self._numbers):
+            return
+        numbers = (*self._last.get(of, Tally()), *self._before.get(of, Tally()))
+        for i, number in enumerate(numbers):
+            self._numbers[at + i] = number
+
+    def _kept(self, at: int) -> list[int]:
+        """Nothing where there is no room, which nobody should have made so small."""
+        assert self._numbers is not None
+        return (self._numbers[at : at + _WIDTH].tolist() + [0] * _WIDTH)[:_WIDTH]
+
+    def _gone(self) -> Tallies:
         return dict.fromkeys(self._before, Tally())
 
 

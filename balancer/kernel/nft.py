@@ -68,6 +68,10 @@ class Nft:
             raise KernelError(self._place(text.splitlines(), error))
         return output
 
+    def takes(self, text: str) -> bool:
+        """Carry out all of `text` or none of it; whether it was done. Why not takes long to find out."""
+        return not self._run(text)[1]
+
     def _run(self, text: str) -> tuple[str, str]:
         """What was listed, or why not."""
         status = self._library.nft_run_cmd_from_buffer(self._context, text.encode())

@@ -26,13 +26,16 @@ from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from itertools import groupby
 from operator import ne
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from zlib import crc32
 
 from balancer.config.model import Balance, Gateway
 from balancer.kernel.plan import Service, Target
 
-__all__ = ["TABLE", "Desired", "Network", "change", "nothing", "tallies", "whole"]
+if TYPE_CHECKING:
+    from balancer.kernel.tables import Contents
+
+__all__ = ["TABLE", "Desired", "Network", "adopted", "change", "nothing", "tallies", "whole"]
 
 TABLE = "inet pybalancer"
 Network = IPv4Network | IPv6Network
@@ -104,6 +107,30 @@ def whole(desired: Desired) -> str:
         _merge(elements, part)
     lines += _elements("add", elements)
     lines += [line for part in parts for name in part.chains for line in _rules(name, part.rules[name])]
+    return "\n".join(lines) + "\n"
+
+
+def adopted(desired: Desired, found: Contents) -> str:
+    """The same of a table that an earlier process has left, which may not be as it left it: rules are all made anew,
+    what has counted goes on counting, and clients stay where they are. The kernel refuses where what has the name of
+    a part of ours is something else."""
+    wanted = _united([_frame(desired), *map(_part, desired.services)])
+    lines = [f"add table {TABLE}", *_declarations(wanted), f"flush table {TABLE}"]
+    for name, declaration in wanted.sets.items():
+        # Elements that count are left alone; the kernel says when one leads somewhere else.
+        if name in found.sets and name not in found.counted and "dynamic" not in declaration:
+            lines.append(f"flush {_kind(declaration)} {TABLE} {name}")
+    # Maps too: the kernel does not mind.
+    lines += [f"delete set {TABLE} {name}" for name in sorted(found.sets - wanted.sets.keys())]
+    lines += [f"delete chain {TABLE} {name}" for name in sorted(found.chains - wanted.chains.keys())]
+    extra = {
+        name: dict.fromkeys(sorted(keys - wanted.elements[name].keys()), "")
+        for name, keys in found.counted.items()
+        if name in wanted.sets
+    }
+    lines += _elements("delete", extra)
+    lines += _elements("add", wanted.elements)
+    lines += [line for name in wanted.chains for line in _rules(name, wanted.rules[name])]
     return "\n".join(lines) + "\n"
 
 

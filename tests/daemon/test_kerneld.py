@@ -379,6 +379,40 @@ def test_when_it_is_killed_nobody_notices(director, bed):
     assert it.setting(IP_FORWARD) == "0"
 
 
+KEPT = ("  web:\n    check:", "  web:\n    persistence_timeout: 60s\n    check:")
+
+
+def test_when_it_is_killed_clients_stay_and_nothing_is_counted_twice_or_not_at_all(director, bed):
+    it = director(KEPT)
+
+    def carried() -> float:
+        return it.metric("haproxy_frontend_sessions_total", proxy="web")
+
+    (name,) = tried(3, lambda: who(bed.client, VIP))
+    until(lambda: carried() == 3, "all are counted")
+    for number in (6, 9):
+        killed, seen = it.kernel, len(it.process.out)
+        os.kill(killed, signal.SIGKILL)
+        until(lambda killed=killed: not is_alive(killed), "it is dead")
+        assert set(tried(3, lambda: who(bed.client, VIP))) == {name}
+        it.process.wait_for_line("the kernel's rules are in place", after=seen)
+        until(lambda number=number: carried() == number, "what was carried meanwhile is counted")
+    assert set(tried(3, lambda: who(bed.client, VIP))) == {name}
+    until(lambda: carried() == 12, "it counts on")
+
+
+def test_when_all_is_killed_clients_stay_over_the_next_start(director, bed):
+    it = director(KEPT)
+    (name,) = tried(3, lambda: who(bed.client, VIP))
+    children = list(it.process.children)
+    os.kill(it.process.pid, signal.SIGKILL)
+    it.process.wait()
+    until(lambda: not any(map(is_alive, children)), "the children are gone too")
+    again = director(KEPT)
+    assert set(tried(3, lambda: who(bed.client, VIP))) == {name}
+    until(lambda: again.metric("haproxy_frontend_sessions_total", proxy="web") == 3, "it counts its own")
+
+
 def test_when_all_is_killed_the_rules_stay_until_the_next_start(director, bed):
     it = director()
     children = list(it.process.children)
@@ -892,17 +926,36 @@ def test_totals_do_not_run_backwards_when_it_is_started_anew(desk, tmp_path, mon
     it.begin(tmp_path)
     assert totals() == (5, 500, 400, 0, 3)
     it.it._begin()
-    counted = {("tcp 192.0.2.1 80", "s1"): Tally(2, 20, 200, 10, 100)}
+    # The table is the same; something was carried meanwhile.
+    counted = {("tcp 192.0.2.1 80", "s1"): Tally(6, 60, 600, 50, 500)}
     it.it._every_second(1001.0)
-    assert totals() == (7, 700, 500, 3, 3)
+    assert totals() == (6, 600, 500, 3, 3)
     # The table was made anew.
-    counted = {("tcp 192.0.2.1 80", "s1"): Tally(1, 10, 100, 10, 100)}
+    counted = {("tcp 192.0.2.1 80", "s1"): Tally(2, 20, 200, 10, 100)}
     it.it._tallies_at = 0.0
     it.it._every_second(1002.0)
     assert totals() == (8, 800, 600, 3, 3)
     (service,) = decode(it.it._answer("services", True)).services
-    assert service.targets[0].totals == (3, 30, 20, 300, 200)
-    assert service.targets[0].rate == (1, 10, 10, 100, 100)
+    assert service.targets[0].rate == (2, 20, 10, 200, 100)
+    it.begin(tmp_path)
+    it.it._begin()
+    counted = {("tcp 192.0.2.1 80", "s1"): Tally(3, 30, 300, 20, 200)}
+    it.it._every_second(1003.0)
+    assert totals() == (9, 900, 700, 3, 3)
+    (service,) = decode(it.it._answer("services", True)).services
+    assert service.targets[0].totals == (9, 90, 70, 900, 700)
+
+
+def test_what_an_earlier_daemons_rules_have_carried_is_not_this_ones(desk, monkeypatch):
+    monkeypatch.setattr(kerneld, "adopt", lambda nft, desired: True)
+    counted = {("tcp 192.0.2.1 80", "s1"): Tally(5, 50, 500, 40, 400)}
+    monkeypatch.setattr(kerneld.counters, "read", lambda nft, services: dict(counted))
+    it = desk()
+    it.it._begin()
+    assert it.nft.texts == []
+    counted = {("tcp 192.0.2.1 80", "s1"): Tally(6, 60, 600, 50, 500)}
+    it.it._every_second(1000.0)
+    assert Sums.read(it.memory.blocks, it.plan.layout)[Entity("server", "b", "s1")].counters["stot"] == 1
 
 
 def test_the_least_busy_gets_more(desk):

@@ -4,7 +4,7 @@ import pytest
 
 from balancer.errors import KernelError
 from balancer.kernel import render
-from balancer.kernel.counters import Tally, Totals, read
+from balancer.kernel.counters import PLACES, Tally, Totals, read
 
 from .conftest import ADDRESSES, VIP, VIP_V6, Bed, Kernel, as_root, asking, tcp, text, tried, who
 
@@ -25,6 +25,25 @@ def test_a_server_that_is_gone_and_comes_back() -> None:
     totals.update({F1: Tally(flows=5), F2: Tally(flows=1)})
     assert totals.update({F2: Tally(flows=2)}) == {F1: Tally(flows=5), F2: Tally(flows=2)}
     assert totals.update({F1: Tally(flows=1), F2: Tally(flows=2)})[F1] == Tally(flows=6)
+
+
+def test_who_comes_in_the_place_of_another_goes_on_where_it_was() -> None:
+    numbers = memoryview(bytearray(8 * (1 + 2 * PLACES))).cast("q")
+    totals = Totals((F1, F2, F1), numbers)
+    assert not totals.is_begun
+    totals.begin({F1: Tally(10, 10, 10, 10, 10)})
+    assert totals.update({F1: Tally(11, 12, 13, 14, 15), F2: Tally(1)}) == {F1: Tally(1, 2, 3, 4, 5), F2: Tally(1)}
+    totals.keep(F1)
+    # The other one was said, but died with it.
+    again = Totals((F1, F2), numbers)
+    assert again.is_begun and again.all == {F1: Tally(1, 2, 3, 4, 5)}
+    assert again.update({F1: Tally(12, 12, 13, 14, 15), F2: Tally(3)}) == {F1: Tally(2, 2, 3, 4, 5), F2: Tally(3)}
+    again.keep(F1)
+    # Its rules were made anew.
+    third = Totals((F1, F2), numbers)
+    assert third.update({F1: Tally(1, 1, 1, 1, 1), F2: Tally(1)}) == {F1: Tally(3, 3, 4, 5, 6), F2: Tally(1)}
+    # Who has no place is counted all the same.
+    assert Totals((F1, F2, ("g", "web1")), numbers).update({("g", "web1"): Tally(4)})["g", "web1"] == Tally(4)
 
 
 @as_root

@@ -135,13 +135,18 @@ def test_marks_differ_and_are_a_servers_own_for_good() -> None:
 
 
 @pytest.fixture(scope="module")
-def nft() -> Iterator[Nft]:
+def net() -> Iterator[Net]:
     net = Net()
+    yield net
+    net.close()
+
+
+@pytest.fixture(scope="module")
+def nft(net: Net) -> Iterator[Nft]:
     with net:
         nft = Nft()
     yield nft
     nft.close()
-    net.close()
 
 
 def listing(nft: Nft) -> dict[str, Any]:
