@@ -160,6 +160,10 @@ class Bed:
                 Path("/proc/sys/net", path).write_text("1")
         self.servers = {}
         for name, net in self.hosts.items():
+            with net:
+                # Whose client is gone, and whose flow is forgotten, would try for minutes.
+                for word in ("tcp_orphan_retries", "tcp_synack_retries"):
+                    Path("/proc/sys/net/ipv4", word).write_text("1")
             self.inner.plug(net, f"{ADDRESSES[name]}/24", f"{ADDRESSES_V6[name]}/64")
             net.ip(f"route add default via {INSIDE}")
             net.ip(f"route add default via {INSIDE_V6}")
