@@ -9,6 +9,7 @@ plan        what all processes derive from the configuration: rows, indexes, add
 memory      what they share: counters, states, doorbells
 sockets     binding, also what this host does not hold yet
 resolve     names to addresses at start, in bounded time
+lock        only one daemon has the rules of a network namespace
 privileges  user, group, capabilities, limits, death with the parent
 faults      what nobody expected, as lines in the log
 """

@@ -24,6 +24,7 @@ from typing import Any
 from balancer.config.model import Balance
 from balancer.daemon import flowlog, privileges
 from balancer.daemon.flowlog import FlowLog
+from balancer.daemon.lock import exclusive
 from balancer.daemon.memory import Memory, answer
 from balancer.daemon.plan import Plan
 from balancer.daemon.questions import LONGEST_ANSWER, Answering
@@ -50,12 +51,6 @@ __all__ = ["Engine", "clear", "clear_leftovers", "exclusive", "hindrance", "stat
 _NAMESPACE = Path("/proc/self/ns/net")
 _DIRECTORY = Path("/run/pybalancer")
 _DIRECTORY_MODE, _OWN_MODE = 0o755, 0o700
-# Abstract names are a network namespace's own, as tables are, and go with whoever has them.
-_LOCK = "\0pybalancer.kernel"
-# One that was killed is gone within milliseconds.
-_LOCK_PATIENCE, _LOCK_PAUSE = 2.0, 0.05
-# struct ucred (unix(7)).
-_UCRED = 12
 
 _SECOND = 1.0
 # To count takes the longer the more there is; this many times that belongs to other work.
@@ -82,37 +77,6 @@ def hindrance() -> str:
             at_the_end.callback(Resets().close)
     except StartError as error:
         return str(error)
-    return ""
-
-
-def exclusive(patience: float = _LOCK_PATIENCE) -> socket.socket:
-    """What only one daemon in a network namespace can have, until it is closed. StartError where another has it.
-
-    `patience`: seconds that it gets to let go.
-    """
-    lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    deadline = time.monotonic() + patience
-    while True:
-        try:
-            lock.bind(_LOCK)
-            lock.listen(1)
-        except OSError:
-            if time.monotonic() < deadline:
-                time.sleep(_LOCK_PAUSE)
-                continue
-            lock.close()
-            raise StartError(
-                f"another pybalancer{_holder()} has the rules of this network namespace: there is one table, "
-                "so only one daemon can have frontends of engine kernel, or gateway.masquerade"
-            ) from None
-        return lock
-
-
-def _holder() -> str:
-    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
-        probe.connect(_LOCK)
-        pid = int.from_bytes(probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED)[:4], "little")
-        return f" (process {pid})"
     return ""
 
 

@@ -38,6 +38,7 @@ from balancer.observe.log import AccessLog, Level
 from balancer.pool import routers
 
 if TYPE_CHECKING:
+    from balancer.daemon.lock import Lock
     from balancer.vrrp.speaker import Speaker
     from balancer.vrrp.track import Service
 
@@ -108,7 +109,7 @@ class Supervisor:
         # Until when the rules stay at the end.
         self._rules_until = 0.0
         # What the process `kernel` needs, where there is to be one.
-        self._lock: socket.socket | None = None
+        self._lock: Lock | None = None
         self._state: Path | None = None
         self._has_rules = False
 

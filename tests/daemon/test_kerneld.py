@@ -573,7 +573,7 @@ def test_a_second_signal_waits_for_nothing(director):
 
 def test_there_is_one_only(director):
     it = director()
-    other = director(("VIP:8000", "VIP:8001"), wait=False)
+    other = director(("VIP:8000", "VIP:8001"), wait=False, run=it.run)
     assert other.process.wait() == 1
     assert other.process.err == [
         f"another pybalancer (process {it.process.pid}) has the rules of this network namespace: there is one table, "
