@@ -149,7 +149,7 @@ class Engine:
         addresses = {pair: seat.address for pair, seat in plan.seats.items()}
         self._remarks = remarks(plan.config, addresses, plan.bound)
         self._planner = Planner(plan.config, addresses, lambda *pair: plan.seats[pair].index, plan.bound)
-        self._answering = Answering(memory.kernel_line.kernel, self._answer)
+        self._answering = Answering(memory.kernel_line.kernel, self._answer, aside=("rules", "connections"))
         self._ledger = Ledger(memory.blocks[-1], plan.layout)
         # Its servers, by row.
         used = {each.default_backend for each in plan.config.frontends.values() if each.engine == "kernel"}
@@ -227,6 +227,7 @@ class Engine:
         signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
         at_the_end.callback(signal.set_wakeup_fd, -1)
         signal.signal(signal.SIGTERM, lambda *_: self._stop())
+        signal.signal(signal.SIGCHLD, lambda *_: None)
 
     def _stop(self) -> None:
         self._stopping = True
@@ -261,6 +262,8 @@ class Engine:
             else:
                 answer(self._bell)
                 self._has_rung = True
+        if self._answering.is_busy:
+            self._answering.reap()
         now = time.monotonic()
         if self._has_rung and now >= self._look_at:
             self._has_rung = False
@@ -649,10 +652,19 @@ class Engine:
         raise KernelError(f"{asked!r} is not known here")
 
     def _rules(self) -> bytes:
+        """In a process of its own, which must have its own line to the kernel."""
         trouble = f"# not as they should be: {self._trouble}\n" if self._trouble else ""
-        listed = self._nft.run(f"list table {render.TABLE}")
+        nft = Nft()
+        try:
+            listed = nft.run(f"list table {render.TABLE}")
+        finally:
+            nft.close()
         # An empty line would end the answer.
-        return (trouble + "".join(f"{line}\n" for line in listed.splitlines() if line.strip())).encode()
+        said = (trouble + "".join(f"{line}\n" for line in listed.splitlines() if line.strip())).encode()
+        if len(said) > LONGEST_ANSWER:
+            said = said[: said.rindex(b"\n", 0, LONGEST_ANSWER - 256) + 1]
+            said += f"# cut here, there are more: nft list table {render.TABLE}\n".encode()
+        return said
 
     def _listing(self) -> Listing:
         now = time.monotonic()

@@ -152,3 +152,104 @@ def test_answers_leave_time_for_other_work(line, kernel, monkeypatch):
     clock[0] = 1004.0
     kernel.it.turn()
     assert len(kernel.heard) == 2
+
+
+# What takes long
+
+
+class Slow:
+    """Answers `slow` by a process of its own."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self.it = Answering(end, self._answer, aside=("slow",))
+        self.pid = os.getpid()
+        self.hears, self.tells = os.pipe()
+        self.size = 0
+
+    def _answer(self, asked: str, is_numeric: bool) -> bytes:
+        assert (os.getpid() == self.pid) == (asked == "quick")
+        if asked == "quick":
+            return b"quick\n"
+        if self.size:
+            return bytes(self.size)
+        # Once the test says so.
+        word = os.read(self.hears, 100).decode()
+        if word == "die":
+            os.kill(os.getpid(), 9)
+        if word == "fail":
+            raise KernelError("no such table")
+        if word == "eat":
+            bytearray(2 << 30)
+        return word.encode()
+
+
+@pytest.fixture
+def slow(line):
+    made = Slow(line[0])
+    yield made
+    os.close(made.hears)
+    os.close(made.tells)
+    while made.it._child:
+        made.it.reap()
+
+
+def asked(end: socket.socket, slow: Slow, *words: str, tell: str = "") -> list[Answer]:
+    """`tell` is told to the slow one once all others have been answered."""
+
+    async def main() -> list[Answer]:
+        asking = Asking(end)
+        asking.attach(asyncio.get_running_loop())
+
+        async def serve() -> None:
+            while True:
+                slow.it.turn()
+                if slow.it.is_busy:
+                    slow.it.reap()
+                await asyncio.sleep(0)
+
+        serving = asyncio.create_task(serve())
+        try:
+            all_asked = [asyncio.create_task(asking.ask(what)) for what in words]
+            if tell:
+                await asyncio.gather(*(task for task, what in zip(all_asked, words, strict=True) if what != "slow"))
+                assert not any(task.done() for task, what in zip(all_asked, words, strict=True) if what == "slow")
+                os.write(slow.tells, tell.encode())
+            return list(await asyncio.gather(*all_asked))
+        finally:
+            serving.cancel()
+
+    return asyncio.run(main())
+
+
+def test_what_takes_long_keeps_nobody_waiting(line, slow, monkeypatch):
+    monkeypatch.setattr(questions, "_REST", 0)
+    assert asked(line[1], slow, "slow", "quick", "quick", tell="at last") == [
+        Answer(True, b"at last"), Answer(True, b"quick\n"), Answer(True, b"quick\n")
+    ]  # fmt: skip
+
+
+def test_one_process_at_a_time_and_not_too_many(line, slow, monkeypatch):
+    slow.size = 5 << 20
+    monkeypatch.setattr(questions, "_MOST_WAITING", 2)
+    answers = asked(line[1], slow, *["slow"] * 4)
+    assert answers[:3] == [Answer(True, bytes(slow.size))] * 3
+    assert answers[3] == Answer(False, b"Too much is asked of the kernel process.")
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ("fail", b"no such table"),
+        ("die", b"It takes more time or memory to tell than is good for this host: ask nft(8) or conntrack(8)."),
+        ("eat", b"It takes more time or memory to tell than is good for this host: ask nft(8) or conntrack(8)."),
+    ],
+)
+def test_a_process_that_fails_says_so_or_it_is_said(line, slow, told, said):
+    assert asked(line[1], slow, "slow", tell=told) == [Answer(False, said)]
+    assert asked(line[1], slow, "slow", tell="again") == [Answer(True, b"again")]
+
+
+def test_a_process_that_takes_too_long_is_ended(line, slow, monkeypatch):
+    monkeypatch.setattr(questions, "_LONGEST", 1)
+    (answer,) = asked(line[1], slow, "slow")
+    assert not answer.is_good and answer.octets.startswith(b"It takes more time")
