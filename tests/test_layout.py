@@ -17,8 +17,14 @@ SOURCES = sorted(
 SAYS_NOTHING = {"common", "helper", "helpers", "manager", "misc", "tools", "util", "utils"}
 # Fields and signatures, no statement to test.
 DECLARATIONS = {"algorithms/base.py", "pool/records.py"}
-# About no source file alone: this one, what hostile neighbours do to the whole of VRRP, what the rules do to packets.
-OF_THE_WHOLE = {Path("layout.py"), Path("vrrp/hostile.py"), Path("kernel/traffic.py")}
+# About no source file alone: this one, what hostile neighbours do to the whole of VRRP, what the rules do to packets,
+# what the proxy makes of hostile messages.
+OF_THE_WHOLE = {
+    Path("layout.py"),
+    Path("vrrp/hostile.py"),
+    Path("kernel/traffic.py"),
+    Path("proxy/strictness.py"),
+}
 
 
 @pytest.mark.parametrize("source", [source for source in SOURCES if str(source) not in DECLARATIONS], ids=str)

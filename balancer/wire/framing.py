@@ -1,7 +1,7 @@
 """Where a chunked body ends (RFC 9112 section 7.1), and what of it may go on.
 
-Chunk extensions are dropped, since each hop reads them in its own way; trailers are kept, without the fields that
-would frame, route or authenticate if the next one merged them into the head.
+Chunk extensions are dropped, since each hop reads them in its own way, and with them what pads a size; trailers are
+kept, without the fields that would frame, route or authenticate if the next one merged them into the head.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ _BWS = rb"[ \t]*+"
 _QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*"'
 # White space before CRLF is not in the grammar, but servers pad the size with it; it is dropped.
 _SIZE_LINE = re.compile(
-    rb"([0-9A-Fa-f]{1,15}+)((?:"
+    rb"([0-9A-Fa-f]++)((?:"
     + _BWS + rb";" + _BWS + TOKEN + rb"++(?:" + _BWS + rb"=" + _BWS + rb"(?:" + TOKEN + rb"++|" + _QUOTED + rb"))?)*"
     + _BWS + rb")\r\n"
 )  # fmt: skip
 _PLAIN_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15}+)\r\n")
-_PARTIAL_SIZE_LINE = re.compile(rb"[0-9A-Fa-f]{1,15}+(?:[ \t;]" + VALUE + rb"*+)?\r?")
+_PARTIAL_SIZE_LINE = re.compile(rb"0*+[0-9A-Fa-f]{0,15}+(?:(?<=[0-9A-Fa-f])(?:[ \t;]" + VALUE + rb"*+)?\r?)?")
 _TRAILERS = re.compile(rb"(?:" + TOKEN + rb"++:" + VALUE + rb"*+\r\n)*")
+_PARTIAL_TRAILERS = re.compile(_TRAILERS.pattern + rb"(?:\r|" + TOKEN + rb"++(?::" + VALUE + rb"*+\r?)?)?")
 
 # RFC 9110 section 6.5.1: framing, routing, request modifiers, authentication, content format; and what names a client.
 _NOT_IN_TRAILERS = frozenset((
@@ -98,17 +99,19 @@ class ChunkedReader:
         while at < size:
             if state == _SIZE:
                 match = _PLAIN_SIZE_LINE.match(data, at)
-                if match is None:
+                if match is not None:
+                    left = int(match[1], 16)
+                    at = match.end()
+                else:
                     match = self._size_line(data, at)
                     if match is None:
                         self._held = data[at:]
                         size = at
                         break
+                    left = int(match[1], 16)
                     if not payload_only:
-                        pieces += (data[since : match.end(1)], b"\r\n")
-                        since = match.end()
-                left = int(match[1], 16)
-                at = match.end()
+                        pieces += (data[since:at], b"%x\r\n" % left)
+                    since = at = match.end()
                 if payload_only:
                     since = at
                 if not left:
@@ -177,7 +180,7 @@ class ChunkedReader:
                 raise self._error("chunk: invalid size")
             return None
         match = _SIZE_LINE.match(data, at)
-        if match is None:
+        if match is None or len(match[1].lstrip(b"0")) > _MOST_SIZE_DIGITS:
             raise self._error("chunk: invalid size or extension")
         self._extensions += len(match[2])
         if self._extensions > _EXTENSION_ALLOWANCE:
@@ -193,6 +196,8 @@ class ChunkedReader:
             return end + 4
         if len(data) - at >= _LONGEST_TRAILERS:
             raise self._error(f"trailers of more than {_LONGEST_TRAILERS} octets")
+        if _PARTIAL_TRAILERS.fullmatch(data, at) is None:
+            raise self._error("trailers: invalid field")
         return -1
 
     def _checked_trailers(self, trailers: bytes) -> bytes:

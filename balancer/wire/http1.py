@@ -5,7 +5,8 @@ message ends and what is meant for this hop alone. Whatever the first does not m
 step: that is where unusual forms are understood and every refusal gets its reason and status.
 
 Strict where parsers are known to disagree, because the octets that pass are passed on as they are: no bare CR
-or LF, no folded line, no space before a colon, no second opinion on a length. Octets are never decoded.
+or LF, no folded line, no space before a colon, no second opinion on a length; `strictness` says what becomes of
+each. Octets are never decoded.
 All expressions are linear: neighbouring parts share no octet, so there is nothing to try twice.
 
 Most lines and field sections have been seen before. What one means depends on nothing but its octets, so the meaning
@@ -44,12 +45,20 @@ UNTIL_CLOSE = -2
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 VALUE = rb"[\t\x20-\x7e\x80-\xff]"
 
+# Methods that mean more to those on the way than that they go on.
+_STEERED = frozenset((b"CONNECT", b"OPTIONS", b"TRACE"))
 # A method longer than any in IANA's registry (32) is answered 501 (RFC 9112 section 3).
 _LONGEST_METHOD = 64
 # RFC 9112 section 2.2: at least one empty line before a request is ignored; some clients send two after a body.
 _MOST_EMPTY_LINES = 8
 # 10**18 octets are sent in no lifetime; one digit more may overflow a signed 64-bit integer behind us.
-_MOST_LENGTH_DIGITS = 18
+_MOST_DIGITS = 18
+# What is said more than once, with white space, zeros or capitals, is passed on in the one form below.
+_LENGTH_LINE = b"Content-Length: %d\r\n"
+_CHUNKED_LINE = b"Transfer-Encoding: chunked\r\n"
+# As nearly everybody writes it.
+_CHUNKED_FIELD = b"\nTransfer-Encoding: chunked\r"
+_CHUNKED_FIELD_IN_LOWER_CASE = b"\ntransfer-encoding: chunked\r"
 # Up to here a search for each line to cut is faster than a walk over all lines.
 _FEW = 8
 # "a:" CRLF: a field section of fewer octets than this times the limit cannot hold too many lines.
@@ -77,6 +86,7 @@ _WITHOUT_A_FIELD_OF_ITS_OWN = _HOP_BY_HOP | {b"close"}
 # A Connection field may name these, but they address, frame and steer the message: they are not taken out by it.
 _NEVER_HOP_BY_HOP = frozenset((b"host", b"content-length", b"transfer-encoding", b"expect"))
 
+_SPACE_BEFORE_COLON = re.compile(rb"(\n" + TOKEN + rb"++)[ \t]++(?=:)")
 _METHOD = re.compile(TOKEN + rb"++")
 _TARGET = re.compile(rb"[!\"$-~]++")
 _VERSION = re.compile(rb"HTTP/([0-9])\.([0-9])")
@@ -282,8 +292,11 @@ def parse_request(data: bytes, limits: Limits, searched: int = 0) -> Request | N
         authority = None
         if size > limits.head or len(target) > limits.uri:
             _refuse_size(size, target, limits)
-    if method == b"CONNECT":
-        raise BadRequest("CONNECT: no tunnels through here", 501)
+    is_as_it_came = authority is None
+    if method in _STEERED:
+        steered = _steer(method, block)
+        is_as_it_came = is_as_it_came and steered is block
+        block = steered
     low = block.lower()
     if len(low) > _SHORTEST_FIELD_LINE * limits.fields and block.count(b"\n") > limits.fields + 1:
         raise BadRequest(f"more than {limits.fields} header fields", 431)
@@ -293,7 +306,7 @@ def parse_request(data: bytes, limits: Limits, searched: int = 0) -> Request | N
     coding: bytes | None = None
     upgrade = options = expect = b""
     hops = 0
-    merged = False
+    framing = b""
     for name, value in _DECIDING_REQUEST_FIELDS.findall(low):
         if name == b"host":
             valid = _HOST.fullmatch(value)
@@ -304,11 +317,12 @@ def parse_request(data: bytes, limits: Limits, searched: int = 0) -> Request | N
             hops += 1
             options = options + b"," + value if options else value
         elif name == b"content-length":
-            value = value.strip(b" \t")
-            if length >= 0 or not value.isdigit() or len(value) > _MOST_LENGTH_DIGITS:
-                value = _merge_lengths(value, length, BadRequest)
-                merged = True
-            length = int(value)
+            value = value.removeprefix(b" ")
+            if value.isdigit() and length < 0 and len(value) <= _MOST_DIGITS and (value >= b"1" or value == b"0"):
+                length = int(value)
+            else:
+                length = _merge_lengths(value, length, BadRequest)
+                framing = _LENGTH_LINE % length
         elif name == b"transfer-encoding":
             coding = value if coding is None else coding + b"," + value
         elif name == b"expect":
@@ -327,8 +341,11 @@ def parse_request(data: bytes, limits: Limits, searched: int = 0) -> Request | N
             raise BadRequest("Transfer-Encoding in HTTP/1.0")
         if length >= 0:
             raise BadRequest("Content-Length beside Transfer-Encoding")
-        if coding.strip(b" \t") != b"chunked":
-            _refuse_coding(coding)
+        if coding != b" chunked" or _CHUNKED_FIELD not in block:
+            if coding.strip(b" \t") != b"chunked":
+                _refuse_coding(coding)
+            if _CHUNKED_FIELD_IN_LOWER_CASE not in block:
+                framing = _CHUNKED_LINE
         length = CHUNKED
     elif length < 0:
         length = 0
@@ -365,9 +382,9 @@ def parse_request(data: bytes, limits: Limits, searched: int = 0) -> Request | N
             section.plain = False
         else:
             section.expects_continue = length != 0 and b"100-continue" in _options(expect)
-    is_as_it_came = not merged and authority is None
-    if not is_as_it_came:
-        block = _replaced(block, length, merged=merged, host=authority)
+    if framing or authority is not None:
+        is_as_it_came = False
+        block = _replaced(block, framing=framing, host=authority)
         low = block.lower()
         if authority is not None:
             host = authority.lower()
@@ -377,7 +394,7 @@ def parse_request(data: bytes, limits: Limits, searched: int = 0) -> Request | N
     section.lower = low[1:]
     section.lines = block.count(b"\n") - 1
     section.taken = None
-    section.has_cookie = low.find(b"\ncookie:") >= 0
+    section.has_cookie = b"\ncookie:" in low
     section.body = length
     section.host = host
     is_usual = match is not None and minor and len(section.hop_by_hop) <= _FEW
@@ -389,7 +406,7 @@ def parse_request(data: bytes, limits: Limits, searched: int = 0) -> Request | N
 def _learn_line(octets: bytes, limits: Limits) -> RequestLine | None:
     """The request line if it is an ordinary one, such as only differs from what is known."""
     match = _REQUEST_LINE.fullmatch(octets)
-    if match is None or len(match[2]) > limits.uri or match[1] == b"CONNECT":
+    if match is None or len(match[2]) > limits.uri or match[1] in _STEERED:
         return None
     line = RequestLine(octets, match[1], match[2], 1)
     if len(octets) <= _LONGEST_KNOWN_LINE:
@@ -450,14 +467,15 @@ def parse_response(data: bytes, limits: Limits, method: bytes, searched: int = 0
     coding: bytes | None = None
     upgrade = options = b""
     hops = 0
-    merged = False
+    framing = b""
     for name, value in _DECIDING_RESPONSE_FIELDS.findall(low):
         if name == b"content-length":
-            value = value.strip(b" \t")
-            if length >= 0 or not value.isdigit() or len(value) > _MOST_LENGTH_DIGITS:
-                value = _merge_lengths(value, length, BadResponse)
-                merged = True
-            length = int(value)
+            value = value.removeprefix(b" ")
+            if value.isdigit() and length < 0 and len(value) <= _MOST_DIGITS and (value >= b"1" or value == b"0"):
+                length = int(value)
+            else:
+                length = _merge_lengths(value, length, BadResponse)
+                framing = _LENGTH_LINE % length
         elif name == b"connection":
             hops += 1
             options = options + b"," + value if options else value
@@ -496,20 +514,22 @@ def parse_response(data: bytes, limits: Limits, method: bytes, searched: int = 0
     if coding is not None:
         if not minor:
             raise BadResponse("Transfer-Encoding in HTTP/1.0")
-        if coding.strip(b" \t") != b"chunked":
-            raise BadResponse("Transfer-Encoding other than chunked")
+        if coding != b" chunked" or _CHUNKED_FIELD not in block:
+            if coding.strip(b" \t") != b"chunked":
+                raise BadResponse("Transfer-Encoding other than chunked")
+            if _CHUNKED_FIELD_IN_LOWER_CASE not in block:
+                framing = _CHUNKED_LINE
         if length >= 0:
             # RFC 9112 section 6.3, rule 3: it overrides Content-Length, which must not go on; trust ends there.
             block = b"\n" + _without(block, (b"content-length",))
             low = block.lower()
-            merged = False
             response.keep_alive = False
     if status < 200 or status == 204:
         if length >= 0 or coding is not None:
             # RFC 9110 section 8.6 and RFC 9112 section 6.1: these have neither.
             block = b"\n" + _without(block, (b"content-length", b"transfer-encoding"))
             low = block.lower()
-            merged = False
+            framing = b""
             # Whoever announces content here may also send it, where the next response should begin.
             if length or coding is not None:
                 response.keep_alive = False
@@ -527,8 +547,8 @@ def parse_response(data: bytes, limits: Limits, method: bytes, searched: int = 0
     else:
         response.body = UNTIL_CLOSE
         response.keep_alive = False
-    if merged:
-        block = _replaced(block, length, merged=True, host=None)
+    if framing:
+        block = _replaced(block, framing=framing, host=None)
         low = block.lower()
     response.status = status
     response.minor = minor
@@ -539,24 +559,27 @@ def parse_response(data: bytes, limits: Limits, method: bytes, searched: int = 0
     response.start = line + response.end_to_end
     response.lower = low[1:]
     response.lines = lines
-    response.sets_cookie = low.find(b"\nset-cookie:") >= 0
+    response.sets_cookie = b"\nset-cookie:" in low
     response.size = size
     if match is not None and size <= _LONGEST_KNOWN and method != b"HEAD" and len(response.hop_by_hop) <= _FEW:
         _remember(_known_responses, data[:size], response)
     return response
 
 
-def _merge_lengths(value: bytes, known: int, error: type[ProtocolError]) -> bytes:
+def _merge_lengths(value: bytes, known: int, error: type[ProtocolError]) -> int:
     """The one length that a list says several times, and earlier lines too (RFC 9110 section 8.6)."""
-    lengths = {part.strip(b" \t") for part in value.split(b",")}
-    if not all(part.isdigit() and len(part) <= _MOST_LENGTH_DIGITS for part in lengths):
+    lengths = [part.strip(b" \t") for part in value.split(b",")]
+    if not all(part.isdigit() for part in lengths):
         raise error("Content-Length: invalid")
-    numbers = {int(part) for part in lengths}
+    digits = {part.lstrip(b"0") for part in lengths}
     if known >= 0:
-        numbers.add(known)
-    if len(numbers) > 1:
+        digits.add(b"%d" % known if known else b"")
+    if len(digits) > 1:
         raise error("Content-Length: values differ")
-    return b"%d" % numbers.pop()
+    (length,) = digits
+    if len(length) > _MOST_DIGITS:
+        raise error("Content-Length: too large")
+    return int(length or b"0")
 
 
 def _refuse_coding(coding: bytes) -> NoReturn:
@@ -564,9 +587,24 @@ def _refuse_coding(coding: bytes) -> NoReturn:
     codings = [part.strip(b" \t") for part in coding.split(b",")]
     if not all(_METHOD.fullmatch(part) for part in codings):
         raise BadRequest("Transfer-Encoding: invalid")
-    if b"chunked" in codings[:-1]:
+    if codings[-1] != b"chunked" or codings.count(b"chunked") > 1:
         raise BadRequest("Transfer-Encoding: chunked is not the last coding, or stands twice")
     raise BadRequest("Transfer-Encoding: only chunked is known", 501)
+
+
+def _steer(method: bytes, block: bytes) -> bytes:
+    """CONNECT is refused; OPTIONS and TRACE go on with one hop less to go (RFC 9110 section 7.6.2)."""
+    if method == b"CONNECT":
+        raise BadRequest("CONNECT: no tunnels through here", 501)
+    lines = _lines_named(block, (b"max-forwards",))
+    if not lines:
+        return block
+    hops = lines[0].partition(b":")[2].strip(b" \t\r\n").lstrip(b"0") or b"0"
+    if len(lines) > 1 or not hops.isdigit() or len(hops) > _MOST_DIGITS:
+        raise BadRequest("Max-Forwards: invalid")
+    if hops == b"0":
+        raise BadRequest(f"{method.decode()} that is to go no further: nothing here answers it", 501)
+    return b"\n" + _without(block, (b"max-forwards",)) + b"Max-Forwards: %d\r\n" % (int(hops) - 1)
 
 
 def _refuse_size(size: int, target: bytes, limits: Limits) -> NoReturn:
@@ -613,17 +651,16 @@ def _without(block: bytes, names: Container[bytes]) -> bytes:
     return b"".join([line for line in block[1:].splitlines(True) if line[: line.index(b":")].lower() not in names])
 
 
-def _replaced(block: bytes, length: int, *, merged: bool, host: bytes | None) -> bytes:
-    """The fields with one Content-Length, and with the Host that an absolute-form target names."""
+def _replaced(block: bytes, *, framing: bytes, host: bytes | None) -> bytes:
+    """The fields with the one line `framing` for those of its name, and the Host that an absolute-form target names."""
     names = []
-    first = last = b""
+    first = b""
     if host is not None:
         names.append(b"host")
         first = b"Host: " + host + b"\r\n"
-    if merged:
-        names.append(b"content-length")
-        last = b"Content-Length: %d\r\n" % length
-    return b"\n" + first + _without(block, names) + last
+    if framing:
+        names.append(framing.partition(b":")[0].lower())
+    return b"\n" + first + _without(block, names) + framing
 
 
 def _take_request_apart(
@@ -673,7 +710,7 @@ def _take_request_line_apart(line: bytes, limits: Limits) -> tuple[bytes, bytes,
     # RFC 9110 section 2.5: a higher minor version is taken as the highest that is known.
     minor = 0 if version[2] == b"0" else 1
     if method == b"CONNECT":
-        raise BadRequest("CONNECT: no tunnels through here", 501)
+        _steer(method, b"\n")
     if _TARGET.fullmatch(target) is None:
         raise BadRequest("target: invalid octet")
     if target.startswith(b"/") or (target == b"*" and method == b"OPTIONS"):
@@ -732,7 +769,10 @@ def _take_response_apart(data: bytes, limits: Limits, searched: int) -> tuple[by
         raise BadResponse(f"head of more than {limits.head} octets")
     block = data[eol + 1 : end + 2]
     if _FIELDS.fullmatch(block, 1) is None:
-        raise BadResponse(_what_is_wrong(block))
+        # RFC 9112 section 5.1: a proxy removes it from responses.
+        block = _SPACE_BEFORE_COLON.sub(rb"\1", block)
+        if _FIELDS.fullmatch(block, 1) is None:
+            raise BadResponse(_what_is_wrong(block))
     return line, minor, status, block, size
 
 
@@ -761,13 +801,13 @@ def _check_partial_response(data: bytes, limits: Limits, searched: int) -> None:
         if data[eol - 1] != 13:
             raise BadResponse("LF without CR")
         _take_status_line_apart(data[: eol - 1])
-    why = _what_is_wrong_so_far(data, eol, searched)
+    why = _what_is_wrong_so_far(data, eol, searched, lenient=True)
     if why:
         raise BadResponse(why)
 
 
-def _what_is_wrong_so_far(data: bytes, eol: int, searched: int) -> str:
-    """Why the field lines that ended after `searched` are invalid, or nothing."""
+def _what_is_wrong_so_far(data: bytes, eol: int, searched: int, *, lenient: bool = False) -> str:
+    """Why the field lines that ended after `searched` are invalid, or nothing; `lenient` as is due to responses."""
     if _NEVER.search(data, max(searched - 1, eol)) is not None:
         return "header field: control octet, or CR or LF alone"
     last = data.rfind(b"\n")
@@ -775,6 +815,8 @@ def _what_is_wrong_so_far(data: bytes, eol: int, searched: int) -> str:
         return ""
     begin = max(eol, data.rfind(b"\n", eol, searched))
     block = data[begin : last + 1]
+    if lenient:
+        block = _SPACE_BEFORE_COLON.sub(rb"\1", block)
     return _what_is_wrong(block) if _FIELDS.fullmatch(block, 1) is None else ""
 
 

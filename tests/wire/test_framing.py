@@ -35,6 +35,12 @@ BODIES = [
         b"a" + b"0123456789" * 2,
     ),
     (
+        "9112 7.1: zeros without end",
+        b"0" * 40 + b"a\r\n0123456789\r\n" + b"0" * 16 + b"\r\n\r\n",
+        b"a\r\n0123456789\r\n0\r\n\r\n",
+        b"0123456789",
+    ),
+    (
         "9112 7.1: content that looks like chunks",
         b"7\r\n0\r\n\r\n0\r\r\n0\r\n\r\n",
         b"7\r\n0\r\n\r\n0\r\r\n0\r\n\r\n",
@@ -115,7 +121,7 @@ REFUSED = [
     ("9112 7.1: space first", b" 5\r\n"),
     ("9112 7.1: no size", b"\r\n"),
     ("9112 7.1: extension without size", b";a\r\n"),
-    ("9112 7.1: 16 digits", b"0000000000000005\r\n"),
+    ("9112 7.1: 16 digits", b"1000000000000000\r\n"),
     ("9112 7.1: overflow of 64 bits", b"10000000000000005\r\n"),
     ("9112 7.1: 5000 digits", b"f" * 5000),
     ("9112 7.1: full-width digit", b"\xef\xbc\x95\r\n"),
@@ -158,8 +164,14 @@ def test_refused(clause: str, body: bytes) -> None:
             feed(octets(body), payload_only=payload_only)
 
 
-@pytest.mark.parametrize("data", [b"x", b"0x", b"5\n", b"5\rx", b"5;\0", b"1" * 16])
-def test_a_wrong_size_is_refused_before_its_line_ends(data: bytes) -> None:
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(b"x", b"0x", b"5\n", b"5\rx", b"5;\0", b"1" * 16, b"0" * 16 + b"1" * 16),
+        *(b"0\r\n\n", b"0\r\nx\r", b"0\r\nx y", b"0\r\nx: 1\n", b"0\r\nx: 1\r\n y", b"0\r\nx: \0", b"0\r\n\rx"),
+    ],
+)
+def test_a_wrong_line_is_refused_before_it_ends(data: bytes) -> None:
     with pytest.raises(BadRequest):
         ChunkedReader(BadRequest).feed(data)
 
