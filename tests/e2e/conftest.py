@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.bed.pybalancer import Balancer
-from tests.e2e.bed.servers import Apache, Haproxy, Named, Nginx
+from tests.e2e.bed.servers import Apache, Haproxy, Named, Nginx, Python
 
 WEB = ("web1", "web2", "web3")
 
@@ -54,6 +54,12 @@ def web(_nginx: tuple[Nginx, ...]) -> Iterator[tuple[Nginx, ...]]:
 def apache(ground: Path) -> Iterator[Apache]:
     """Apache with PHP: three virtual hosts."""
     yield from (apache for (apache,) in _running(Apache(WEB, ground / "apache")))
+
+
+@pytest.fixture(scope="session")
+def python(ground: Path) -> Iterator[Python]:
+    """A server written in Python."""
+    yield from (python for (python,) in _running(Python("python", ground / "python")))
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,5 @@
-"""Real servers on loopback, each with its configuration in a folder of its own: nginx, Apache with PHP, bind9, HAProxy.
+"""Real servers on loopback, each with its configuration in a folder of its own: nginx, Apache with PHP, aiohttp, bind9,
+HAProxy.
 
 They run in the foreground, as whoever runs the tests, and touch nothing of an installed service.
 """
@@ -9,12 +10,13 @@ import hashlib
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from tests.e2e.bed.process import Process, free_port, is_bound
 
-__all__ = ["Apache", "Haproxy", "Named", "Nginx", "Server", "program", "sha256"]
+__all__ = ["Apache", "Haproxy", "Named", "Nginx", "Python", "Server", "program", "sha256"]
 
 # Servers of Debian's packages stand in sbin, which is not on every user's path.
 _PATH = f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin"
@@ -188,6 +190,8 @@ DefaultRuntimeDir {folder}
 Mutex default:{folder}
 ErrorLog /dev/stderr
 LogLevel warn
+LogFormat "%r" requests
+CustomLog {folder}/access.log requests
 {modules}
 {user}
 KeepAlive On
@@ -254,6 +258,11 @@ class Apache(Server):
             )
         )
 
+    @property
+    def requests(self) -> list[str]:
+        """Its access log: request lines."""
+        return (self.folder / "access.log").read_text().splitlines()
+
     def command(self) -> Sequence[str | Path]:
         return program("apache2"), "-d", self.folder, "-f", self.folder / "apache.conf", "-DFOREGROUND"
 
@@ -268,6 +277,56 @@ def _apache_modules() -> list[str]:
                "mime": "mime_module", "env": "env_module"}  # fmt: skip
     lines = [f"LoadModule {name} {folder}/mod_{file}.so" for file, name in modules.items()]
     return [*lines, f"LoadModule {php_module} {php[-1]}", "TypesConfig /dev/null"]
+
+
+_PYTHON = """\
+import asyncio
+import sys
+
+from aiohttp import web
+from aiohttp.abc import AbstractAccessLogger
+
+
+class Log(AbstractAccessLogger):
+    def log(self, request, response, time):
+        with open(sys.argv[2], "a") as file:
+            # What could not be read has the method UNKNOWN.
+            print(request.method, request._message.path, file=file)
+
+
+async def answer(request):
+    body = await request.read()
+    return web.Response(text=f"request: {request.method} {request._message.path}\\nbody: {len(body)}\\n")
+
+
+async def main():
+    runner = web.ServerRunner(web.Server(answer, access_log_class=Log))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", int(sys.argv[1])).start()
+    await asyncio.Event().wait()
+
+
+asyncio.run(main())
+"""
+
+
+class Python(Server):
+    """aiohttp's web server: says what it was asked, and how long the body was."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        super().__init__(name, folder)
+        (self.port,) = self.ports = (free_port(),)
+        (folder / "server.py").write_text(_PYTHON)
+        self._log = folder / "access.log"
+        self._log.touch()
+
+    @property
+    def requests(self) -> list[str]:
+        """Its access log: method and target."""
+        return self._log.read_text().splitlines()
+
+    def command(self) -> Sequence[str | Path]:
+        return sys.executable, self.folder / "server.py", str(self.port), self._log
 
 
 _NAMED = """\
