@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import uvloop
 
+from balancer.proxy.http import ClientConnection
 from balancer.wire.strictness import REQUESTS, RESPONSES, Fate, Row
 from tests.proxy.rig import OK, Peer, Rig, http, rig, until
 
@@ -129,6 +130,25 @@ async def refusal(client: Peer, status: int, *, head_only: bool = False) -> None
     assert b"\r\nconnection: close" in head
     assert b"\r\ncontent-length: %d\r\n" % len(body) in head + b"\r\n"
     assert b"HTTP/1." not in body
+
+
+def test_octets_arrive_one_by_one(unpooled: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    received = ClientConnection.data_received
+
+    def watched(self: ClientConnection, data: bytes) -> None:
+        sizes.append(len(data))
+        received(self, data)
+
+    monkeypatch.setattr(ClientConnection, "data_received", watched)
+
+    async def act(it: Rig) -> None:
+        client = await it.connect()
+        await drip(client, NEXT)
+        await (await it.origin.accept()).expect(NEXT)
+
+    unpooled.play(act)
+    assert sizes == [1] * len(NEXT)
 
 
 # Requests
@@ -267,6 +287,34 @@ async def response_cut(it: Rig, row: Row, client: Peer, server: Peer, way: str) 
     assert not seen.endswith(b"0\r\n\r\n")
     assert await server.is_gone()
     assert not it.idle()
+
+
+EARLY = [row for row in RESPONSES if row.fate is Fate.PASSED and row.method == b"GET" and not row.ends]
+
+
+@pytest.mark.parametrize("row", EARLY, ids=[row.name for row in EARLY])
+def test_a_response_before_the_request_is_whole_ends_both_connections(row: Row, pooled: Stage) -> None:
+    final = row.passed.rindex(b"HTTP/1.1 ")
+    end = row.passed.index(b"\r\n\r\n", final) + 2
+    passed = row.passed[:end] + b"connection: close\r\n" + row.passed[end:]
+
+    async def act(it: Rig) -> None:
+        for way in WAYS:
+            client = await it.connect()
+            await client.send(b"POST /m HTTP/1.1\r\nHost: t\r\nContent-Length: 6\r\n\r\nhello")
+            server = await it.origin.accept()
+            await server.head()
+            await server.expect(b"hello")
+            await say(server, row.octets, way, POISON)
+            await client.expect(passed)
+            # What is missing, and what follows it, is asked of nobody.
+            await client.send(b"!" + NEXT)
+            assert await client.is_closed()
+            assert await server.is_gone()
+            assert not it.origin.waiting and not it.idle()
+            await client.close()
+
+    pooled.play(act)
 
 
 RESPONSE_FATES = {Fate.PASSED: response_passed, Fate.REFUSED: response_refused, Fate.CUT: response_cut}

@@ -258,13 +258,14 @@ def test_damaged_bodies_are_read_or_refused_alike_however_cut(data: st.DataObjec
     body = bytearray(data.draw(bodies())[0])
     for _ in range(data.draw(st.integers(1, 3))):
         body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.sampled_from(b'\0\t\n\r ;"0fg\xff'))
-    outcomes = []
-    for pieces in ([bytes(body)], octets(bytes(body))):
+    whole = bytes(body)
+    outcomes = set()
+    for pieces in ([whole], octets(whole), *([whole[:at], whole[at:]] for at in range(1, len(whole)))):
         try:
-            outcomes.append(feed(pieces))
+            outcomes.add(feed(pieces))
         except BadRequest:
-            outcomes.append((b"refused", False, b""))
-    assert outcomes[0] == outcomes[1]
+            outcomes.add((b"refused", False, b""))
+    assert len(outcomes) == 1
 
 
 def test_chunks_of_one_octet_cost_little() -> None:
