@@ -652,7 +652,7 @@ def test_who_has_no_rights_is_told(engine, bed):
         Path(file.name).chmod(0o644)
         done = subprocess.run(
             ["nsenter", f"--net={bed.director.path}", "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
-             "timeout", "3", COMMAND, "-c", file.name],
+             "timeout", "30" if engine == "kernel" else "8", COMMAND, "-c", file.name],
             capture_output=True, text=True, check=False, timeout=60,
         )  # fmt: skip
     if engine == "kernel":
