@@ -14,17 +14,13 @@ direction, and the client's answer, being a part of it, would not come to the ru
 from __future__ import annotations
 
 import random
-import socket
-import struct
 from collections import deque
-from contextlib import suppress
 from math import inf
 
-from balancer.errors import StartError
 from balancer.kernel.ctnetlink import End, Flow
-from balancer.wire.vrrp import checksum
+from balancer.kernel.segments import ACK, SYN, Segment, Sender
 
-__all__ = ["Resets"]
+__all__ = ["Resets", "syn_ack"]
 
 # A client that is in none of these has closed, or sends again by itself.
 _WORTH = {"SYN_RECV", "ESTABLISHED", "FIN_WAIT", "CLOSE_WAIT", "LAST_ACK"}
@@ -37,14 +33,6 @@ _AGAIN = 0.6
 # Clients that wait, some 40 MB of them. Those beyond learn it when they send.
 _LONGEST_QUEUE = 100_000
 
-_IPV4 = struct.Struct("!BBHHHBBH4s4s")
-_IPV6 = struct.Struct("!IHBB16s16s")
-_TCP = struct.Struct("!HHIIHHHH")
-# A header of 5 words, SYN and ACK.
-_SYN_ACK = 0x5012
-_DF = 0x4000
-_HOP_LIMIT = 64
-
 
 class Resets:
     """Makes clients reset their connections, a bounded number a second. StartError without CAP_NET_RAW."""
@@ -56,16 +44,7 @@ class Resets:
         self._waiting: deque[tuple[End, End]] = deque()
         self._again: deque[tuple[float, End, End]] = deque()
         self._next = 0.0
-        self._sockets: dict[int, socket.socket] = {}
-        # With this protocol the header is ours, and nothing is received (raw(7)).
-        kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK
-        try:
-            self._sockets[4] = socket.socket(socket.AF_INET, kind, socket.IPPROTO_RAW)
-        except PermissionError as error:
-            raise StartError("to reset connections takes CAP_NET_RAW") from error
-        # A kernel may have no IPv6.
-        with suppress(OSError):
-            self._sockets[6] = socket.socket(socket.AF_INET6, kind, socket.IPPROTO_RAW)
+        self._sender = Sender()
 
     def add(self, flow: Flow) -> None:
         """Its entry was deleted: tell the client, where it is TCP and thinks that it is connected."""
@@ -100,29 +79,15 @@ class Resets:
             self._next = now + _PAUSE
 
     def _send(self, client: End, service: End) -> None:
-        version = 6 if ":" in client[0] else 4
-        try:
-            self._sockets[version].sendto(_syn_ack(service, client, version), (client[0], 0))
+        if self._sender.send(syn_ack(service, client)):
             self.sent += 1
-        except (OSError, KeyError):
+        else:
             self.failed += 1
 
     def close(self) -> None:
-        for each in self._sockets.values():
-            each.close()
+        self._sender.close()
 
 
-def _syn_ack(source: End, destination: End, version: int) -> bytes:
-    """A packet with its IP header. Its numbers are anybody's guess, as an attacker's would be."""
-    family = socket.AF_INET6 if version == 6 else socket.AF_INET
-    ends = [socket.inet_pton(family, host) for host, _ in (source, destination)]
-    sequence, acknowledged = random.getrandbits(32), random.getrandbits(32)
-    segment = _TCP.pack(source[1], destination[1], sequence, acknowledged, _SYN_ACK, 0, 0, 0)
-    # RFC 9293 section 3.1: over a pseudo-header too.
-    pseudo = b"".join(ends) + struct.pack("!HH", socket.IPPROTO_TCP, len(segment))
-    segment = segment[:16] + checksum(pseudo + segment).to_bytes(2, "big") + segment[18:]
-    if version == 6:
-        return _IPV6.pack(6 << 28, len(segment), socket.IPPROTO_TCP, _HOP_LIMIT, *ends) + segment
-    # The kernel fills in identification and checksum.
-    size = _IPV4.size + len(segment)
-    return _IPV4.pack(0x45, 0, size, 0, _DF, _HOP_LIMIT, socket.IPPROTO_TCP, 0, *ends) + segment
+def syn_ack(source: End, destination: End) -> Segment:
+    """Its numbers are anybody's guess, as an attacker's would be."""
+    return Segment(source, destination, random.getrandbits(32), random.getrandbits(32), SYN | ACK)

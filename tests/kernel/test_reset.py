@@ -12,10 +12,10 @@ import pytest
 from scapy.layers import inet
 from scapy.layers.inet6 import IPv6
 
-from balancer.kernel import reset
+from balancer.kernel import reset, segments
 from balancer.kernel.conntrack import Conntrack, Flow
 from balancer.kernel.nft import Nft
-from balancer.kernel.reset import Resets
+from balancer.kernel.reset import Resets, syn_ack
 from tests.kernel.stage import PORT, SERVERS, SERVERS_V6, TCP, VIP, VIP_V6, VPORT, Site
 from tests.vrrp.conftest import Net, as_root
 
@@ -168,7 +168,7 @@ def test_what_the_kernel_does_not_take_is_counted() -> None:
 def test_a_packet_has_right_checksums() -> None:
     """As another implementation sees them."""
     for version, ends in ((4, (VIP, "192.0.2.10")), (6, (VIP_V6, "2001:db8:1::10"))):
-        packet = reset._syn_ack((ends[0], VPORT), (ends[1], 5000), version)
+        packet = segments.packet(syn_ack((ends[0], VPORT), (ends[1], 5000)))
         read = inet.IP(packet) if version == 4 else IPv6(packet)
         assert (read.src, read.dst, read[inet.TCP].flags) == (*ends, "SA")
         assert (read[inet.TCP].sport, read[inet.TCP].dport) == (VPORT, 5000)
