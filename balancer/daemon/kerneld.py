@@ -38,6 +38,7 @@ from balancer.kernel.nft import Nft
 from balancer.kernel.plan import Planner, Service, Target, remarks
 from balancer.kernel.render import Desired
 from balancer.kernel.reset import Resets
+from balancer.kernel.strays import GROUP, Strays
 from balancer.kernel.sysctl import Sysctl
 from balancer.kernel.tables import tables
 from balancer.observe.log import AccessLog, Level
@@ -166,6 +167,7 @@ class Engine:
         self._is_known = False
         """Whether the kernel has what was last applied, so that a change to it will do."""
         self._trouble = ""
+        self._strays: Strays | None = None
         self._retry_at = 0.0
         self._networks: tuple[networks.Network, ...] = ()
         self._labels = _Labels()
@@ -204,6 +206,7 @@ class Engine:
             self._resets = Resets()
             at_the_end.callback(self._resets.close)
             at_the_end.callback(self._close_flow_log)
+            self._hear_strays(at_the_end)
             for line in self._remarks:
                 self._log.event(Level.WARNING, line)
             self._begin()
@@ -228,6 +231,25 @@ class Engine:
         at_the_end.callback(signal.set_wakeup_fd, -1)
         signal.signal(signal.SIGTERM, lambda *_: self._stop())
         signal.signal(signal.SIGCHLD, lambda *_: None)
+
+    def _hear_strays(self, at_the_end: ExitStack) -> None:
+        """Rules that a kernel does not know would keep it from taking any."""
+        if not self._planner.goes_on:
+            return
+        try:
+            self._nft.run(render.trial(GROUP))
+            strays = Strays()
+        except (KernelError, OSError) as error:
+            self._log.event(
+                Level.WARNING,
+                "the kernel does not show segments of connections that it does not know (NFLOG group "
+                f"{GROUP}: {error}): after a change of director servers do not hear of clients that only close, and "
+                "connections to servers that several services have go on only once the client sends",
+            )
+            return
+        at_the_end.callback(strays.close)
+        self._selector.register(strays, selectors.EVENT_READ)
+        self._strays = strays
 
     def _stop(self) -> None:
         self._stopping = True
@@ -259,6 +281,8 @@ class Engine:
                 self._answering.turn()
             elif key.fileobj is self._flow_log:
                 has_flows = True
+            elif key.fileobj is self._strays:
+                self._strays.turn()
             else:
                 answer(self._bell)
                 self._has_rung = True
@@ -414,7 +438,7 @@ class Engine:
     def _apply(self) -> None:
         """In one transaction; and forget connections that lead to servers that are down."""
         services = self._planner.services(self._states.__getitem__, self._weights())
-        wanted = Desired(services, self._config.gateway, self._networks)
+        wanted = Desired(services, self._config.gateway, self._networks, GROUP if self._strays is not None else 0)
         try:
             self._put(wanted)
         except KernelError as error:
@@ -426,6 +450,8 @@ class Engine:
         if self._trouble:
             self._trouble = ""
             self._log.event(Level.NOTICE, "the kernel has taken the rules")
+        if self._strays is not None:
+            self._strays.follow(services)
         if not self._is_swept:
             self._sweep()
         if self._to_forget:
@@ -501,8 +527,7 @@ class Engine:
         services = self._planner.services(self._states.__getitem__)
         families = {service.family for service in services}
         families |= {6 if ":" in way.source else 4 for way in self._config.gateway.masquerade}
-        is_liberal = any(service.is_hashed and service.forwarding == "nat" for service in services)
-        for line in self._sysctl.apply(families, is_liberal=is_liberal, is_logged=self._is_logged):
+        for line in self._sysctl.apply(families, is_liberal=self._planner.goes_on, is_logged=self._is_logged):
             self._log.event(Level.NOTICE, line)
 
     def _look_around(self) -> None:

@@ -11,7 +11,9 @@
     ctnetlink   what the kernel's table of connections says and is told, octet by octet               pure
     conntrack   the flows that the kernel remembers: counted, listed, deleted
     events      flows that begin and end, as the kernel tells of them
+    segments    heads of TCP segments, made, sent and read
     reset       tells clients at once that their connection is gone
+    strays      makes known connections that began with another director
     sysctl      what the kernel must be told besides, put back as found
     firewall    rules of others that stand in the way
 

@@ -68,6 +68,13 @@ class Service:
     """Positions of the targets whose packets of an unknown flow are taken for this service's."""
     shared: tuple[int, ...]
     """Positions of the targets that are another service's too."""
+    contested: tuple[int, ...]
+    """Positions of the targets whose packets of an unknown flow may be this service's or another's (TCP alone)."""
+
+    @property
+    def goes_on(self) -> bool:
+        """Do its connections, after another director has taken over?"""
+        return self.is_hashed and self.forwarding == "nat"
 
     @property
     def key(self) -> tuple[str, str, int, int, str]:
@@ -128,6 +135,9 @@ class Planner:
             for backend, family in needed
         }
         self._are_per_query, self.ambiguous = self._per_query()
+        self.goes_on = any(map(self._goes_on, self._places))
+        """Has it services whose connections go on after another director has taken over?"""
+        self._contested = self._claimed()
         self._returns = self._owners()
         self._shared = self._in_common()
         self._seen: dict[tuple[str, Literal[4, 6]], tuple[object, _View]] = {}
@@ -174,6 +184,7 @@ class Planner:
             sticky=view.sticky,
             returns=self._returns.get(place, ()),
             shared=self._shared[place],
+            contested=self._contested.get(place, ()),
         )
         self._made[place] = (view, service)
         return service
@@ -198,15 +209,46 @@ class Planner:
     def _is_balanced_otherwise(self, place: _Place) -> bool:
         return not is_hashed(self._config.backends[place.backend].balance)
 
+    def _goes_on(self, place: _Place) -> bool:
+        return not self._is_balanced_otherwise(place) and self._config.frontends[place.frontend].forwarding == "nat"
+
+    def _takes_returns(self, place: _Place) -> bool:
+        """Might a server's packet of an unknown flow be put back to it?"""
+        is_nat = self._config.frontends[place.frontend].forwarding == "nat"
+        return bool(place.address) and is_nat and place not in self._are_per_query
+
+    def _claimed(self) -> dict[_Place, tuple[int, ...]]:
+        """Those of its servers that another service has whose connections go on as well. Of datagrams the first has
+        them all: what a server begins itself may bear the same port."""
+        claims: dict[tuple[str, int], set[tuple[str, int]]] = {}
+        places = [
+            place for place in self._places
+            if place.protocol == "tcp" and self._goes_on(place) and self._takes_returns(place)
+        ]  # fmt: skip
+        for place in places:
+            for seat in self._seats[place.backend, place.family]:
+                claims.setdefault((seat.address, seat.port), set()).add((place.address, place.port))
+        return {
+            place: tuple(
+                position for position, seat in enumerate(self._seats[place.backend, place.family])
+                if len(claims[seat.address, seat.port]) > 1
+            )
+            for place in places
+        }  # fmt: skip
+
     def _owners(self) -> dict[_Place, tuple[int, ...]]:
         """Whose packets are put back to which service, where a server's first packet comes before the client's.
         Of two services of one server it is the first's, but for those that another director balances otherwise: they
-        come after the hashed ones."""
-        taken: set[tuple[str, str, int]] = set()
+        come after the hashed ones. What is contested nobody owns."""
+        taken = {
+            (place.protocol, seat.address, seat.port)
+            for place, contested in self._contested.items()
+            for position in contested
+            for seat in [self._seats[place.backend, place.family][position]]
+        }
         owned: dict[_Place, tuple[int, ...]] = {}
         for place in sorted(self._places, key=self._is_balanced_otherwise):
-            is_nat = self._config.frontends[place.frontend].forwarding == "nat"
-            if not place.address or not is_nat or place in self._are_per_query:
+            if not self._takes_returns(place):
                 continue
             own = []
             for position, seat in enumerate(self._seats[place.backend, place.family]):
@@ -215,7 +257,6 @@ class Planner:
                     own.append(position)
             owned[place] = tuple(own)
         return owned
-
 
     def _in_common(self) -> dict[_Place, tuple[int, ...]]:
         """Binds of one address and port that differ in their interface alone count as one."""
@@ -300,11 +341,12 @@ def _of_frontend(
                 f"{at}: after a change of director a connection goes on only once its client sends: "
                 "of a bind to every address nobody knows which it came to"
             )
-        shared = {
+        others = [
             place for place in own if place.address
-            and len(planner._returns.get(place, ())) < len(planner._seats[place.backend, place.family])
-        }  # fmt: skip
-        if shared:
+            and len(planner._returns.get(place, ())) + len(planner._contested.get(place, ()))
+            < len(planner._seats[place.backend, place.family])
+        ]  # fmt: skip
+        if others:
             yield (
                 f"{at}: after a change of director a connection goes on only once its client sends: "
                 f"a server of {frontend.default_backend} has another frontend too, which gets what it sends before"

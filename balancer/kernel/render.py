@@ -7,7 +7,9 @@
     arriving     the first packet of a flow to a server on this host: counted
     forward, input, outgoing  what the flows of each server have carried: counted; per-query answers, and last segments
                  of flows that nobody knows: the service's address as source
-    strays       packets of no flow that the kernel could tell: dropped rather than answered with a reset
+    strays       packets of no flow that the kernel could tell: dropped rather than answered with a reset; the last
+                 segments of clients are shown to `strays`
+    contested    what a server of several services sends first: dropped, and shown to `strays`
 
 A flow is looked up once, in a map by address, protocol and port, however many services there are; each has a chain of
 its own with one rule, and a change of its servers replaces that rule alone.
@@ -35,7 +37,7 @@ from balancer.kernel.plan import Service, Target
 if TYPE_CHECKING:
     from balancer.kernel.tables import Contents
 
-__all__ = ["TABLE", "Desired", "Network", "adopted", "change", "nothing", "tallies", "whole"]
+__all__ = ["TABLE", "Desired", "Network", "adopted", "change", "nothing", "tallies", "trial", "whole"]
 
 TABLE = "inet pybalancer"
 Network = IPv4Network | IPv6Network
@@ -55,6 +57,8 @@ _MARK, _MARKED, _NEXT_MARK = 0x3FFFFFF0, 0x40000000, 0x10
 _LONGEST_COMMENT = 120
 # The bit QR of a DNS header (RFC 1035 section 4.1.1), counted from the start of the UDP header.
 _IS_ANSWER = "@th,80,1"
+# What may be shown, bounded, for somebody might send nothing else: the headers of IPv4 and TCP, each at once.
+_SHOWN = "limit rate 5000/second burst 5000 packets log group {} snaplen 120 queue-threshold 1"
 # So many networks are compared one by one, which is cheaper than to look them up.
 _FEW = 4
 
@@ -67,6 +71,8 @@ class Desired(NamedTuple):
     networks: tuple[Network, ...] = ()
     """Networks that this host is on. A client in the same one as its server gets its answers through us (masqueraded),
     for else they would go straight to it, from an address that it never asked."""
+    group: int = 0
+    """Of NFLOG, to which segments of unknown flows are shown; 0: to nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +143,19 @@ def adopted(desired: Desired, found: Contents) -> str:
 def nothing() -> str:
     """No table of ours, whether there was one or not."""
     return f"add table {TABLE}\ndelete table {TABLE}"
+
+
+def trial(group: int) -> str:
+    """What a kernel takes, and leaves nothing, that can show segments to this group of NFLOG."""
+    table = f"{TABLE}_trial"
+    return "\n".join(
+        [
+            f"add table {table}",
+            f"add chain {table} strays",
+            f"add rule {table} strays {_SHOWN.format(group)}",
+            f"delete table {table}",
+        ]
+    )
 
 
 def change(old: Desired, new: Desired) -> str:
@@ -232,6 +251,8 @@ def _part(service: Service) -> _Ruleset:
                 part.elements[name][key] = ""
     if service.is_per_query:
         _per_query(part, service)
+    for position in service.contested:
+        part.elements[f"contested{service.family}"][_endpoint(service.targets[position])] = ""
     if service.returns:
         final = f"final_{own}"
         for position in service.returns:
@@ -253,6 +274,16 @@ def _dispatch(part: _Ruleset, service: Service, own: str) -> None:
     part.elements[name][f"{at}{where}{service.protocol} . {service.port}"] = f"goto {own}"
     if service.protocol == "tcp" or service.returns:
         part.elements[f"{_stem(service)}_ours"][f"{where}{service.port}"] = ""
+    for what in _endings(service):
+        part.elements[f"{_stem(service)}_{what}"][f"{where}{service.port}"] = ""
+
+
+def _endings(service: Service) -> tuple[str, ...]:
+    """Which last segments of its clients are brought to its servers, the director being new to them. What is sent here
+    passes by services at one interface. A reset may come of a guess whose server's packet it was."""
+    if service.protocol == "udp" or service.interface is not None or not service.goes_on:
+        return ()
+    return ("fins",) if service.shared else ("fins", "resets")
 
 
 def _map(service: Service) -> str:
@@ -470,23 +501,26 @@ def _frame(desired: Desired) -> _Ruleset:
     _raw(frame, used, near)
     _nat(frame, used, desired)
     _passing(frame, used)
-    _strays(frame, used)
+    _strays(frame, used, desired.group)
     return frame
 
 
-def _shape(service: Service) -> tuple[str, int, bool, bool, bool, bool, bool, bool, bool, bool]:
+def _shape(
+    service: Service,
+) -> tuple[str, int, bool, bool, bool, bool, bool, bool, bool, bool, tuple[str, ...], bool]:
     """What decides in which sets it is."""
     return (
         service.protocol, service.family, bool(service.address), service.interface is not None,
         service.forwarding == "masquerade", service.is_per_query, bool(service.returns),
         len(service.shared) < len(service.targets), bool(service.shared), _keeps_port(service),
+        _endings(service), bool(service.contested),
     )  # fmt: skip
 
 
 @lru_cache(maxsize=256)
 def _used(
     protocol: str, family: int, has_address: bool, has_interface: bool, is_masked: bool, is_per_query: bool,
-    has_returns: bool, has_own: bool, has_shared: bool, keeps_port: bool,
+    has_returns: bool, has_own: bool, has_shared: bool, keeps_port: bool, endings: tuple[str, ...], has_contested: bool,
 ) -> frozenset[str]:  # fmt: skip
     """The shared sets that such a service has elements in."""
     kind, has_targets = f"{protocol}{family}", has_own or has_shared
@@ -509,7 +543,9 @@ def _used(
         found.add(f"{stem}_returns")
         if protocol == "tcp":
             found.add(f"finals{family}")
-    return frozenset(found)
+    if has_contested:
+        found.add(f"contested{family}")
+    return frozenset(found).union(f"{stem}_{what}" for what in endings)
 
 
 def _declaration(name: str) -> str:
@@ -524,7 +560,7 @@ def _declaration(name: str) -> str:
         return f"type {endpoint} : verdict;"
     if stem == "sources":
         return f"type {endpoint} : {address}; counter;"
-    if stem == "answering":
+    if stem in ("answering", "contested"):
         return f"type {endpoint};"
     if stem == "query" or rest in ("to", "from"):
         return f"type {endpoint}; counter;"
@@ -532,7 +568,9 @@ def _declaration(name: str) -> str:
     if what == "returns":
         return f"type {endpoint} : {endpoint};"
     asked = "inet_service" if rest.startswith("any_") else endpoint
-    return f"type {asked};" if what == "ours" else f"type {asked} . {endpoint}; counter;"
+    if what in ("ours", "fins", "resets"):
+        return f"type {asked};"
+    return f"type {asked} . {endpoint}; counter;"
 
 
 @lru_cache(maxsize=16384)
@@ -587,19 +625,33 @@ def _raw(frame: _Ruleset, used: frozenset[str], near: Mapping[int, Sequence[Netw
         frame.chain("raw_output", *answers, spec="type filter hook output priority raw; policy accept;")
 
 
-def _strays(frame: _Ruleset, used: frozenset[str]) -> None:
+def _strays(frame: _Ruleset, used: frozenset[str], group: int) -> None:
     """Of a flow that conntrack will not begin nothing is translated: it comes to this host itself."""
-    rules = [
-        f"ct state invalid {ip} daddr . tcp dport @tcp{family}_ours drop"
-        for family, (ip, _) in _WORDS.items() if f"tcp{family}_ours" in used
-    ]  # fmt: skip
-    rules += [
-        f"ct state invalid meta nfproto {'ipv6' if family == 6 else 'ipv4'} tcp dport @tcp{family}_any_ours drop"
-        for family in _WORDS if f"tcp{family}_any_ours" in used
-    ]  # fmt: skip
+    rules = []
+    flags = {"fins": "tcp flags & (fin | syn | rst) == fin", "resets": "tcp flags & (syn | rst) == rst"}
+    for what in flags if group else ():
+        # Not what was sent here because of one that was shown.
+        rules += [
+            f'iifname != "lo" {flags[what]} {_asked(stem)} @{stem}_{what} {_SHOWN.format(group)}'
+            for stem in _stems(used, what)
+        ]
+    rules += [f"{_asked(stem)} @{stem}_ours drop" for stem in _stems(used, "ours") if stem.startswith("tcp")]
     if rules:
         # Before the filters, which might answer it.
-        frame.chain("strays", *rules, spec="type filter hook input priority mangle; policy accept;")
+        frame.chain(
+            "strays", "ct state != invalid accept", *rules,
+            spec="type filter hook input priority mangle; policy accept;",
+        )  # fmt: skip
+    if "contested4" in used or "contested6" in used:
+        frame.chain("contested", *([_SHOWN.format(group)] if group else []), "drop")
+
+
+def _asked(stem: str) -> str:
+    """The service that a packet to it is for."""
+    protocol, family = stem[:3], int(stem[3])
+    if stem.endswith("_any"):
+        return f"meta nfproto {'ipv6' if family == 6 else 'ipv4'} {protocol} dport"
+    return f"{_WORDS[family].ip} daddr . {protocol} dport"
 
 
 def _nat(frame: _Ruleset, used: frozenset[str], desired: Desired) -> None:
@@ -643,6 +695,12 @@ def _nat(frame: _Ruleset, used: frozenset[str], desired: Desired) -> None:
             "arriving", *(f"ct status dnat {rule}" for rule in arriving),
             spec="type nat hook input priority 99; policy accept;",
         )  # fmt: skip
+    for family, (ip, _) in _WORDS.items():
+        if f"contested{family}" in used:
+            leaving.append(
+                f"ct status & dnat == 0 tcp flags & (syn | rst) == 0 {ip} saddr . tcp sport @contested{family} "
+                "goto contested"
+            )
     for stem in _stems(used, "returns"):
         protocol, ip = stem[:3], _WORDS[int(stem[3])].ip
         # A server's own new connection is not one that we have forgotten.
@@ -685,6 +743,11 @@ def _passing(frame: _Ruleset, used: frozenset[str]) -> None:
             # conntrack begins no flow with such a segment, so its source is changed without one.
             answering.append(
                 f"ct state invalid tcp flags & (fin | syn) == fin {ip} saddr . tcp sport vmap @finals{family}"
+            )
+        if f"contested{family}" in used:
+            answering.append(
+                f"ct state invalid tcp flags & (fin | syn) == fin {ip} saddr . tcp sport @contested{family} "
+                "goto contested"
             )
     for stem in _stems(used, "returns"):
         # A server's packet began it.

@@ -20,6 +20,7 @@ from balancer.daemon.kerneld import Engine
 from balancer.errors import KernelError, StartError
 from balancer.kernel.conntrack import Conntrack, Load, Usage
 from balancer.kernel.counters import Tally
+from balancer.kernel.strays import Strays
 from balancer.pool.facts import Entity, Sums
 from balancer.pool.orders import Admin, Condition, ServerState
 from balancer.pool.services import decode
@@ -255,6 +256,36 @@ def test_connections_are_listed(director, bed):
             "TCP", "ESTABLISHED", f"{CLIENT}:{client[1]}", f"{VIP}:80", f"{ADDRESSES[name]}:80",
         )  # fmt: skip
         assert f"{name}:http" in it.ask("status", "--connections")
+
+
+HASHED = ("  web:\n    check:", "  web:\n    balance: maglev\n    check:")
+
+
+def test_a_client_that_only_closes_is_heard_after_a_change_of_director(director, bed):
+    it = director(HASHED)
+    sock, name, _ = tcp(bed.client, VIP)
+    server = bed.servers[name].connections[sock.getsockname()]
+    # The one in its place hears as well.
+    os.kill(it.kernel, signal.SIGKILL)
+    it.process.wait_until(lambda: it.process.said().count("the kernel's rules are in place") == 2, "it has its rules")
+    bed.forget_flows()
+    sock.shutdown(socket.SHUT_WR)
+    assert sock.recv(1) == b""
+    until(lambda: server.fileno() == -1, "the server has closed")
+    sock.close()
+    assert "does not show" not in it.process.said()
+
+
+def test_where_another_is_shown_what_nobody_knows_clients_are_served_all_the_same(director, bed):
+    with bed.director:
+        other = Strays()
+    try:
+        it = director(HASHED)
+        assert "the kernel does not show segments of connections that it does not know" in it.process.said()
+        assert who(bed.client, VIP) in ("web1", "web2", "web3")
+        assert "log group" not in it.ask("show", "kernel")
+    finally:
+        other.close()
 
 
 def test_it_holds_two_rights_and_no_more(director):

@@ -222,7 +222,7 @@ class Kernel:
     """A configuration's rules on the director, changed as a daemon would."""
 
     def __init__(
-        self, bed: Bed, text: str, *, networks: tuple[Any, ...] = NETWORKS, is_there: bool = False
+        self, bed: Bed, text: str, *, networks: tuple[Any, ...] = NETWORKS, is_there: bool = False, group: int = 0
     ) -> None:
         """`is_there`: do nothing about the rules yet."""
         self.bed, self.config = bed, load(text)
@@ -237,13 +237,14 @@ class Kernel:
             for backend, server in pairs
         ]
         self.loads: dict[int, float] = {}
-        self.networks = networks
+        self.networks, self.group = networks, group
         self.desired = self._wanted()
         if not is_there:
             bed.nft.run(render.whole(self.desired))
 
     def _wanted(self) -> Desired:
-        return Desired(self.planner.services(self.states.__getitem__, self.loads), self.config.gateway, self.networks)
+        services = self.planner.services(self.states.__getitem__, self.loads)
+        return Desired(services, self.config.gateway, self.networks, self.group)
 
     @property
     def services(self) -> tuple[Service, ...]:

@@ -37,6 +37,7 @@ def test_one_service() -> None:
         frontend="f", backend="b", protocol="tcp", address="192.168.1.200", family=4, port=80, interface=None,
         balance=Balance.ROUNDROBIN, forwarding="nat", is_per_query=False, persistence=None,
         targets=(Target("w", 0, "10.0.0.1", 8080, 3),), slots=(0,), is_hashed=False, sticky=(), returns=(0,), shared=(),
+        contested=(),
     )  # fmt: skip
     assert service.key == ("tcp", "192.168.1.200", 4, 80, "")
 
@@ -195,6 +196,27 @@ def test_whose_packets_of_no_known_flow_are_whose() -> None:
         "frontends.f: after a change of director a connection goes on only once its client sends: "
         "a server of b has another frontend too, which gets what it sends before",
     ]
+
+
+def test_what_several_services_that_go_on_have_is_contested() -> None:
+    """Whose first packet after a change of director nobody can tell; of one that does not go on it is not."""
+    twins = text(bind="['10.0.0.9:80', '10.0.0.9:81', '*:82']", backend="balance: maglev")
+    made_of = made(twins)
+    assert [service.contested for service in made_of] == [(0, 1, 2), (0, 1, 2), ()]
+    assert [service.returns for service in made_of] == [(), (), ()]
+    assert all(service.goes_on for service in made_of)
+    assert not any("another frontend" in line for line in said(twins))
+    # Of a server that only one of them has it is that one's, and of the hashed one where the other is not.
+    more = twins + "  c: {servers: {web1: {address: '10.0.100.2:80'}, x: {address: '10.0.100.9:80'}}}\n"
+    assert [service.contested for service in made(more)][:2] == [(0, 1, 2)] * 2
+    mixed = more.replace("'10.0.0.9:81', '*:82'", "'*:82'").replace(
+        "backends:", "  g: {mode: tcp, engine: kernel, bind: '10.0.0.9:90', default_backend: c}\nbackends:"
+    )
+    assert [(s.contested, s.returns) for s in made(mixed)] == [((), (0, 1, 2)), ((), ()), ((), (1,))]
+    # What a server sends from a port at which datagrams come need not be an answer.
+    assert [s.contested for s in made(twins.replace("mode: tcp", "mode: udp, udp: {protocol: generic}"))] == [()] * 3
+    for other in ("balance: roundrobin", "balance: leastconn"):
+        assert not any(s.contested or s.goes_on for s in made(twins.replace("balance: maglev", other)))
 
 
 def test_servers_out_of_reach_are_told_of() -> None:

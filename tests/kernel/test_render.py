@@ -36,12 +36,23 @@ frontends:
   kept: {mode: tcp, engine: kernel, bind: '10.0.0.1:83', default_backend: kept}
   dns: {mode: udp, engine: kernel, bind: ['10.0.0.1:53', '[fd00::1]:53'], default_backend: dns}
   empty: {mode: tcp, engine: kernel, bind: '10.0.0.1:84', default_backend: empty}
+  twins: {mode: tcp, engine: kernel, bind: ['10.0.0.1:85', '10.0.0.1:86', '*:87'], default_backend: hashed}
 backends:
   web: {servers: {a: {address: '10.1.0.1:80', weight: 2}, b: {address: '10.1.0.2:80'}, c: {address: '[fd01::1]:80'}}}
   hashed: {balance: source, servers: {a: {address: '10.1.0.1:8', weight: 9}, b: {address: '10.1.0.2:8', weight: 3}}}
   kept: {balance: random, persistence_timeout: 90s, servers: {a: {address: '10.1.0.1:9'}, b: {address: '10.1.0.2:9'}}}
   dns: {servers: {a: {address: '10.1.0.1:53'}, b: {address: '10.1.0.2:5353'}, c: {address: '[fd01::1]:5353'}}}
   empty: {servers: {a: {address: '10.1.0.1:99', weight: 0}}}
+"""
+
+
+HASHED = """\
+frontends:
+  own: {mode: tcp, engine: kernel, bind: ['10.0.0.1:80', '*:81', '[fd00::1]:80'], default_backend: own}
+  twins: {mode: tcp, engine: kernel, bind: ['10.0.0.1:82', '10.0.0.1:83', '[fd00::1]:83'], default_backend: both}
+backends:
+  own: {balance: source, servers: {a: {address: '10.1.0.1:80'}, c: {address: '[fd01::1]:80'}}}
+  both: {balance: source, servers: {a: {address: '10.1.0.1:83'}, c: {address: '[fd01::1]:83'}}}
 """
 
 
@@ -60,6 +71,7 @@ WHOLE: dict[str, Callable[[], Desired]] = {
     "nat": lambda: desired(text(), networks=NETWORKS, gateway=GATEWAY),
     "per_query": lambda: desired(text(mode="udp", bind="'192.168.1.200:53'", port=53), networks=NETWORKS),
     "mixed": lambda: desired(MIXED),
+    "hashed": lambda: desired(HASHED, group=28770),
 }
 WEB, KEPT = text(), text(backend="persistence_timeout: 300s")
 DOWN, DRAIN = ServerState(Condition.DOWN), UP._replace(admin=Admin.DRAIN)
@@ -179,6 +191,12 @@ def test_the_kernel_takes_it_and_takes_it_again(nft: Nft, name: str) -> None:
 
 
 @as_root
+def test_a_trial_leaves_nothing(nft: Nft) -> None:
+    nft.run(render.trial(28770))
+    assert "trial" not in nft.run("list tables")
+
+
+@as_root
 @pytest.mark.parametrize("name", CHANGES)
 def test_the_kernel_takes_a_change(nft: Nft, name: str) -> None:
     same_as_whole(nft, *CHANGES[name]())
@@ -210,7 +228,7 @@ SIDES = st.tuples(
 def side(states: list[ServerState], keys: set[Any], gateway: Gateway, networks: Any, is_masked: bool) -> Desired:
     config = MIXED.replace("mode: udp, engine: kernel, bind: ['10", "mode: udp, engine: kernel, forwarding: "
                            f"{'masquerade' if is_masked else 'nat'}, bind: ['10")  # fmt: skip
-    made = desired(config, *states, gateway=gateway, networks=networks)
+    made = desired(config, *states, gateway=gateway, networks=networks, group=28770)
     kept: tuple[Service, ...] = tuple(service for service in made.services if service.key in keys)
     return made._replace(services=kept)
 
