@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from ipaddress import ip_address
 from typing import NamedTuple
@@ -37,34 +38,49 @@ class Tally(NamedTuple):
 Tallies = dict[tuple[str, str], Tally]
 
 
+class _Wanted(NamedTuple):
+    """What counts of one target of one service: sets and keys."""
+
+    of: tuple[str, str]
+    flows: tuple[str, bytes]
+    into: tuple[str, bytes]
+    out: tuple[str, bytes]
+
+
 def read(nft: Nft, services: Iterable[Service]) -> Tallies:
     """By (frontend, server), over all addresses of a frontend. KernelError when the table is gone.
 
     10 000 servers' take 0.1 s.
     """
-    wanted = [
-        (service.frontend, target.server, tally)
-        for service in services
-        for position, target in enumerate(service.targets)
-        for tally in tallies(service, position)
-    ]
-    names = {name for _, _, tally in wanted for name, _ in tally}
+    # Which slots there are does not matter here, and changes all the time.
+    wanted = [each for service in services for each in _wanted(replace(service, slots=(), sticky=()))]
+    names = {name for each in wanted for name, _ in each[1:]}
     counted = {name: nft.counted(TABLE, name) for name in sorted(names)}
     found: dict[tuple[str, str], list[int]] = {}
-    taken: set[tuple[str, str, str]] = set()
-    for frontend, server, tally in wanted:
-        numbers = found.setdefault((frontend, server), [0] * len(Tally._fields))
+    taken: set[tuple[str, str, bytes]] = set()
+    for of, flows, into, out in wanted:
+        numbers = found.setdefault(of, [0] * len(Tally._fields))
         # Two binds of one frontend that differ in their interface alone are counted together.
-        if (frontend, *tally.into) in taken:
+        if (mark := (of[0], *into)) in taken:
             continue
-        taken.add((frontend, *tally.into))
-        flows, into, out = (counted[name].get(_packed(key), _ZERO) for name, key in tally)
-        for i, number in enumerate((flows[0], *into, *out)):
-            numbers[i] += number
+        taken.add(mark)
+        numbers[0] += counted[flows[0]].get(flows[1], _ZERO)[0]
+        for at, (name, key) in ((1, into), (3, out)):
+            packets, octets = counted[name].get(key, _ZERO)
+            numbers[at] += packets
+            numbers[at + 1] += octets
     return {of: Tally(*numbers) for of, numbers in found.items()}
 
 
-@lru_cache(maxsize=1 << 17)
+@lru_cache(maxsize=1 << 13)
+def _wanted(service: Service) -> tuple[_Wanted, ...]:
+    return tuple(
+        _Wanted((service.frontend, target.server), *((name, _packed(key)) for name, key in tally))
+        for position, target in enumerate(service.targets)
+        for tally in tallies(service, position)
+    )
+
+
 def _packed(key: str) -> bytes:
     """As the kernel has it: each part in units of four octets."""
     found = b""

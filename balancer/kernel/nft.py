@@ -33,6 +33,10 @@ _COUNTER = b"counter\0"
 _TRIES = 10
 # A line of thousands of elements says no more than its beginning.
 _LONGEST_LINE = 200
+# Octets. The library takes some 50 times as much to read them.
+_LONG = 1 << 18
+# Not every C library has it (malloc_trim(3)).
+_trim = getattr(ctypes.CDLL(None), "malloc_trim", lambda _: 0)
 
 
 class Nft:
@@ -78,6 +82,9 @@ class Nft:
         # Both buffers are read whatever came of it: that empties them.
         output = self._library.nft_ctx_get_output_buffer(self._context).decode(errors="replace")
         error = self._library.nft_ctx_get_error_buffer(self._context).decode(errors="replace")
+        if len(text) > _LONG:
+            # What it took to read is not kept for the next such text, which may never come.
+            _trim(0)
         return (output, "") if not status else ("", _reason(error))
 
     def _place(self, lines: list[str], error: str) -> str:
