@@ -42,7 +42,7 @@ _MOST = 32
 # Questions that wait for a process to answer them.
 _MOST_WAITING = 8
 # What such a process may take: seconds, a little less than anybody waits, and octets; how nice it is (nice(2)).
-_LONGEST, _MOST_MEMORY, _MODEST = 10, 1 << 30, 10
+_LONGEST, _MOST_MEMORY, _MODEST = 10, 1 << 30, 3
 _TOO_MUCH = b"It takes more time or memory to tell than is good for this host: ask nft(8) or conntrack(8)."
 # After an answer, this many times the time that it took belongs to other work.
 _REST = 3
