@@ -46,6 +46,8 @@ SERVICES, SERVERS_EACH = 1000, 10
 # Both are held to these (seconds).
 APPLIED_WITHIN, CHANGED_WITHIN = 2.0, 0.05
 CHANGES = 20
+# What the backends of many services say besides.
+KINDS = {"roundrobin": "", "maglev": "balance: maglev, ", "persistence_timeout": "persistence_timeout: 90s, "}
 
 # The ways from the client to the servers, each through a machine of its own, so that no rule of one is in another's
 # way, and to addresses of its own. `router` is what a director is to the inner network: it forwards, and masquerades
@@ -443,14 +445,14 @@ def table(found: Sequence[Row]) -> str:
 # Many services
 
 
-def many(services: int, servers: int) -> str:
+def many(services: int, servers: int, kind: str) -> str:
     """A configuration of so many."""
     frontends = "".join(
         f"  f{i}: {{mode: tcp, engine: kernel, bind: '192.168.{i >> 8}.{i & 255}:80', default_backend: b{i}}}\n"
         for i in range(services)
     )
     backends = "".join(
-        f"  b{i}: {{servers: {{"
+        f"  b{i}: {{{KINDS[kind]}servers: {{"
         + ", ".join(f"s{k}: {{address: '10.{i >> 8}.{i & 255}.{k + 1}:80'}}" for k in range(servers))
         + "}}\n"
         for i in range(services)
@@ -458,10 +460,10 @@ def many(services: int, servers: int) -> str:
     return f"frontends:\n{frontends}backends:\n{backends}"
 
 
-def apply(services: int, servers: int) -> dict[str, float]:
+def apply(services: int, servers: int, kind: str) -> dict[str, float]:
     """Seconds that it takes, in this network namespace, to put so many services in place, from their configuration as
     read to the kernel's word that it is done; and the median and the longest of a server's changes."""
-    config = read.loads(many(services, servers), file="many.yaml", node="this", environ={})
+    config = read.loads(many(services, servers, kind), file="many.yaml", node="this", environ={})
     pairs = [(name, server) for name, backend in config.backends.items() for server in backend.servers]
     index = {pair: i for i, pair in enumerate(pairs)}
     addresses = {(name, server): config.backends[name].servers[server].address for name, server in pairs}
@@ -485,9 +487,9 @@ def apply(services: int, servers: int) -> dict[str, float]:
     return {"applied": took, "change": statistics.median(changes), "longest_change": max(changes)}
 
 
-def applied(space: Space, rounds: int) -> dict[str, float]:
+def applied(space: Space, rounds: int, kind: str) -> dict[str, float]:
     """`apply` in a namespace, medians over the rounds."""
-    command = [sys.executable, str(Path(__file__).resolve()), "--apply"]
+    command = [sys.executable, str(Path(__file__).resolve()), "--apply", kind]
     found = [json.loads(space.run(command, takes=120.0)) for _ in range(rounds)]
     return {name: statistics.median(each[name] for each in found) for name in found[0]}
 
@@ -508,7 +510,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_ROUNDS} rounds of {QUICK_SECONDS} s")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")
     parser.add_argument("--pybalancer", metavar="PATH", help="the pybalancer to measure, default: of this Python")
-    parser.add_argument("--apply", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--apply", choices=KINDS, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.rounds is None:
         options.rounds = QUICK_ROUNDS if options.quick else ROUNDS
@@ -521,11 +523,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """0: measured; 1: requests failed; 2: could not measure; 130: interrupted. What was measured is still reported."""
     options = parse(arguments)
     if options.apply:
-        print(json.dumps(apply(SERVICES, SERVERS_EACH)))
+        print(json.dumps(apply(SERVICES, SERVERS_EACH, options.apply)))
         return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     samples: list[Sample] = []
-    times: dict[str, float] = {}
+    times: dict[str, dict[str, float]] = {}
     status = 0
     try:
         # Where a server that gave up root's rights may look.
@@ -546,7 +548,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status or (EXIT_FAILED if any(row.failed for row in found) else 0)
 
 
-def run(options: argparse.Namespace, directory: Path, samples: list[Sample], times: dict[str, float]) -> None:
+def run(
+    options: argparse.Namespace, directory: Path, samples: list[Sample], times: dict[str, dict[str, float]]
+) -> None:
     with Stage(directory) as stage:
         works = [work for work in WORKS if work.name in options.only]
         if works:
@@ -555,10 +559,11 @@ def run(options: argparse.Namespace, directory: Path, samples: list[Sample], tim
             samples.extend(measure(stage, work, options.rounds, QUICK_SECONDS if options.quick else SECONDS))
         if "services" in options.only:
             # Where no daemon's table is.
-            times.update(applied(stage.client, min(options.rounds, 3)))
+            for kind in KINDS:
+                times[kind] = applied(stage.client, min(options.rounds, 3), kind)
 
 
-def show(samples: Sequence[Sample], times: Mapping[str, float]) -> list[Row]:
+def show(samples: Sequence[Sample], times: Mapping[str, Mapping[str, float]]) -> list[Row]:
     """The table, and what many services take; the rows."""
     measured = [work for work in WORKS if {s.contestant for s in samples if s.work == work.name} >= {
         each.name for each in work.contestants
@@ -567,11 +572,11 @@ def show(samples: Sequence[Sample], times: Mapping[str, float]) -> list[Row]:
     found = list(chain.from_iterable(rows(work, whole_rounds(work, samples)) for work in measured))
     if found:
         print(table(found))
-    if times:
-        what = f"{SERVICES} services of {SERVERS_EACH} servers"
-        print(held(f"{what}, applied", times["applied"], APPLIED_WITHIN))
-        print(held(f"{what}, a server's change, median", times["change"], CHANGED_WITHIN))
-        print(held(f"{what}, a server's change, longest", times["longest_change"], CHANGED_WITHIN))
+    for kind, took in times.items():
+        what = f"{SERVICES} services of {SERVERS_EACH} servers, {kind}"
+        print(held(f"{what}, applied", took["applied"], APPLIED_WITHIN))
+        print(held(f"{what}, a server's change, median", took["change"], CHANGED_WITHIN))
+        print(held(f"{what}, a server's change, longest", took["longest_change"], CHANGED_WITHIN))
     return found
 
 

@@ -49,8 +49,9 @@ def test_the_kernel_is_given_what_is_measured(contestant: kernel.Contestant, for
     ]
 
 
-def test_many_services_are_a_configuration() -> None:
-    config = read.loads(kernel.many(300, 2), file="b.yaml", node="this", environ={})
+@pytest.mark.parametrize("kind", kernel.KINDS)
+def test_many_services_are_a_configuration(kind: str) -> None:
+    config = read.loads(kernel.many(300, 2, kind), file="b.yaml", node="this", environ={})
     assert len(config.frontends) == len(config.backends) == 300
     addresses = [server.address for backend in config.backends.values() for server in backend.servers.values()]
     assert len(set(addresses)) == 600
@@ -100,7 +101,7 @@ def test_a_round_that_was_broken_off_counts_for_nobody(capsys: pytest.CaptureFix
 
 
 def test_what_many_services_take_is_held_to_its_bar(capsys: pytest.CaptureFixture[str]) -> None:
-    kernel.show([], {"applied": 0.25, "change": 0.004, "longest_change": 0.06})
+    kernel.show([], {"maglev": {"applied": 0.25, "change": 0.004, "longest_change": 0.06}})
     assert [line.rpartition(": ")[2] for line in capsys.readouterr().out.splitlines()] == ["met)", "met)", "MISSED)"]
 
 
