@@ -110,7 +110,11 @@ class ChunkedReader:
                         break
                     left = int(match[1], 16)
                     if not payload_only:
-                        pieces += (data[since:at], b"%x\r\n" % left)
+                        size_end = match.end(1)
+                        if size_end - at <= _MOST_SIZE_DIGITS:
+                            pieces += (data[since:size_end], b"\r\n")
+                        else:
+                            pieces += (data[since:at], b"%x\r\n" % left)
                     since = at = match.end()
                 if payload_only:
                     since = at

@@ -53,7 +53,7 @@ _LONGEST_METHOD = 64
 _MOST_EMPTY_LINES = 8
 # 10**18 octets are sent in no lifetime; one digit more may overflow a signed 64-bit integer behind us.
 _MOST_DIGITS = 18
-# What is said more than once, with white space, zeros or capitals, is passed on in the one form below.
+# What is said more than once, with white space, zeros or (to servers) capitals, is passed on in the one form below.
 _LENGTH_LINE = b"Content-Length: %d\r\n"
 _CHUNKED_LINE = b"Transfer-Encoding: chunked\r\n"
 # As nearly everybody writes it.
@@ -276,7 +276,7 @@ def parse_request(data: bytes, limits: Limits, searched: int = 0) -> Request | N
         start, _, rest = data.partition(b"\r")
         section = _known_sections.get(rest)
         if section is not None and section.lines <= limits.fields and len(data) <= limits.head:
-            known = _known_lines.get(start) or _learn_line(start, limits)
+            known = _known_lines.get(start) or _learn_line(start, section, limits)
             if known is not None and len(known.target) <= limits.uri:
                 return Request(known, section, len(data))
     match = None if searched else _REQUEST.match(data)
@@ -292,12 +292,12 @@ def parse_request(data: bytes, limits: Limits, searched: int = 0) -> Request | N
         authority = None
         if size > limits.head or len(target) > limits.uri:
             _refuse_size(size, target, limits)
-    is_as_it_came = authority is None
-    if method in _STEERED:
-        steered = _steer(method, block)
-        is_as_it_came = is_as_it_came and steered is block
-        block = steered
     low = block.lower()
+    if method != b"GET" and method in _STEERED and (method == b"CONNECT" or b"\nmax-forwards:" in low):
+        block = _steer(method, block)
+        low = block.lower()
+        # What was matched is not what goes on, and not to be remembered.
+        match = None
     if len(low) > _SHORTEST_FIELD_LINE * limits.fields and block.count(b"\n") > limits.fields + 1:
         raise BadRequest(f"more than {limits.fields} header fields", 431)
 
@@ -341,10 +341,10 @@ def parse_request(data: bytes, limits: Limits, searched: int = 0) -> Request | N
             raise BadRequest("Transfer-Encoding in HTTP/1.0")
         if length >= 0:
             raise BadRequest("Content-Length beside Transfer-Encoding")
-        if coding != b" chunked" or _CHUNKED_FIELD not in block:
+        if coding != b" chunked" or block.rfind(_CHUNKED_FIELD) < 0:
             if coding.strip(b" \t") != b"chunked":
                 _refuse_coding(coding)
-            if _CHUNKED_FIELD_IN_LOWER_CASE not in block:
+            if block.rfind(_CHUNKED_FIELD_IN_LOWER_CASE) < 0:
                 framing = _CHUNKED_LINE
         length = CHUNKED
     elif length < 0:
@@ -383,7 +383,7 @@ def parse_request(data: bytes, limits: Limits, searched: int = 0) -> Request | N
         else:
             section.expects_continue = length != 0 and b"100-continue" in _options(expect)
     if framing or authority is not None:
-        is_as_it_came = False
+        match = None
         block = _replaced(block, framing=framing, host=authority)
         low = block.lower()
         if authority is not None:
@@ -394,21 +394,23 @@ def parse_request(data: bytes, limits: Limits, searched: int = 0) -> Request | N
     section.lower = low[1:]
     section.lines = block.count(b"\n") - 1
     section.taken = None
-    section.has_cookie = b"\ncookie:" in low
+    section.has_cookie = low.find(b"\ncookie:") >= 0
     section.body = length
     section.host = host
-    is_usual = match is not None and minor and len(section.hop_by_hop) <= _FEW
-    if is_as_it_came and is_usual and size == len(data) <= _LONGEST_KNOWN:
+    if match is not None and size == len(data) <= _LONGEST_KNOWN and minor and len(section.hop_by_hop) <= _FEW:
         _remember(_known_sections, data[len(line) + 1 :], section)
     return Request(RequestLine(line, method, target, minor), section, size)
 
 
-def _learn_line(octets: bytes, limits: Limits) -> RequestLine | None:
-    """The request line if it is an ordinary one, such as only differs from what is known."""
+def _learn_line(octets: bytes, section: Section, limits: Limits) -> RequestLine | None:
+    """The request line if it is an ordinary one, such as only differs from what is known, before this section."""
     match = _REQUEST_LINE.fullmatch(octets)
-    if match is None or len(match[2]) > limits.uri or match[1] in _STEERED:
+    if match is None or len(match[2]) > limits.uri:
         return None
     line = RequestLine(octets, match[1], match[2], 1)
+    if line.method in _STEERED:
+        # Not before any section.
+        return None if line.method == b"CONNECT" or b"max-forwards:" in section.lower else line
     if len(octets) <= _LONGEST_KNOWN_LINE:
         _remember(_known_lines, octets, line)
     return line
@@ -514,11 +516,10 @@ def parse_response(data: bytes, limits: Limits, method: bytes, searched: int = 0
     if coding is not None:
         if not minor:
             raise BadResponse("Transfer-Encoding in HTTP/1.0")
-        if coding != b" chunked" or _CHUNKED_FIELD not in block:
+        if coding != b" chunked":
             if coding.strip(b" \t") != b"chunked":
                 raise BadResponse("Transfer-Encoding other than chunked")
-            if _CHUNKED_FIELD_IN_LOWER_CASE not in block:
-                framing = _CHUNKED_LINE
+            framing = _CHUNKED_LINE
         if length >= 0:
             # RFC 9112 section 6.3, rule 3: it overrides Content-Length, which must not go on; trust ends there.
             block = b"\n" + _without(block, (b"content-length",))
@@ -559,7 +560,7 @@ def parse_response(data: bytes, limits: Limits, method: bytes, searched: int = 0
     response.start = line + response.end_to_end
     response.lower = low[1:]
     response.lines = lines
-    response.sets_cookie = b"\nset-cookie:" in low
+    response.sets_cookie = low.find(b"\nset-cookie:") >= 0
     response.size = size
     if match is not None and size <= _LONGEST_KNOWN and method != b"HEAD" and len(response.hop_by_hop) <= _FEW:
         _remember(_known_responses, data[:size], response)

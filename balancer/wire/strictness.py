@@ -722,8 +722,7 @@ RESPONSES: tuple[Row, ...] = (
             ends=True),
     # Coding: RFC 9112 sections 6.1, 6.3 and 7.
     _good("r_te", "9112 6.1", _OK + _CHUNKED + _END + _CHUNKS),
-    _good("r_te_upper", "9112 7", _OK + b"transfer-encoding: CHUNKED\r\n\r\n" + _CHUNKS,
-          _OK + _CHUNKED + _END + _CHUNKS),
+    _good("r_te_upper", "9112 7", _OK + b"transfer-encoding: CHUNKED\r\n\r\n" + _CHUNKS),
     _good("r_te_spaces", "9110 5.5", _OK + b"Transfer-Encoding:\tchunked \r\n\r\n" + _CHUNKS,
           _OK + _CHUNKED + _END + _CHUNKS),
     _good("r_te_with_length", "9112 6.3", _OK + b"Content-Length: 99\r\n" + _CHUNKED + _END + _CHUNKS,

@@ -929,6 +929,26 @@ def test_fields_seen_before_excuse_no_request_line_and_no_limit(line: bytes, lim
     assert refused.value.status == status
 
 
+def test_fields_seen_before_go_one_hop_less_with_the_methods_that_count_them() -> None:
+    for hops, status in ((b"5", 0), (b"0", 501)):
+        fields = b"\r\nHost: seen-before\r\nMax-Forwards: " + hops + b"\r\n\r\n"
+        for method in (b"GET", b"OPTIONS", b"GET", b"TRACE", b"OPTIONS", b"GET"):
+            data = method + b" /x HTTP/1.1" + fields
+            if method == b"GET":
+                assert request(data).section.fields == fields[2:-2]
+            elif status:
+                with pytest.raises(BadRequest) as refused:
+                    parse_request(data, LIMITS)
+                assert refused.value.status == status
+            else:
+                assert request(data).section.fields == b"Host: seen-before\r\nMax-Forwards: 4\r\n"
+    # Without it they are read like any other.
+    fields = b"\r\nHost: seen-before\r\n\r\n"
+    assert request(b"GET / HTTP/1.1" + fields).section is request(b"OPTIONS / HTTP/1.1" + fields).section
+    with pytest.raises(BadRequest):
+        parse_request(b"CONNECT / HTTP/1.1" + fields, LIMITS)
+
+
 def test_a_response_seen_before_has_no_body_for_head() -> None:
     limits = Limits(head=4096, uri=64, fields=10)
     data = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
