@@ -217,8 +217,11 @@ class Exchange:
         backend.take(server)
         added = client.forwarded
         forwarded_for = frontend.forwarded_for
-        if added and forwarded_for.if_none and rewrite.has_field(section.lower, forwarded_for.lower):  # type: ignore[union-attr]
-            added = b""
+        if added and forwarded_for.if_none:  # type: ignore[union-attr]
+            # Of what goes on: a client's Connection may name this field too, and take it out.
+            lower = section.lower if section.plain else section.end_to_end.lower()
+            if rewrite.has_field(lower, forwarded_for.lower):  # type: ignore[union-attr]
+                added = b""
         self.sent_head = rewrite.request_head(request, added=added, fields=fields)
         idle = server.idle
         if idle and to.is_pooled and not section.body and line.method in _IDEMPOTENT and not section.upgrade:

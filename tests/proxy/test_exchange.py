@@ -365,6 +365,11 @@ def test_what_is_for_this_hop_alone_stays_here_and_all_else_passes_in_order():
         (True, b"X-Forwarded-For: 1.2.3.4\r\n", b"X-Forwarded-For: 1.2.3.4\r\nX-Forwarded-For: 127.0.0.1\r\n"),
         ({"if_none": True}, b"x-forwarded-for: 1.2.3.4\r\n", b"x-forwarded-for: 1.2.3.4\r\n"),
         ({"if_none": True}, b"", b"X-Forwarded-For: 127.0.0.1\r\n"),
+        (
+            {"if_none": True},
+            b"X-Forwarded-For: 1.2.3.4\r\nConnection: x-forwarded-for\r\n",
+            b"X-Forwarded-For: 127.0.0.1\r\n",
+        ),
         ({"except": "127.0.0.0/8"}, b"", b""),
         ({"except": ["10.0.0.0/8", "::/0"]}, b"", b"X-Forwarded-For: 127.0.0.1\r\n"),
         ({"header": "X-Client"}, b"", b"X-Client: 127.0.0.1\r\n"),
