@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import h11
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from balancer.errors import BadRequest, BadResponse, ProtocolError
 from balancer.wire import rewrite
 from balancer.wire.framing import ChunkedReader
-from balancer.wire.http1 import CHUNKED, UNTIL_CLOSE, Limits, parse_request, parse_response
+from balancer.wire.http1 import CHUNKED, UNTIL_CLOSE, Limits, Request, Response, parse_request, parse_response
 from balancer.wire.strictness import REQUESTS, RESPONSES, Fate, Row
 
 LIMITS = Limits(head=65536, uri=16384, fields=200)
@@ -164,6 +165,50 @@ def test_h11_reads_one_response_in_what_goes_on(row: Row) -> None:
         # It takes a connection to be asked for nothing, and to have been told sixteen times to wait.
         assert ours is None
         assert row.passed == b"" or their_response(row.passed, row.method) is None
+
+
+def in_pieces(parse: Callable[[bytes, int], Any], error: type[ProtocolError], pieces: list[bytes]) -> object:
+    """What of the first message's head and body goes on, however it arrives; "refused" if it is."""
+    head, reader, passed = b"", None, b""
+    searched = left = 0
+    try:
+        for piece in pieces:
+            data = piece
+            if reader is None and not left:
+                head += piece
+                message = parse(head, searched)
+                if message is None:
+                    searched = len(head)
+                    continue
+                data = head[message.size :]
+                head, searched = b"", 0
+                body = message.section.body if isinstance(message, Request) else message.body
+                passed += b"|" + repr(message).encode() + b"|"
+                reader = ChunkedReader(error) if body == CHUNKED else None
+                left = {CHUNKED: 0, UNTIL_CLOSE: 1 << 30}.get(body, body)
+            if reader is not None:
+                passed += reader.feed(data)
+            else:
+                passed += data[:left]
+                left -= len(data[:left])
+            if not left and (reader is None or reader.done):
+                return passed
+    except ProtocolError:
+        return "refused"
+    return passed, head
+
+
+@pytest.mark.parametrize("row", [row for row in REQUESTS + RESPONSES if len(row.octets) < 400], ids=lambda it: it.name)
+def test_a_message_cut_in_two_at_any_octet_is_the_same(row: Row) -> None:
+    def parse(data: bytes, searched: int) -> Request | Response | None:
+        if row in REQUESTS:
+            return parse_request(data, LIMITS, searched)
+        return parse_response(data, LIMITS, row.method, searched)
+
+    error = BadRequest if row in REQUESTS else BadResponse
+    whole = in_pieces(parse, error, [row.octets])
+    for at in range(1, len(row.octets)):
+        assert in_pieces(parse, error, [row.octets[:at], row.octets[at:]]) == whole, at
 
 
 # Streams of messages, most of them damaged.
