@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator
 
 from balancer.addr import Address
+from balancer.config.check_rules import check_acls, check_rules
 from balancer.config.check_vrrp import check_vrrp
 from balancer.config.clash import clashes
 from balancer.config.engines import unreachable
@@ -48,15 +49,22 @@ _FRAMING = frozenset(
 )  # fmt: skip
 
 
-def check(config: Config, *, whole: Config | None = None, broken: frozenset[str] = frozenset()) -> list[Finding]:
+def check(
+    config: Config,
+    *,
+    whole: Config | None = None,
+    broken: frozenset[str] = frozenset(),
+    broken_acls: frozenset[str] = frozenset(),
+) -> list[Finding]:
     """All that is wrong between the parts of `config`. Reads error files, and nothing else outside it.
 
     Where frontends or backends were left out because something else is wrong with them, `whole` has the frontends'
-    outlines too (an empty name or no bind is not known), and `broken` names the backends.
+    outlines too (an empty name or no bind is not known), and `broken` names the backends, `broken_acls` the acls.
     """
     whole = whole or config
     users = _users(config)
     known = dict.fromkeys([*config.backends, *sorted(broken)])
+    acls = dict.fromkeys([*config.acls, *sorted(broken_acls)])
     findings = [
         *_global(config),
         *_error_files(("defaults", "error_files"), config.defaults.error_files),
@@ -64,12 +72,16 @@ def check(config: Config, *, whole: Config | None = None, broken: frozenset[str]
         *_stats(config),
         *_gateway(config),
         *check_vrrp(config),
+        *check_acls(config, acls),
     ]
     for name, frontend in whole.frontends.items():
         if frontend.default_backend:
-            findings += _default_backend(name, frontend.default_backend, known)
+            findings += _backend_of(("frontends", name, "default_backend"), frontend.default_backend, known)
     for name, frontend in config.frontends.items():
         findings += _frontend(name, frontend)
+        findings += check_rules(("frontends", name), frontend, acls)
+        for i, rule in enumerate(frontend.use_backend):
+            findings += _backend_of(("frontends", name, "use_backend", i, "backend"), rule.backend, known)
     for name, backend in config.backends.items():
         findings += _backend(name, backend, users[name])
     return findings
@@ -85,7 +97,8 @@ def _users(config: Config) -> dict[str, list[tuple[str, Frontend]]]:
     """Backend to the frontends that use it, with their names."""
     users = defaultdict(list)
     for name, frontend in config.frontends.items():
-        users[frontend.default_backend].append((name, frontend))
+        for backend in frontend.backends:
+            users[backend].append((name, frontend))
     return users
 
 
@@ -99,10 +112,9 @@ def _global(config: Config) -> Iterator[Finding]:
         )
 
 
-def _default_backend(name: str, wanted: str, known: Collection[str]) -> Iterator[Finding]:
+def _backend_of(loc: Loc, wanted: str, known: Collection[str]) -> Iterator[Finding]:
     if wanted in known:
         return
-    loc = ("frontends", name, "default_backend")
     if not known:
         yield Finding(loc, f"there is no backend {wanted!r}, and no other; add it under `backends:`")
     else:

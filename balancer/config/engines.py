@@ -38,9 +38,10 @@ def settle(config: Config, hindrance: Callable[[], str]) -> tuple[Config, list[s
 
 def _reasons(config: Config, name: str, frontend: Frontend) -> Iterator[str]:
     """What the kernel cannot do of what is asked for."""
-    backend = config.backends[frontend.default_backend]
     if frontend.mode == "http":
         yield "the kernel cannot read requests (mode http)"
+        return
+    backend = config.backends[frontend.default_backend]
     for bind in frontend.bind:
         yield from _of_bind(bind)
     for key in Timeouts.model_fields if frontend.mode == "tcp" else ():

@@ -96,7 +96,8 @@ class _Host:
         self._remember(sound, valid)
         whole = sound.model_copy(update=_outlines(sound, data, wrong, directory))
         broken = frozenset(self._named("backends")) - sound.backends.keys()
-        return None, findings + check.check(sound, whole=whole, broken=broken)
+        acls = frozenset(self._named("acls")) - sound.acls.keys()
+        return None, findings + check.check(sound, whole=whole, broken=broken, broken_acls=acls)
 
     def _data(self, valid: _Valid) -> dict[str, Any]:
         data: dict[str, Any] = {}
@@ -127,11 +128,11 @@ class _Host:
 
 
 def _without(data: dict[str, Any], wrong: list[Loc]) -> dict[str, Any]:
-    """The parts of `data` in which nothing is wrong: whole frontends, backends, virtual routers and sections."""
+    """The parts of `data` in which nothing is wrong: whole acls, frontends, backends, virtual routers and sections."""
     sound = {key: dict(part) if isinstance(part, dict) else part for key, part in data.items()}
     for loc in wrong:
         match loc:
-            case ("frontends" | "backends" as section, str(name), *_) if isinstance(sound.get(section), dict):
+            case ("acls" | "frontends" | "backends" as section, str(name), *_) if isinstance(sound.get(section), dict):
                 sound[section].pop(name, None)
             case ("vrrp", "instances" | "sync_groups" as part, str(name), *_) if _is_named(sound.get("vrrp"), part):
                 sound["vrrp"] = _without_named(sound["vrrp"], part, name)

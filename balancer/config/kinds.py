@@ -22,6 +22,7 @@ __all__ = [
     "Endpoint",
     "FieldValue",
     "FileMode",
+    "HostPattern",
     "Interface",
     "InterfaceAddress",
     "IpAddress",
@@ -30,6 +31,8 @@ __all__ = [
     "Network",
     "Password",
     "Path",
+    "Pattern",
+    "PlainPath",
     "Port",
     "Retries",
     "Size",
@@ -118,6 +121,11 @@ Name = Annotated[str, Written(r"[A-Za-z0-9_.:-]+", "names are made of letters, d
 Text = Annotated[str, Written(r"[^\x00-\x1f\x7f]+", "it is one line of text")]
 Interface = Annotated[str, Written(r"[^\s/\x00]+", "write the name of a network interface, such as eth0", 15)]
 UrlPath = Annotated[str, Written(r"/[!-~]*", "a path starts with / and has no spaces", 256)]
+PlainPath = Annotated[
+    str, Unit(units.plain_path, {"type": "string", "pattern": "^/[^?#\\s]*$", "maxLength": 4096})
+]
+HostPattern = Annotated[str, Unit(units.host_pattern, {"type": "string", "minLength": 1, "maxLength": 255})]
+Pattern = Annotated[str, Unit(units.pattern, {"type": "string", "minLength": 1, "maxLength": 1024})]
 Path = Annotated[str, FilePath()]
 # sun_path holds 108 octets with its closing NUL (unix(7)).
 SocketPath = Annotated[str, Written(r"/[^\x00-\x1f\x7f]*", "a socket's path starts with /", 107)]

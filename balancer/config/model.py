@@ -42,6 +42,7 @@ from balancer.config.kinds import (
     Weight,
     Workers,
 )
+from balancer.config.rules import AnyCondition, UseBackend
 from balancer.config.values import Model, OneOrMany, Short, Switch, Whole, Written
 from balancer.config.vrrp import Vrrp
 
@@ -293,6 +294,10 @@ class Udp(Model):
 class Frontend(Model):
     """Where clients come in."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"anyOf": [{"required": ["default_backend"]}, {"required": ["use_backend"]}]}
+    )
+
     mode: Literal["tcp", "http", "udp"]
     """tcp: connections are relayed as they are; http: each request is balanced; udp: datagrams."""
     bind: Binds
@@ -302,8 +307,11 @@ class Frontend(Model):
     that can do all that is asked for and works here, else proxy."""
     forwarding: Literal["nat", "masquerade"] = "nat"
     """engine kernel: nat keeps the client's address towards the server, masquerade does not."""
-    default_backend: Name
-    """Name of the backend that serves it."""
+    default_backend: Name = ""
+    """Name of the backend that serves it. mode http: where no rule of `use_backend` says otherwise; may be left out if
+    its last rule is for all requests."""
+    use_backend: Annotated[tuple[UseBackend, ...], OneOrMany()] = ()
+    """mode http: which requests go elsewhere; the first rule that holds counts."""
     maxconn: Count | None = None
     """Connections of this frontend, an equal share for each worker. Default `defaults.maxconn`."""
     timeout: Timeouts = Timeouts()
@@ -323,6 +331,12 @@ class Frontend(Model):
     flow_log: FlowLog | None = None
     """engine kernel: none; end, a log line when a connection or flow ends; both, another one when it begins.
     Default `defaults.flow_log`."""
+
+    @property
+    def backends(self) -> tuple[str, ...]:
+        """The backends that it may send to, each once."""
+        named = dict.fromkeys(rule.backend for rule in self.use_backend)
+        return tuple(named | {self.default_backend: None} if self.default_backend else named)
 
 
 class Cookie(Model):
@@ -570,6 +584,8 @@ class Config(Model):
     """What holds for the whole daemon."""
     defaults: Defaults = Defaults()
     """What frontends and backends take where they say nothing themselves."""
+    acls: dict[Name, AnyCondition] = {}
+    """Conditions by name, for the rules of frontends (HAProxy's `acl`)."""
     frontends: dict[Name, Frontend] = {}
     """Where clients come in, by name."""
     backends: dict[Name, Backend] = {}

@@ -98,8 +98,8 @@ def _tidy(part: dict[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in part.items() if key not in ("title", "discriminator")}
     if isinstance(kept.get("description"), str):
         kept["description"] = re.sub(r"\s+", " ", kept["description"])
-    match kept.get("default", ""):
-        case None | dict():
+    match kept.get("default", ...):
+        case None | "" | dict():
             del kept["default"]
         case float(seconds):
             kept["default"] = f"{seconds:g}s"

@@ -15,6 +15,7 @@ import dns.rdatatype
 
 from balancer.addr import Address, parse_address
 from balancer.config.words import did_you_mean, shown
+from balancer.regex import compile_regex
 
 __all__ = [
     "command",
@@ -25,10 +26,13 @@ __all__ = [
     "duration_or_off",
     "endpoint",
     "file_mode",
+    "host_pattern",
     "interface_address",
     "ip_address",
     "log_target",
     "network",
+    "pattern",
+    "plain_path",
     "size",
     "status_set",
     "statuses",
@@ -49,6 +53,10 @@ _NETWORK = re.compile(r"[0-9a-fA-F.:]{1,64}(?:/[0-9]{1,3})?")
 _MODE = re.compile(r"0?[0-7]{3}")
 _STATUSES = re.compile(r"([1-5][0-9]{2})(?:-([1-5][0-9]{2}))?")
 _MOST_WORKERS = 256
+_PLAIN_PATH = re.compile(r"/[^?#\x00-\x20\x7f]{0,4095}")
+_NEVER_IN_PATH = re.compile(r"//|/\.\.?(?:/|\Z)")
+_HOST_PATTERN = re.compile(r"(?:\*\.)?[a-z0-9_](?:[a-z0-9_-]{0,62})(?:\.[a-z0-9_-]{1,63})*\.?")
+_LONGEST_PATTERN = 1024
 # RFC 1035 section 2.3.4 allows 255 octets on the wire; escapes make the text longer, but not beyond this.
 _LONGEST_NAME = 1024
 
@@ -105,6 +113,40 @@ def file_mode(value: Any) -> int:
     if not isinstance(value, str) or not _MODE.fullmatch(value):
         raise ValueError(f'{shown(value)} is no file mode; write three octal digits in quotes: "0660"')
     return int(value, 8)
+
+
+def plain_path(value: Any) -> str:
+    """The path of a request, or its beginning, to compare with."""
+    if not isinstance(value, str) or not _PLAIN_PATH.fullmatch(value):
+        raise ValueError(f"{shown(value)} is no path; a path starts with / and has no query and no spaces")
+    if _NEVER_IN_PATH.search(value):
+        raise ValueError(f"{shown(value)} fits no request: //, /./ and /../ are resolved before paths are compared")
+    return value
+
+
+def host_pattern(value: Any) -> str:
+    """`www.example.org`, `*.example.org` or an IP address to compare a request's host with, as compared."""
+    if isinstance(value, str) and len(value) <= _LONGEST_NAME:
+        try:
+            return str(ipaddress.ip_address(value.strip("[]")))
+        except ValueError:
+            pass
+        if _HOST_PATTERN.fullmatch(value.lower()):
+            return value.lower().removesuffix(".")
+    hint = "; the port does not count" if isinstance(value, str) and ":" in value else ""
+    hint = hint or ("; write it as in DNS, xn--…" if isinstance(value, str) and not value.isascii() else "")
+    raise ValueError(f"{shown(value)} is no host; write a name, *.NAME or an IP address{hint}")
+
+
+def pattern(value: Any) -> str:
+    """A regular expression."""
+    if not isinstance(value, str) or not value or len(value) > _LONGEST_PATTERN:
+        raise ValueError(f"{shown(value)} is no regular expression of 1 to {_LONGEST_PATTERN} characters")
+    try:
+        compile_regex(value)
+    except ValueError as error:
+        raise ValueError(f"{shown(value)}: {error}; the syntax is RE2's, without look-around") from None
+    return value
 
 
 def workers(value: Any) -> int | Literal["auto"]:

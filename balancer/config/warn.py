@@ -28,8 +28,10 @@ def warnings(config: Config) -> list[str]:
         lines += _preemption(config, f"vrrp.instances.{name}", instance)
     used: dict[str, list[str]] = {}
     for name, frontend in config.frontends.items():
-        used.setdefault(frontend.default_backend, []).append(name)
+        for backend_name in frontend.backends:
+            used.setdefault(backend_name, []).append(name)
         lines += _frontend(config, name, frontend)
+    lines += _acls(config)
     for name, backend in config.backends.items():
         lines += _backend(f"backends.{name}", backend, is_used=name in used)
         if backend.persistence_timeout is not None and not any(
@@ -144,15 +146,33 @@ def _frontend(config: Config, name: str, frontend: Frontend) -> Iterator[str]:
         if idle:
             yield f"{at}.engine: kernel has no use for {a_list_of(idle, last='and')}: no effect"
         return
-    if frontend.mode == "udp" or frontend.default_backend not in config.backends:
+    yield from _unreached(f"{at}.use_backend", frontend)
+    if frontend.mode == "udp":
         return
     client = effective.frontend(config, name).timeouts.client
-    server = effective.backend(config, frontend.default_backend).timeouts.server
+    server = max((effective.backend(config, each).timeouts.server for each in frontend.backends), default=0.0)
     if client < server:
         yield (
             f"{at}.timeout.client: {client:g}s is shorter than the server's {server:g}s: "
             "a slow answer is logged as the client's fault"
         )
+
+
+def _unreached(at: str, frontend: Frontend) -> Iterator[str]:
+    """Rules behind one that is for all requests."""
+    for i, rule in enumerate(frontend.use_backend):
+        if rule.if_ is None and (i + 1 < len(frontend.use_backend) or frontend.default_backend):
+            what = "the rules behind it and default_backend" if frontend.default_backend else "the rules behind it"
+            yield f"{at}[{i}]: is for all requests, so {what} have no effect; give it an `if`, or put it last"
+            return
+
+
+def _acls(config: Config) -> Iterator[str]:
+    conditions = [*config.acls.values()]
+    for frontend in config.frontends.values():
+        conditions += (rule.if_ for rule in frontend.use_backend if rule.if_ is not None)
+    used = {name for condition in conditions for _, inner in condition.within for name in inner.acl or ()}
+    yield from (f"acls.{name}: is used nowhere" for name in config.acls if name not in used)
 
 
 def _of_the_proxy(config: Config, frontend: Frontend) -> Iterator[str]:

@@ -28,11 +28,12 @@ from balancer.pool.records import Record
 from balancer.pool.server import Server
 from balancer.pool.sticky import Persistence
 from balancer.proxy.dns import DnsForwarder
-from balancer.proxy.exchange import ForwardedFor, HttpBackend, HttpFrontend
+from balancer.proxy.exchange import Exchange, ForwardedFor, HttpBackend, HttpFrontend
 from balancer.proxy.http import ClientConnection
 from balancer.proxy.listen import Gate, Listener
 from balancer.proxy.origin import Pool
 from balancer.proxy.replies import Replies
+from balancer.proxy.route import RoutedExchange, Router
 from balancer.proxy.sweep import INTERVAL, Clock, Sweeper
 from balancer.proxy.tcp import TcpFrontend
 from balancer.proxy.udp import FlowForwarder
@@ -76,6 +77,8 @@ class Worker:
         self._dropped_before = self._process.log_dropped
         self._backends: dict[str, Backend] = {}
         self._pools: dict[str, Pool] = {}
+        self.routers: dict[str, Router] = {}
+        """By frontend; of those alone that have rules."""
         self._servers: list[Server] = []
         self._gates: list[Gate] = []
         self._listeners: list[Listener] = []
@@ -217,6 +220,9 @@ class Worker:
         front = effective.frontend(self._config, name)
         of_all = self._config.global_
         forwarded_for = frontend.forwarded_for
+        backends = {each: self._http_backend(each) for each in frontend.backends}
+        if frontend.use_backend:
+            self.routers[name] = Router(frontend, self._config.acls, backends)
         shared = HttpFrontend(
             name=name,
             loop=loop,
@@ -224,7 +230,8 @@ class Worker:
             sweeper=self._sweeper,
             gate=gate,
             limits=Limits(head=of_all.max_header_size, uri=of_all.max_uri_size, fields=of_all.max_headers),
-            default=self._http_backend(frontend.default_backend),
+            default=backends[frontend.default_backend or frontend.use_backend[-1].backend],
+            exchange=functools.partial(RoutedExchange, self.routers[name]) if name in self.routers else Exchange,
             replies=self._replies(front.error_files),
             forwarded_for=_forwarded_for(forwarded_for) if forwarded_for is not None else None,
             client_timeout=front.timeouts.client,

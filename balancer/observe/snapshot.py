@@ -133,7 +133,7 @@ class Roster(NamedTuple):
             )
             for name, frontend in config.frontends.items()
         )
-        modes = {frontend.backend: frontend.mode for frontend in frontends}
+        modes = {backend: frontend.mode for frontend in config.frontends.values() for backend in frontend.backends}
         backends, first = [], 0
         for name, backend in config.backends.items():
             servers = tuple(

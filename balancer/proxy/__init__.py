@@ -5,6 +5,8 @@
     tcp       a TCP session: connect, relay, half-close
     http      an HTTP client connection: requests, one exchange at a time
     exchange  one request and its response: choose, send, pass on, account
+    match     conditions on requests, as functions
+    route     which requests go where
     origin    a server connection and the pool of idle ones
     upstream  connecting: timeout, retries, redispatch
     replies   the answers pybalancer makes itself

@@ -93,6 +93,9 @@ class HttpFrontend:
     gate: Gate
     limits: Limits
     default: HttpBackend
+    """Where requests go, if no rule says otherwise."""
+    exchange: Callable[[Client, Request, float, float], Exchange]
+    """Makes an exchange: `Exchange` where there are no rules."""
     replies: Replies
     forwarded_for: ForwardedFor | None
     client_timeout: float

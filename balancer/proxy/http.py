@@ -239,7 +239,7 @@ class ClientConnection(asyncio.Protocol):
         self.buffer = data[size:] if len(data) > size else b""
         self.searched = 0
         self.phase = _BUSY
-        exchange = self.exchange = Exchange(self, request, self.began or parsed, parsed)
+        exchange = self.exchange = frontend.exchange(self, request, self.began or parsed, parsed)
         self.began = 0.0
         exchange.begin()
 

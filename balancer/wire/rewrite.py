@@ -12,6 +12,7 @@ from functools import lru_cache
 from balancer.wire.http1 import Request, Response, Section
 
 __all__ = [
+    "cookies",
     "find_cookie",
     "has_field",
     "is_cacheable",
@@ -100,6 +101,11 @@ def find_cookie(fields: bytes, lower: bytes, name: bytes) -> bytes | None:
                     return pair.partition(b"=")[2].strip(b" \t")
         at = _cookie_field(lower, end)
     return None
+
+
+def cookies(value: bytes, name: bytes) -> list[bytes]:
+    """The values of the cookies `name` (case-sensitive) in a Cookie field's value, quotes included."""
+    return [pair.partition(b"=")[2].strip(b" \t") for pair in _pairs(value) if _name_of(pair) == name]
 
 
 def strip_cookie(fields: bytes, name: bytes) -> bytes:

@@ -1,0 +1,135 @@
+"""Rules for requests (mode http): when one holds, and what it does.
+
+A rule's `if` is a condition: the name of an acl, a mapping of keys that must all hold, or a list of these, any of which
+will do. All conditions look at the request as it came, not at what earlier rules made of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import core_schema
+from pydantic_core.core_schema import CoreSchema
+
+from balancer.config.kinds import FieldValue, HostPattern, Name, Network, Pattern, PlainPath, Text, Token
+from balancer.config.values import Model, OneOrMany
+from balancer.config.words import shown
+
+__all__ = ["AnyCondition", "Condition", "UseBackend"]
+
+
+class _Condition:
+    """A condition in one of its short forms: a name for `acl`, a list for `any`."""
+
+    @staticmethod
+    def spread(value: Any) -> Any:
+        match value:
+            case str():
+                return {"acl": (value,)}
+            case tuple():
+                return {"any": value}
+            case dict() | BaseModel():
+                return value
+            case _:
+                allowed = "the name of an acl, a mapping (host, path, src, …) or a list"
+                raise ValueError(f"wants {allowed}, not {shown(value)}")
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self.spread, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        one = handler(schema)
+        return {"anyOf": [{"type": "string"}, one, {"type": "array", "items": {"anyOf": [{"type": "string"}, one]}}]}
+
+
+Names = Annotated[tuple[Name, ...], Field(min_length=1), OneOrMany()]
+Tokens = Annotated[tuple[Token, ...], Field(min_length=1), OneOrMany()]
+Texts = Annotated[tuple[Text, ...], Field(min_length=1), OneOrMany()]
+Values = Annotated[tuple[FieldValue, ...], Field(min_length=1), OneOrMany()]
+Paths = Annotated[tuple[PlainPath, ...], Field(min_length=1), OneOrMany()]
+Patterns = Annotated[tuple[Pattern, ...], Field(min_length=1), OneOrMany()]
+
+
+class Condition(Model):
+    """What a request looks like. All keys must hold; of a key's list any one will do."""
+
+    host: Annotated[tuple[HostPattern, ...], Field(min_length=1), OneOrMany()] | None = None
+    """Host asked for: a name, an IP address, or *.NAME for all names below NAME. Case, port and a dot at the end do not
+    count."""
+    path: Paths | None = None
+    """The whole path, without the query."""
+    path_beg: Paths | None = None
+    """The path begins with this: /static/ is a directory; /static fits /statics too."""
+    path_end: Annotated[tuple[Text, ...], Field(min_length=1), OneOrMany()] | None = None
+    """The path ends with this: .php."""
+    path_reg: Patterns | None = None
+    """This regular expression (RE2) fits somewhere in the path; ^ and $ are its ends."""
+    method: Tokens | None = None
+    """GET, POST, …"""
+    header: dict[Token, Values] = {}
+    """Header to value: one of its lines has exactly this value."""
+    header_beg: dict[Token, Values] = {}
+    """Header to the beginning of a line's value."""
+    header_reg: dict[Token, Patterns] = {}
+    """Header to a regular expression (RE2) that fits somewhere in a line's value; (?i) at its start ignores case."""
+    header_found: Tokens | None = None
+    """Headers any of which is there."""
+    cookie: dict[Token, Texts] = {}
+    """Cookie to value."""
+    cookie_reg: dict[Token, Patterns] = {}
+    """Cookie to a regular expression (RE2) that fits somewhere in its value."""
+    cookie_found: Tokens | None = None
+    """Cookies any of which is there."""
+    url_param: dict[Text, Texts] = {}
+    """Parameter of the query to value."""
+    url_param_reg: dict[Text, Patterns] = {}
+    """Parameter of the query to a regular expression (RE2) that fits somewhere in its value."""
+    url_param_found: Texts | None = None
+    """Parameters any of which is there."""
+    src: Annotated[tuple[Network, ...], Field(min_length=1), OneOrMany()] | None = None
+    """The client's address is in one of these networks; the PROXY protocol's word is taken for it."""
+    acl: Names | None = None
+    """Names of acls any of which holds."""
+    any_: Annotated[tuple[Annotated[Condition, _Condition()], ...], Field(min_length=1)] | None = Field(
+        None, alias="any"
+    )
+    """Conditions any of which holds."""
+    all_: Annotated[tuple[Annotated[Condition, _Condition()], ...], Field(min_length=1)] | None = Field(
+        None, alias="all"
+    )
+    """Conditions all of which hold."""
+    not_: Annotated[Condition, _Condition()] | None = Field(None, alias="not")
+    """A condition that does not hold; of a list, none does."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Condition:
+        if not self.model_fields_set:
+            raise ValueError("must not be empty; without `if` a rule is for all requests")
+        return self
+
+    @property
+    def within(self) -> Iterator[tuple[tuple[str | int, ...], Condition]]:
+        """This condition and all in it, each with the way to it."""
+        yield (), self
+        for key, inner in (("any", self.any_), ("all", self.all_)):
+            for i, each in enumerate(inner or ()):
+                for loc, condition in each.within:
+                    yield (key, i, *loc), condition
+        if self.not_ is not None:
+            for loc, condition in self.not_.within:
+                yield ("not", *loc), condition
+
+
+AnyCondition = Annotated[Condition, _Condition()]
+
+
+class UseBackend(Model):
+    """Where requests go."""
+
+    backend: Name
+    """Name of the backend."""
+    if_: AnyCondition | None = Field(None, alias="if")
+    """Which requests: the name of an acl, a mapping (host, path, …), or a list of these. Default: all."""

@@ -1,0 +1,75 @@
+"""What stands in a message's fields under a name: every value, since whoever looks must not miss the second one."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from ipaddress import ip_address
+from urllib.parse import unquote_to_bytes
+
+from balancer.wire.rewrite import cookies
+
+__all__ = ["cookie_values", "field_values", "host_name", "query_values"]
+
+_ESCAPED = re.compile(rb"%([0-9a-f]{2})")
+_PORT = re.compile(rb":[0-9]*\Z")
+
+
+def field_values(fields: bytes, lower: bytes, name: bytes) -> list[bytes]:
+    """The values of all lines of the field `name` (in lower case), without the white space around them. `lower` is
+    `fields` in lower case."""
+    name += b":"
+    if name not in lower:
+        return []
+    values = []
+    size = len(name)
+    if lower.startswith(name):
+        values.append(fields[size : fields.index(b"\r")].strip(b" \t"))
+    name = b"\n" + name
+    at = lower.find(name)
+    while at >= 0:
+        end = fields.index(b"\r", at)
+        values.append(fields[at + 1 + size : end].strip(b" \t"))
+        at = lower.find(name, end)
+    return values
+
+
+def cookie_values(fields: bytes, lower: bytes, name: bytes) -> list[bytes]:
+    """The values of all cookies `name` (case-sensitive) of a request, without white space and quotes around them."""
+    if name not in fields:
+        return []
+    found = [value for line in field_values(fields, lower, b"cookie") for value in cookies(line, name)]
+    return [value[1:-1] if len(value) > 1 and value[:1] == value[-1:] == b'"' else value for value in found]
+
+
+def query_values(target: bytes, name: bytes) -> list[bytes]:
+    """The values of all parameters `name` in a target's query, as a form writes them: %XX and + decoded."""
+    query = target.partition(b"?")[2]
+    if not query:
+        return []
+    values = []
+    for parameter in query.split(b"&"):
+        key, _, value = parameter.partition(b"=")
+        if key == name or ((b"%" in key or b"+" in key) and _decoded(key) == name):
+            values.append(_decoded(value))
+    return values
+
+
+def _decoded(text: bytes) -> bytes:
+    return unquote_to_bytes(text.replace(b"+", b" "))
+
+
+@lru_cache(maxsize=1024)
+def host_name(authority: bytes) -> bytes:
+    """The host of a Host field that came in lower case: without its port, the dot at its end and %XX, an IPv6 address
+    in its usual form without brackets."""
+    if authority.startswith(b"["):
+        literal = authority[1 : authority.index(b"]")]
+        try:
+            return str(ip_address(literal.decode())).encode()
+        except ValueError:
+            return literal
+    name = _PORT.sub(b"", authority)
+    if b"%" in name:
+        name = _ESCAPED.sub(lambda escaped: bytes((int(escaped[1], 16),)), name).lower()
+    return name[:-1] if name.endswith(b".") else name

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from balancer.wire.fields import cookie_values, field_values, host_name, query_values
+
+FIELDS = b'A: 1\r\nCookie: x=1; y="a;b"; x=2\r\na:2 \t\r\nAb: 3\r\nX-A: 4\r\nCookie: x="3"\r\n'
+
+
+def of(fields, name):
+    return field_values(fields, fields.lower(), name)
+
+
+def test_every_line_of_a_field_counts():
+    assert of(FIELDS, b"a") == [b"1", b"2"]
+    assert of(FIELDS, b"ab") == [b"3"]
+    assert of(FIELDS, b"b") == of(b"", b"a") == []
+    assert of(b"a:\r\n", b"a") == [b""]
+
+
+def test_every_cookie_counts():
+    assert cookie_values(FIELDS, FIELDS.lower(), b"x") == [b"1", b"2", b"3"]
+    assert cookie_values(FIELDS, FIELDS.lower(), b"y") == [b"a;b"]
+    assert cookie_values(FIELDS, FIELDS.lower(), b"X") == []
+
+
+def test_every_parameter_counts():
+    target = b"/p?a=1&%61=2+3%26&b&=x&a"
+    assert query_values(target, b"a") == [b"1", b"2 3&", b""]
+    assert query_values(target, b"b") == [b""]
+    assert query_values(b"/p", b"a") == query_values(b"/p?", b"") == []
+
+
+def test_a_host_has_one_name():
+    for authority in (b"a.org", b"a.org:80", b"a.org.", b"a.org.:80", b"a.org:", b"%61.org"):
+        assert host_name(authority) == b"a.org"
+    assert host_name(b"[::1]:80") == host_name(b"[0:0::1]") == b"::1"
+    assert host_name(b"[:]") == b":"
+    assert host_name(b"10.0.0.1:80") == b"10.0.0.1"
+    assert host_name(b"") == b""
+
+
+@given(st.lists(st.tuples(st.sampled_from([b"a", b"A", b"aa", b"b"]), st.text("ab: \t=;\"", max_size=8)), max_size=8))
+def test_it_agrees_with_a_walk_over_the_lines(lines):
+    fields = b"".join(name + b":" + value.encode() + b"\r\n" for name, value in lines)
+    slow = [value.encode().strip(b" \t") for name, value in lines if name.lower() == b"a"]
+    assert of(fields, b"a") == slow
