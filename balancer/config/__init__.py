@@ -6,12 +6,14 @@
     kinds      the kinds of single values, by name
     rules      the keys of conditions and rules
     model      every key of the file: its type, its default, its unit, its meaning. Frozen.
+    format     text with variables: "%[src]"
+    files      whether a file can be used
     tree       a YAML file with the place of each value; what plain scalars and ${VARIABLES} mean
     read       YAML text to Config, each complaint with file, line and column
     hosts      the overrides of `nodes`: each host's configuration validated and checked
     explain    what pydantic found wrong, in the operator's words
     check      what no single key can know: names that resolve to nothing, parts that do not fit together
-    check_rules  acls that are not there, rules that nobody applies
+    check_rules  the same of acls and rules
     clash      binds that cannot stand side by side
     warn       what can be used, but deserves a line
     effective  what holds once own words, defaults and built-in values are put together

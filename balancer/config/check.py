@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
-import stat
 from collections import defaultdict
 from collections.abc import Collection, Iterator
 
 from balancer.addr import Address
-from balancer.config.check_rules import check_acls, check_rules
+from balancer.config.check_rules import FRAMING, check_acls, check_rules
 from balancer.config.check_vrrp import check_vrrp
 from balancer.config.clash import clashes
 from balancer.config.engines import unreachable
+from balancer.config.files import LARGEST_PAGE, unreadable
 from balancer.config.model import (
     Backend,
     Balance,
@@ -32,8 +31,6 @@ from balancer.config.words import did_you_mean, printable
 
 __all__ = ["check", "warnings"]
 
-# HAProxy's tune.bufsize allows 16 KiB with the head; an error page is kept in the memory of every worker.
-_LARGEST_ERROR_FILE = 64 << 10
 # A shorter head refuses every browser.
 _SMALLEST_HEAD = 1024
 # More often than this, the checks of a few servers keep a core busy.
@@ -42,11 +39,6 @@ _SHORTEST_INTERVAL = 0.01
 _SHORTEST_STAY = 1.0
 # What a rule can name: nftables has no way to write a quotation mark, and a star at the end stands for any name.
 _RULE_INTERFACE = re.compile(r"[A-Za-z0-9_.@:-]+")
-# They tell where a message ends or who handles it: the one who writes them must be the proxy itself.
-_FRAMING = frozenset(
-    ("connection", "content-length", "expect", "host", "keep-alive", "proxy-connection", "te", "trailer",
-     "transfer-encoding", "upgrade")
-)  # fmt: skip
 
 
 def check(
@@ -129,7 +121,7 @@ def _frontend(name: str, frontend: Frontend) -> Iterator[Finding]:
         yield Finding((*loc, "engine"), "the kernel cannot read requests; mode http wants engine proxy")
     if frontend.forwarded_for is not None and frontend.mode != "http":
         yield Finding((*loc, "forwarded_for"), f"is for mode http only, this is mode {frontend.mode}", "key")
-    if frontend.forwarded_for is not None and frontend.forwarded_for.header.lower() in _FRAMING:
+    if frontend.forwarded_for is not None and frontend.forwarded_for.header.lower() in FRAMING:
         text = f"{frontend.forwarded_for.header} has a meaning of its own in HTTP; choose another header"
         yield Finding((*loc, "forwarded_for", "header"), text)
     for i, bind in enumerate(frontend.bind):
@@ -243,38 +235,20 @@ def _http_check(loc: Loc, own: HttpCheck) -> Iterator[Finding]:
     if own.path == "*" and own.method != "OPTIONS":
         yield Finding((*loc, "path"), f"`*` is for method OPTIONS only, not {own.method}")
     for header in own.headers:
-        if header.lower() in _FRAMING:
+        if header.lower() in FRAMING:
             hint = "; the key `host` beside `headers` sets it" if header.lower() == "host" else ""
             yield Finding((*loc, "headers", header), f"{header} cannot be set by hand{hint}", "key")
     if own.tls is not None and own.tls.ca_file is not None:
-        trouble = _unreadable(own.tls.ca_file, largest=None)
+        trouble = unreadable(own.tls.ca_file, largest=None)
         if trouble:
             yield Finding((*loc, "tls", "ca_file"), trouble)
 
 
 def _error_files(loc: Loc, files: ErrorFiles) -> Iterator[Finding]:
     for status, path in files.paths.items():
-        trouble = _unreadable(path, largest=_LARGEST_ERROR_FILE)
+        trouble = unreadable(path, largest=LARGEST_PAGE)
         if trouble:
             yield Finding((*loc, str(status)), trouble)
-
-
-def _unreadable(path: str, *, largest: int | None) -> str:
-    """Why the file cannot be used; empty when it can."""
-    try:
-        # Without O_NONBLOCK a named pipe would be waited for.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            kind = os.fstat(descriptor)
-        finally:
-            os.close(descriptor)
-    except (OSError, ValueError) as error:
-        return f"{path} cannot be read: {error.strerror if isinstance(error, OSError) else error}"
-    if not stat.S_ISREG(kind.st_mode):
-        return f"{path} is no regular file"
-    if largest is not None and kind.st_size > largest:
-        return f"{path} has {kind.st_size} octets; {largest} are allowed"
-    return ""
 
 
 def _stats(config: Config) -> Iterator[Finding]:

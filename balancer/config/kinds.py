@@ -14,6 +14,7 @@ __all__ = [
     "CookieAttribute",
     "CookieValue",
     "Count",
+    "DenyStatus",
     "DnsName",
     "DnsRcode",
     "DnsType",
@@ -26,11 +27,15 @@ __all__ = [
     "Interface",
     "InterfaceAddress",
     "IpAddress",
+    "Location",
     "LogTarget",
     "Name",
     "Network",
+    "OnlyTrue",
     "Password",
     "Path",
+    "PathPart",
+    "PathTemplate",
     "Pattern",
     "PlainPath",
     "Port",
@@ -38,6 +43,7 @@ __all__ = [
     "Size",
     "SocketPath",
     "StatusSet",
+    "Template",
     "Text",
     "Token",
     "UrlPath",
@@ -121,11 +127,18 @@ Name = Annotated[str, Written(r"[A-Za-z0-9_.:-]+", "names are made of letters, d
 Text = Annotated[str, Written(r"[^\x00-\x1f\x7f]+", "it is one line of text")]
 Interface = Annotated[str, Written(r"[^\s/\x00]+", "write the name of a network interface, such as eth0", 15)]
 UrlPath = Annotated[str, Written(r"/[!-~]*", "a path starts with / and has no spaces", 256)]
-PlainPath = Annotated[
-    str, Unit(units.plain_path, {"type": "string", "pattern": "^/[^?#\\s]*$", "maxLength": 4096})
-]
+PlainPath = Annotated[str, Unit(units.plain_path, {"type": "string", "pattern": "^/[^?#\\s]*$", "maxLength": 4096})]
 HostPattern = Annotated[str, Unit(units.host_pattern, {"type": "string", "minLength": 1, "maxLength": 255})]
 Pattern = Annotated[str, Unit(units.pattern, {"type": "string", "minLength": 1, "maxLength": 1024})]
+# A header's value with variables (config.format).
+Template = Annotated[str, Unit(units.template, {"type": "string", "minLength": 1, "maxLength": 4096})]
+PathPart = Annotated[str, Unit(units.path_part, {"type": "string", "pattern": "^[^?#\\s]*$"})]
+PathTemplate = Annotated[str, Unit(units.path_template, {"type": "string", "pattern": "^(/|%\\[)[^?#\\s]*$"})]
+Location = Annotated[str, Unit(units.location, {"type": "string", "pattern": "^[!-~]+$"})]
+OnlyTrue = Annotated[bool, Unit(units.only_true, {"const": True})]
+DenyStatus = Annotated[
+    int, Unit(units.deny_status, {"anyOf": [{"const": True}, {"enum": sorted(units.DENY_STATUSES)}]})
+]
 Path = Annotated[str, FilePath()]
 # sun_path holds 108 octets with its closing NUL (unix(7)).
 SocketPath = Annotated[str, Written(r"/[^\x00-\x1f\x7f]*", "a socket's path starts with /", 107)]

@@ -42,7 +42,7 @@ from balancer.config.kinds import (
     Weight,
     Workers,
 )
-from balancer.config.rules import AnyCondition, UseBackend
+from balancer.config.rules import AnyCondition, Condition, HttpRequestRule, HttpResponseRule, UseBackend
 from balancer.config.values import Model, OneOrMany, Short, Switch, Whole, Written
 from balancer.config.vrrp import Vrrp
 
@@ -295,7 +295,7 @@ class Frontend(Model):
     """Where clients come in."""
 
     model_config = ConfigDict(
-        json_schema_extra={"anyOf": [{"required": ["default_backend"]}, {"required": ["use_backend"]}]}
+        json_schema_extra={"anyOf": [{"required": [key]} for key in ("default_backend", "use_backend", "http_request")]}
     )
 
     mode: Literal["tcp", "http", "udp"]
@@ -309,7 +309,11 @@ class Frontend(Model):
     """engine kernel: nat keeps the client's address towards the server, masquerade does not."""
     default_backend: Name = ""
     """Name of the backend that serves it. mode http: where no rule of `use_backend` says otherwise; may be left out if
-    its last rule is for all requests."""
+    a rule is for all requests."""
+    http_request: Annotated[tuple[HttpRequestRule, ...], OneOrMany()] = ()
+    """mode http: what happens to requests before that; one or a list of rules, looked at in order."""
+    http_response: Annotated[tuple[HttpResponseRule, ...], OneOrMany()] = ()
+    """mode http: what happens to the servers' responses; one or a list of rules, in order."""
     use_backend: Annotated[tuple[UseBackend, ...], OneOrMany()] = ()
     """mode http: which requests go elsewhere; the first rule that holds counts."""
     maxconn: Count | None = None
@@ -331,6 +335,24 @@ class Frontend(Model):
     flow_log: FlowLog | None = None
     """engine kernel: none; end, a log line when a connection or flow ends; both, another one when it begins.
     Default `defaults.flow_log`."""
+
+    @property
+    def conditions(self) -> list[Condition]:
+        """Those of all its rules."""
+        given = [rule.if_ for rule in self.http_request] + [rule.if_ for rule in self.http_response]
+        given += [rule.if_ for rule in self.use_backend]
+        return [condition for condition in given if condition is not None]
+
+    @property
+    def files(self) -> list[str]:
+        """Files that its rules need the contents of."""
+        answers = [rule.return_ for rule in self.http_request]
+        return [answer.file for answer in answers if answer is not None and answer.file is not None]
+
+    @property
+    def has_rules(self) -> bool:
+        """Whether its requests are not all treated alike."""
+        return bool(self.use_backend or self.http_request or self.http_response)
 
     @property
     def backends(self) -> tuple[str, ...]:

@@ -7,18 +7,43 @@ will do. All conditions look at the request as it came, not at what earlier rule
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import core_schema
 from pydantic_core.core_schema import CoreSchema
 
-from balancer.config.kinds import FieldValue, HostPattern, Name, Network, Pattern, PlainPath, Text, Token
-from balancer.config.values import Model, OneOrMany
-from balancer.config.words import shown
+from balancer.config.kinds import (
+    DenyStatus,
+    FieldValue,
+    HostPattern,
+    Location,
+    Name,
+    Network,
+    OnlyTrue,
+    Path,
+    PathPart,
+    PathTemplate,
+    Pattern,
+    PlainPath,
+    Template,
+    Text,
+    Token,
+)
+from balancer.config.values import Model, OneOrMany, Whole, Written
+from balancer.config.words import a_list_of, shown
 
-__all__ = ["AnyCondition", "Condition", "UseBackend"]
+__all__ = [
+    "AnyCondition",
+    "Condition",
+    "HttpRequestRule",
+    "HttpResponseRule",
+    "Redirect",
+    "ReplacePath",
+    "Return",
+    "UseBackend",
+]
 
 
 class _Condition:
@@ -124,6 +149,111 @@ class Condition(Model):
 
 
 AnyCondition = Annotated[Condition, _Condition()]
+
+
+class Redirect(Model):
+    """Where the client is sent instead: `location`, or the request's own URL with parts of it replaced."""
+
+    location: Location | None = None
+    """The whole of it, with variables: https://www.example.org%[pathq]. Not beside scheme, host and path."""
+    scheme: Literal["http", "https"] | None = None
+    """Of the new URL; the port of the request's Host then does not count. Default: as it was."""
+    host: Template | None = None
+    """Of the new URL, with a port where it needs one. Default: as it was."""
+    path: PathTemplate | None = None
+    """Of the new URL, with variables; %[1] to %[9] are the groups of `path_reg`. Default: as it was."""
+    path_reg: Pattern | None = None
+    """Only where this regular expression (RE2) fits somewhere in the path; else the rules go on."""
+    drop_query: bool = False
+    """Without the request's query."""
+    code: Literal[301, 302, 303, 307, 308] = 302
+    """301 and 308 are for good, 303 asks with GET, 307 and 308 keep the method."""
+
+
+class Return(Model):
+    """An answer in place of a server's."""
+
+    status: Annotated[int, Whole(200, 599)] = 200
+    """Status of the answer."""
+    content_type: FieldValue = "text/plain; charset=utf-8"
+    """What the body is."""
+    body: Annotated[str, Written(r"[^\x00]+", "it is text without NUL", 65536)] | None = None
+    """The body. Default: none."""
+    file: Path | None = None
+    """A file with the body, up to 64k; read at start. Not beside `body`."""
+
+
+class ReplacePath(Model):
+    """A new path made of the old one."""
+
+    regex: Pattern
+    """What to replace; a path in which it does not fit stays."""
+    with_: PathPart = Field("", alias="with")
+    """What stands in its place; %[1] to %[9] are its groups. Default: nothing."""
+
+
+class _Rule(Model):
+    """One action, for some requests or all."""
+
+    if_: AnyCondition | None = Field(None, alias="if")
+    """Which requests: the name of an acl, a mapping (host, path, …), or a list of these. Default: all."""
+
+    @model_validator(mode="after")
+    def _one_action(self) -> Self:
+        fields = type(self).model_fields
+        actions = {name: field.alias or name for name, field in fields.items() if name != "if_"}
+        given = [key for name, key in actions.items() if getattr(self, name) is not None]
+        if not given:
+            raise ValueError(f"has no action; wants {a_list_of(actions.values())}")
+        if len(given) > 1:
+            raise ValueError(f"has {len(given)} actions ({a_list_of(given, last='and')}); make a rule of each")
+        return self
+
+
+class HttpRequestRule(_Rule):
+    """What happens to a request."""
+
+    allow: OnlyTrue | None = None
+    """true: no further rule of `http_request` is looked at."""
+    deny: DenyStatus | None = None
+    """true (403) or a status: the request is refused. Every way to read the path counts."""
+    silent_drop: OnlyTrue | None = None
+    """true: the connection is closed without an answer. Every way to read the path counts."""
+    redirect: Redirect | None = None
+    """The client is sent elsewhere."""
+    return_: Return | None = Field(None, alias="return")
+    """The client gets this answer."""
+    set_header: dict[Token, Template] | None = None
+    """Name to value, with variables: these headers, in place of all that the client sent under that name."""
+    add_header: dict[Token, Template] | None = None
+    """Name to value, with variables: a line more."""
+    del_header: Tokens | None = None
+    """Names; one or a list."""
+    set_path: PathTemplate | None = None
+    """The path to ask the server for, with the variables host, method and path. The query stays."""
+    strip_prefix: PlainPath | None = None
+    """A directory at the path's beginning to leave out: /api makes /x of /api/x."""
+    replace_path: ReplacePath | None = None
+    """A part of the path to replace, by a regular expression (RE2)."""
+
+    @property
+    def is_final(self) -> bool:
+        """Whether no rule behind it is looked at where it holds."""
+        answers = (self.allow, self.deny, self.silent_drop, self.redirect, self.return_)
+        return any(answer is not None for answer in answers) and (
+            self.redirect is None or self.redirect.path_reg is None
+        )
+
+
+class HttpResponseRule(_Rule):
+    """What happens to a server's response. The condition is one on the request."""
+
+    set_header: dict[Token, Template] | None = None
+    """Name to value, with variables: these headers, in place of all that the server sent under that name."""
+    add_header: dict[Token, Template] | None = None
+    """Name to value, with variables: a line more."""
+    del_header: Tokens | None = None
+    """Names; one or a list."""
 
 
 class UseBackend(Model):

@@ -14,11 +14,14 @@ import dns.rcode
 import dns.rdatatype
 
 from balancer.addr import Address, parse_address
+from balancer.config.format import parse
 from balancer.config.words import did_you_mean, shown
 from balancer.regex import compile_regex
 
 __all__ = [
+    "DENY_STATUSES",
     "command",
+    "deny_status",
     "dns_name",
     "dns_rcode",
     "dns_type",
@@ -29,13 +32,18 @@ __all__ = [
     "host_pattern",
     "interface_address",
     "ip_address",
+    "location",
     "log_target",
     "network",
+    "only_true",
+    "path_part",
+    "path_template",
     "pattern",
     "plain_path",
     "size",
     "status_set",
     "statuses",
+    "template",
     "workers",
 ]
 
@@ -57,6 +65,11 @@ _PLAIN_PATH = re.compile(r"/[^?#\x00-\x20\x7f]{0,4095}")
 _NEVER_IN_PATH = re.compile(r"//|/\.\.?(?:/|\Z)")
 _HOST_PATTERN = re.compile(r"(?:\*\.)?[a-z0-9_](?:[a-z0-9_-]{0,62})(?:\.[a-z0-9_-]{1,63})*\.?")
 _LONGEST_PATTERN = 1024
+_FIELD_VALUE = re.compile(r"[!-~](?:[\t -~]*[!-~])?")
+# Its end is what a browser takes for another host: two slashes, or a backslash.
+_LOCATION = re.compile(r"(?:[a-z][a-z0-9+.-]*://[!-\[\]-~]+|/(?![/\\])[!-\[\]-~]*|%\[(?:path|pathq)\][!-\[\]-~]*)")
+DENY_STATUSES = frozenset((400, 403, 404, 408, 413, 414, 417, 429, 431, 500, 501, 502, 503, 504, 505))
+"""Those that pybalancer has a page for; 401 would want a password."""
 # RFC 1035 section 2.3.4 allows 255 octets on the wire; escapes make the text longer, but not beyond this.
 _LONGEST_NAME = 1024
 
@@ -146,6 +159,55 @@ def pattern(value: Any) -> str:
         compile_regex(value)
     except ValueError as error:
         raise ValueError(f"{shown(value)}: {error}; the syntax is RE2's, without look-around") from None
+    return value
+
+
+def template(value: Any) -> str:
+    """A header's value, with variables."""
+    if not isinstance(value, str) or len(value) > _LONGEST_NAME * 4 or not _FIELD_VALUE.fullmatch(value):
+        raise ValueError(f"{shown(value)} is no header's value; it is printable ASCII, with variables as %[src]")
+    parse(value)
+    return value
+
+
+def path_template(value: Any) -> str:
+    """A path to go on with, with variables."""
+    if not isinstance(value, str) or not re.fullmatch(r"(?:/|%\[)[^?#\x00-\x20\x7f]*", value):
+        raise ValueError(f"{shown(value)} is no path; it starts with / and has no query; variables are written %[path]")
+    parse(value)
+    return value
+
+
+def path_part(value: Any) -> str:
+    """What is put into a path, with variables."""
+    if not isinstance(value, str) or not re.fullmatch(r"[^?#\x00-\x20\x7f]*", value):
+        raise ValueError(f"{shown(value)} fits into no path: it has no query and no spaces")
+    parse(value)
+    return value
+
+
+def location(value: Any) -> str:
+    """Where a redirect leads, with variables."""
+    if not isinstance(value, str) or not _LOCATION.fullmatch(value):
+        raise ValueError(f"{shown(value)} leads nowhere; write https://HOST/… or /…, with variables as %[pathq]")
+    parse(value)
+    return value
+
+
+def only_true(value: Any) -> bool:
+    """An action that can only be done."""
+    if value is not True:
+        raise ValueError(f"wants true, not {shown(value)}; leave the rule away where it is not wanted")
+    return True
+
+
+def deny_status(value: Any) -> int:
+    """What a request is denied with: true is 403."""
+    if value is True:
+        return 403
+    if type(value) is not int or value not in DENY_STATUSES:
+        statuses = ", ".join(map(str, sorted(DENY_STATUSES)))
+        raise ValueError(f"wants true (which is 403) or one of {statuses}, not {shown(value)}")
     return value
 
 

@@ -146,7 +146,7 @@ def _frontend(config: Config, name: str, frontend: Frontend) -> Iterator[str]:
         if idle:
             yield f"{at}.engine: kernel has no use for {a_list_of(idle, last='and')}: no effect"
         return
-    yield from _unreached(f"{at}.use_backend", frontend)
+    yield from _unreached(at, frontend)
     if frontend.mode == "udp":
         return
     client = effective.frontend(config, name).timeouts.client
@@ -160,17 +160,20 @@ def _frontend(config: Config, name: str, frontend: Frontend) -> Iterator[str]:
 
 def _unreached(at: str, frontend: Frontend) -> Iterator[str]:
     """Rules behind one that is for all requests."""
+    for i, request_rule in enumerate(frontend.http_request[:-1]):
+        if request_rule.if_ is None and request_rule.is_final:
+            yield f"{at}.http_request[{i}]: is for all requests, so the rules behind it have no effect"
+            break
     for i, rule in enumerate(frontend.use_backend):
         if rule.if_ is None and (i + 1 < len(frontend.use_backend) or frontend.default_backend):
-            what = "the rules behind it and default_backend" if frontend.default_backend else "the rules behind it"
-            yield f"{at}[{i}]: is for all requests, so {what} have no effect; give it an `if`, or put it last"
+            yield f"{at}.use_backend[{i}]: is for all requests, so what comes behind it has no effect"
             return
 
 
 def _acls(config: Config) -> Iterator[str]:
     conditions = [*config.acls.values()]
     for frontend in config.frontends.values():
-        conditions += (rule.if_ for rule in frontend.use_backend if rule.if_ is not None)
+        conditions += frontend.conditions
     used = {name for condition in conditions for _, inner in condition.within for name in inner.acl or ()}
     yield from (f"acls.{name}: is used nowhere" for name in config.acls if name not in used)
 

@@ -47,7 +47,7 @@ class Plan:
     layout: Layout
     seats: Mapping[tuple[str, str], Seat]
     pages: Mapping[str, bytes]
-    """Contents of the error files by path, read while we may still read them."""
+    """Contents of files by path (pages of errors and of rules), read while we may still read them."""
     log: model.Log
     """`global.log` with an address in place of a name: no child asks a resolver."""
     maxconn: int
@@ -189,10 +189,12 @@ def _resolved_log(log: model.Log, host: Address | None, found: Mapping[str, str]
 def _pages(config: Config) -> dict[str, bytes]:
     files = [effective.frontend(config, name).error_files for name in config.frontends]
     files += [effective.backend(config, name).error_files for name in config.backends]
+    paths = {path: "error_files" for of_one in files for path in of_one.values()}
+    paths |= {path: "http_request" for frontend in config.frontends.values() for path in frontend.files}
     pages = {}
-    for path in {path for of_one in files for path in of_one.values()}:
+    for path, what in paths.items():
         try:
             pages[path] = Path(path).read_bytes()
         except OSError as error:
-            raise StartError(f"error_files: cannot read {path}: {error.strerror}") from None
+            raise StartError(f"{what}: cannot read {path}: {error.strerror}") from None
     return pages

@@ -33,7 +33,7 @@ from balancer.proxy.http import ClientConnection
 from balancer.proxy.listen import Gate, Listener
 from balancer.proxy.origin import Pool
 from balancer.proxy.replies import Replies
-from balancer.proxy.route import RoutedExchange, Router
+from balancer.proxy.route import RoutedExchange, Router, nowhere
 from balancer.proxy.sweep import INTERVAL, Clock, Sweeper
 from balancer.proxy.tcp import TcpFrontend
 from balancer.proxy.udp import FlowForwarder
@@ -221,8 +221,12 @@ class Worker:
         of_all = self._config.global_
         forwarded_for = frontend.forwarded_for
         backends = {each: self._http_backend(each) for each in frontend.backends}
-        if frontend.use_backend:
-            self.routers[name] = Router(frontend, self._config.acls, backends)
+        replies = self._replies(front.error_files)
+        default = backends.get(frontend.default_backend) or nowhere(loop, name, replies)
+        if frontend.has_rules:
+            self.routers[name] = Router(
+                frontend, self._config.acls, backends, nowhere(loop, name, replies), self._plan.pages
+            )
         shared = HttpFrontend(
             name=name,
             loop=loop,
@@ -230,9 +234,9 @@ class Worker:
             sweeper=self._sweeper,
             gate=gate,
             limits=Limits(head=of_all.max_header_size, uri=of_all.max_uri_size, fields=of_all.max_headers),
-            default=backends[frontend.default_backend or frontend.use_backend[-1].backend],
+            default=default,
             exchange=functools.partial(RoutedExchange, self.routers[name]) if name in self.routers else Exchange,
-            replies=self._replies(front.error_files),
+            replies=replies,
             forwarded_for=_forwarded_for(forwarded_for) if forwarded_for is not None else None,
             client_timeout=front.timeouts.client,
             request_timeout=front.timeouts.http_request,

@@ -6,7 +6,9 @@
     http      an HTTP client connection: requests, one exchange at a time
     exchange  one request and its response: choose, send, pass on, account
     match     conditions on requests, as functions
-    route     which requests go where
+    rules     what a frontend's rules make of a request
+    format    text with variables
+    route     which requests go where, and what becomes of them on the way
     origin    a server connection and the pool of idle ones
     upstream  connecting: timeout, retries, redispatch
     replies   the answers pybalancer makes itself

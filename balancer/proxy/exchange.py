@@ -26,7 +26,7 @@ from balancer.pool.server import Server
 from balancer.pool.sticky import NO_COOKIE, Choice, Persistence
 from balancer.proxy.listen import Gate
 from balancer.proxy.origin import Pool, ServerConnection, Stage
-from balancer.proxy.replies import Replies
+from balancer.proxy.replies import Compose, Replies
 from balancer.proxy.sweep import NEVER, Clock, Sweeper
 from balancer.proxy.tcp import reset
 from balancer.proxy.upstream import ConnectError, Upstream
@@ -634,6 +634,10 @@ class Exchange:
         return "D" if self.response is not None else "H" if self.connect_time >= 0 else "C"
 
     def _answer(self, status: int, why: str, termination: str) -> None:
+        """Answer in place of a server, with a page of ours."""
+        self._reply(status, why, termination, self.to.replies.reply)
+
+    def _reply(self, status: int, why: str, termination: str, compose: Compose) -> None:
         """Answer in place of a server."""
         client, frontend, request = self.client, self.frontend, self.request
         if self.connection is not None:
@@ -645,7 +649,7 @@ class Exchange:
             and (not client.eof or client.buffer != b"")
             and not frontend.gate.stopping
         )
-        reply = self.to.replies.reply(status, keep_alive=keep_alive, head_only=request.line.method == b"HEAD")
+        reply = compose(status, keep_alive=keep_alive, head_only=request.line.method == b"HEAD")
         self.bytes_out += len(reply)
         client.write(reply)
         frontend.gate.counters.intercepted += 1

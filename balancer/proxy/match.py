@@ -12,8 +12,8 @@ from ipaddress import ip_address, ip_network
 
 from balancer.config.rules import Condition
 from balancer.regex import compile_regex
-from balancer.wire.fields import cookie_values, field_values, query_values
-from balancer.wire.http1 import Section
+from balancer.wire.fields import cookie_values, field_values, host_name, query_values
+from balancer.wire.http1 import Request
 from balancer.wire.path import canonical, encoded
 
 __all__ = ["Compiler", "Networks", "Seen", "Test", "plain_address"]
@@ -22,16 +22,16 @@ __all__ = ["Compiler", "Networks", "Seen", "Test", "plain_address"]
 class Seen:
     """What conditions see of a request."""
 
-    __slots__ = ("host", "method", "path", "section", "target", "zone")
+    __slots__ = ("asked", "host", "method", "path", "section", "target", "zone")
 
-    def __init__(self, method: bytes, target: bytes, path: bytes, host: bytes, section: Section, zone: int) -> None:
-        self.method = method
-        self.target = target
+    def __init__(self, asked: Request, path: bytes, zone: int) -> None:
+        self.asked = asked
+        self.method = asked.line.method
+        self.target = asked.line.target
         self.path = path
         """One of its readings."""
-        self.host = host
-        """As of `wire.fields.host_name`."""
-        self.section = section
+        self.section = asked.section
+        self.host = host_name(asked.section.host)
         self.zone = zone
         """`Networks.zone` of the client."""
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from http.client import responses
+from typing import Protocol
 
-__all__ = ["REASONS", "Replies"]
+__all__ = ["REASONS", "Compose", "Replies", "composed"]
 
 REASONS = {
     400: ("Bad Request", "Your browser sent an invalid request."),
@@ -24,6 +26,30 @@ REASONS = {
     504: ("Gateway Time-out", "The server didn't respond in time."),
     505: ("HTTP Version Not Supported", "The request's HTTP version is not supported."),
 }
+
+
+class Compose(Protocol):
+    """Makes the response for a status, without its body where the request was HEAD."""
+
+    def __call__(self, status: int, *, keep_alive: bool, head_only: bool) -> bytes: ...
+
+
+def composed(fields: bytes, body: bytes = b"") -> Compose:
+    """Responses with these field lines and this body."""
+
+    def compose(status: int, *, keep_alive: bool, head_only: bool) -> bytes:
+        # RFC 9110 section 8.6: no length with 204; 304 would have to give that of another response.
+        length = b"" if status in (204, 304) else b"content-length: %d\r\n" % len(body)
+        head = b"HTTP/1.1 %d %b\r\n%b%b%b\r\n" % (
+            status,
+            responses.get(status, "").encode(),
+            length,
+            fields,
+            b"" if keep_alive else b"connection: close\r\n",
+        )
+        return head if head_only else head + body
+
+    return compose
 
 
 class Replies:

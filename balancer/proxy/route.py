@@ -1,6 +1,6 @@
-"""Which requests go where: a frontend's rules, compiled at start.
+"""Which requests go where, and what becomes of them on the way: a frontend's rules, compiled at start.
 
-    request ── Router ── HttpBackend
+    request ── Router ── Route: the backend, and what the rules change or answer
 
 What the rules make of a request depends on its head and on the networks that its client is in, and on nothing else:
 it is remembered by these. A frontend without rules has no router, and its exchanges are plain ones.
@@ -8,18 +8,29 @@ it is remembered by these. A frontend without rules has no router, and its excha
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
+from random import Random
+from typing import NamedTuple, TypeVar
 
+from balancer.algorithms import registry
 from balancer.config import model
 from balancer.config.rules import Condition
-from balancer.proxy.exchange import Client, Exchange, HttpBackend
+from balancer.pool.backend import Backend
+from balancer.pool.facts import BUCKETS, Counters
+from balancer.proxy.exchange import Client, Exchange, HttpBackend, Step
+from balancer.proxy.format import Subject, field_line
 from balancer.proxy.match import Compiler, Networks, Seen, Test
+from balancer.proxy.origin import Pool, ServerConnection
+from balancer.proxy.replies import Replies, composed
+from balancer.proxy.rules import Answer, Deny, Edits, Moved, Rules, Verdict
 from balancer.proxy.tcp import source_key
-from balancer.wire.fields import host_name
-from balancer.wire.http1 import Request, Section
-from balancer.wire.path import canonical
+from balancer.proxy.upstream import Upstream
+from balancer.wire.fields import with_fields, without_fields
+from balancer.wire.http1 import Request, RequestLine, Response, Section
+from balancer.wire.path import readings
 
-__all__ = ["RoutedExchange", "Router"]
+__all__ = ["RoutedExchange", "Router", "nowhere"]
 
 # What is remembered: so many requests and clients, from heads of so many octets at the most: some MiB at the worst.
 _MOST_KNOWN = 512
@@ -27,43 +38,70 @@ _MOST_ZONES = 4096
 _LONGEST_KNOWN = 2048
 
 _Key = tuple[bytes, bytes, bytes, int, Section | None]
+_Head = TypeVar("_Head", Section, Response)
+
+
+class Route(NamedTuple):
+    """Where a request goes. Without a verdict it goes as it is."""
+
+    to: HttpBackend
+    verdict: Verdict | None
 
 
 class Router:
-    """The rules of one frontend. `backends` has all that it may send to, by name."""
+    """The rules of one frontend.
+
+    `backends` has all that it may send to, by name, `nowhere` stands for none of them, `pages` has contents of files.
+    """
 
     def __init__(
-        self, frontend: model.Frontend, acls: Mapping[str, Condition], backends: Mapping[str, HttpBackend]
+        self,
+        frontend: model.Frontend,
+        acls: Mapping[str, Condition],
+        backends: Mapping[str, HttpBackend],
+        nowhere: HttpBackend,
+        pages: Mapping[str, bytes],
     ) -> None:
+        self.nowhere = nowhere
         self._networks = Networks()
         compiler = Compiler(acls, self._networks)
-        self._rules: list[tuple[Test | None, HttpBackend]] = [
+        self._backends: list[tuple[Test | None, HttpBackend]] = [
             (compiler.compile(rule.if_), backends[rule.backend]) for rule in frontend.use_backend
         ]
         if frontend.default_backend:
-            self._rules.append((None, backends[frontend.default_backend]))
+            self._backends.append((None, backends[frontend.default_backend]))
+        self._rules = (
+            Rules(frontend.http_request, frontend.http_response, compiler, pages)
+            if frontend.http_request or frontend.http_response
+            else None
+        )
         self._looks_at_fields = compiler.looks_at_fields
         self._zones: dict[str, int] = {}
-        self._known: dict[_Key, HttpBackend] = {}
+        self._known: dict[_Key, Route] = {}
+        self._sections: dict[tuple[Section, Edits], Section] = {}
+        self._responses: dict[tuple[Response, Edits], Response] = {}
 
-    def route(self, request: Request, source: tuple[str, int] | None) -> HttpBackend:
-        """Where `request` from `source` goes."""
+    def route(self, request: Request, source: tuple[str, int] | None) -> Route:
+        """What becomes of `request` from `source`."""
         line, section = request.line, request.section
         zone = self._zone(source)
         key = (line.method, line.target, section.host, zone, section if self._looks_at_fields else None)
         found = self._known.get(key)
         if found is None:
-            target = line.target
-            path = canonical(target.partition(b"?")[0])
-            found = self._decide(Seen(line.method, target, path, host_name(section.host), section, zone))
+            found = self._decide(request, zone)
             if request.size <= _LONGEST_KNOWN:
-                if len(self._known) >= _MOST_KNOWN:
-                    self._known.clear()
-                self._known[key] = found
+                _remember(self._known, key, found)
         return found
 
-    def _decide(self, seen: Seen) -> HttpBackend:
-        return next(backend for test, backend in self._rules if test is None or test(seen))
+    def _decide(self, request: Request, zone: int) -> Route:
+        seen = [Seen(request, path, zone) for path in readings(request.line.target.partition(b"?")[0])]
+        verdict = self._rules.judge(seen) if self._rules is not None else None
+        if verdict is not None and verdict.answer is not None:
+            return Route(self.nowhere, verdict)
+        for test, backend in self._backends:
+            if test is None or test(seen[0]):
+                return Route(backend, verdict if verdict is not None and verdict.changes else None)
+        return Route(self.nowhere, Verdict(Deny(503), None, None, None))
 
     def _zone(self, source: tuple[str, int] | None) -> int:
         if source is None:
@@ -75,19 +113,125 @@ class Router:
             zone = self._zones[source[0]] = self._networks.zone(source[0])
         return zone
 
+    def section(self, request: Request, edits: Edits, subject: Subject) -> Section:
+        """The request's fields with what the rules change."""
+        section = request.section
+        known = self._sections.get((section, edits))
+        if known is None:
+            known = _edited(section, edits, subject)
+            if edits.is_fixed and request.size <= _LONGEST_KNOWN:
+                _remember(self._sections, (section, edits), known)
+        return known
+
+    def response(self, response: Response, edits: Edits, subject: Subject) -> Response:
+        """The response with what the rules change."""
+        known = self._responses.get((response, edits))
+        if known is None:
+            known = _edited(response, edits, subject)
+            if edits.is_fixed and response.size <= _LONGEST_KNOWN:
+                _remember(self._responses, (response, edits), known)
+        return known
+
+
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+
+
+def _remember(known: dict[_K, _V], key: _K, value: _V) -> None:
+    """Forgets everything when there is too much: what is asked for often is soon back."""
+    if len(known) >= _MOST_KNOWN:
+        known.clear()
+    known[key] = value
+
+
+def _edited(head: _Head, edits: Edits, subject: Subject) -> _Head:
+    kept = without_fields(head.end_to_end, edits.removed) if edits.removed else head.end_to_end
+    return with_fields(head, kept + b"".join([field_line(name, value, subject) for name, value in edits.added]))
+
 
 class RoutedExchange(Exchange):
-    """An exchange whose backend the rules choose."""
+    """An exchange that the rules decide on."""
 
-    __slots__ = ("router",)
+    __slots__ = ("asked", "router", "verdict")
 
     def __init__(self, router: Router, client: Client, request: Request, began: float, parsed: float) -> None:
         super().__init__(client, request, began, parsed)
+        self.asked = request
         self.router = router
+        self.verdict: Verdict | None = None
 
     def begin(self) -> None:
-        client = self.client
-        to = self.to = self.router.route(self.request, client.source)
-        if to.backend.needs == "source" and not client.key and client.source is not None:
+        client, router, asked = self.client, self.router, self.asked
+        self.to, verdict = router.route(asked, client.source)
+        if verdict is not None:
+            if verdict.answer is not None:
+                self._answer_by_rule(verdict.answer)
+                return
+            self.verdict = verdict
+            line, section = asked.line, asked.section
+            if verdict.path is not None:
+                line = RequestLine(line.octets, line.method, _with_query(verdict.path, line.target), line.minor)
+            if verdict.request is not None:
+                section = router.section(asked, verdict.request, self)
+            self.request = Request(line, section, asked.size)
+        if self.to.backend.needs == "source" and not client.key and client.source is not None:
             self.key = client.key = source_key(client.source[0])
         super().begin()
+
+    def _answer_by_rule(self, answer: Answer) -> None:
+        if self.asked.section.body:
+            self.step = Step.UPLOADING
+        if isinstance(answer, Deny):
+            self.frontend.gate.counters.dreq += 1
+            if answer.status:
+                self._answer(answer.status, "denied by a rule", "PR")
+            else:
+                self.abort("PR", why="dropped by a rule")
+        elif isinstance(answer, Moved):
+            location = answer.location(self)
+            if location:
+                fields = b"location: %b\r\ncache-control: no-cache\r\n" % location
+                self._reply(answer.code, "", "LR", composed(fields))
+            else:
+                self._answer(400, "no host to redirect to", "PR")
+        else:
+            fields = b"content-type: %b\r\n" % answer.content_type if answer.body else b""
+            self._reply(answer.status, "", "LR", composed(fields, answer.body))
+
+    def on_response(self, response: Response, data: bytes, connection: ServerConnection) -> None:
+        super().on_response(self._by_rule(response), data, connection)
+
+    def on_switch(self, response: Response, rest: bytes, connection: ServerConnection) -> None:
+        super().on_switch(self._by_rule(response), rest, connection)
+
+    def _by_rule(self, response: Response) -> Response:
+        verdict = self.verdict
+        if verdict is None or verdict.response is None:
+            return response
+        return self.router.response(response, verdict.response, self)
+
+
+def _with_query(path: bytes, target: bytes) -> bytes:
+    _, mark, query = target.partition(b"?")
+    return path + mark + query
+
+
+def nowhere(loop: asyncio.AbstractEventLoop, name: str, replies: Replies) -> HttpBackend:
+    """What stands for the backend of requests that go to none: without servers, under the frontend's name, and what it
+    counts nobody reads."""
+    config = model.Backend.model_construct(servers={})
+    counters = Counters(connect_times=[0] * BUCKETS, response_times=[0] * BUCKETS, total_times=[0] * BUCKETS)
+    algorithm = registry.create("first", hash_type="map-based", rng=Random())  # noqa: S311
+    backend = Backend(name, config, servers=(), algorithm=algorithm, counters=counters, touched=[])
+    return HttpBackend(
+        backend=backend,
+        upstream=Upstream(loop, backend, connect_timeout=0, retries=0, redispatch=False, keepalive=None),
+        pool=Pool((), most=0, purge_delay=0),
+        persistence=None,
+        cookie=None,
+        reuse="never",
+        is_pooled=False,
+        server_timeout=0,
+        tunnel_timeout=0,
+        replies=replies,
+    )

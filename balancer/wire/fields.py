@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
+from copy import copy
 from functools import lru_cache
 from ipaddress import ip_address
+from typing import TypeVar
 from urllib.parse import unquote_to_bytes
 
+from balancer.wire.http1 import Response, Section
 from balancer.wire.rewrite import cookies
 
-__all__ = ["cookie_values", "field_values", "host_name", "query_values"]
+__all__ = ["cookie_values", "field_values", "host_name", "query_values", "with_fields", "without_fields"]
 
 _ESCAPED = re.compile(rb"%([0-9a-f]{2})")
+_Head = TypeVar("_Head", Section, Response)
 _PORT = re.compile(rb":[0-9]*\Z")
 
 
@@ -32,6 +37,32 @@ def field_values(fields: bytes, lower: bytes, name: bytes) -> list[bytes]:
         values.append(fields[at + 1 + size : end].strip(b" \t"))
         at = lower.find(name, end)
     return values
+
+
+def without_fields(fields: bytes, names: Collection[bytes]) -> bytes:
+    """The fields without the lines of `names` (in lower case). An underscore counts as a hyphen: CGI's successors hand
+    both to an application under one name (RFC 3875 section 4.1.18)."""
+    lines = fields.splitlines(True)
+    return b"".join([line for line in lines if line[: line.index(b":")].lower().replace(b"_", b"-") not in names])
+
+
+def with_fields(of: _Head, end_to_end: bytes) -> _Head:
+    """A request's section or a response with other end-to-end fields, and none for this hop alone."""
+    head = copy(of)
+    head.fields = head.end_to_end = end_to_end
+    head.lower = lower = end_to_end.lower()
+    head.lines = end_to_end.count(b"\n")
+    head.plain = True
+    head.hop_by_hop = ()
+    if isinstance(head, Section):
+        head.taken = None
+        head.has_cookie = lower.startswith(b"cookie:") or b"\ncookie:" in lower
+        hosts = field_values(end_to_end, lower, b"host")
+        head.host = hosts[0].lower() if hosts else b""
+    else:
+        head.start = head.line + end_to_end
+        head.sets_cookie = lower.startswith(b"set-cookie:") or b"\nset-cookie:" in lower
+    return head
 
 
 def cookie_values(fields: bytes, lower: bytes, name: bytes) -> list[bytes]:

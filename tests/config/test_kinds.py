@@ -15,6 +15,7 @@ from balancer.config import kinds
 
 KINDS = [name for name in kinds.__all__ if name != "ADDRESS_PATTERN"]
 WRITTEN = [
+    True, 403,
     0, 1, 5, 53, 200, 256, 65535, 65536, 10**6, "0", "1", "200", "200-299", "200, 204,301-303", "0660", "755",
     "64k", "1M", "500us", "1.5m", "2h", "3650d", "auto", "syslog", "none", "udp://[::1]:514", "udp://logs.example.org:514",
     "*:80", ":80", "[::1]:80", "[fe80::1%eth0]:80", "localhost:80", "/run/a.sock", "unix@/run/a.sock", "unix:/a",
@@ -22,6 +23,7 @@ WRITTEN = [
     ".", "lab.local", "_dns.example.org.", "b\u00fccher.example", "SOA", "a", "TYPE65280", "NSAP-PTR", "NOERROR",
     "nxdomain", "X-Forwarded-For", "SERVERID", "a b", "SameSite=Lax", "eth0", "br-lan.5", "/", "/haproxy?stats",
     "p\u00e4ssword", "x" * 300,
+    "*.example.org", "[::1]", "^/(a|b)", "%[src]", "/x%[path]", "https://a%[pathq]",
 ]  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from balancer.config.rules import Condition
 from balancer.proxy.match import Compiler, Networks, Seen, plain_address
-from balancer.wire.fields import cookie_values, field_values, host_name, query_values
+from balancer.wire.fields import cookie_values, field_values, query_values
 from balancer.wire.http1 import Limits, parse_request
 from balancer.wire.path import canonical
 
@@ -35,9 +35,7 @@ def holds(given: dict[str, Any], head: bytes = b"GET / HTTP/1.1\r\nHost: a\r\n",
 def seen(head: bytes, zone: int = 0) -> Seen:
     request = parse_request(head + b"\r\n", LIMITS)
     assert request is not None
-    line, section = request.line, request.section
-    path = canonical(line.target.partition(b"?")[0])
-    return Seen(line.method, line.target, path, host_name(section.host), section, zone)
+    return Seen(request, canonical(request.line.target.partition(b"?")[0]), zone)
 
 
 def get(target: str = "/", *lines: str, host: str = "a") -> bytes:

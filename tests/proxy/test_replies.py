@@ -5,7 +5,7 @@ from __future__ import annotations
 import h11
 import pytest
 
-from balancer.proxy.replies import REASONS, Replies
+from balancer.proxy.replies import REASONS, Replies, composed
 
 
 def test_the_answer_for_503_octet_for_octet():
@@ -58,3 +58,16 @@ def test_the_operators_page_replaces_the_body_alone():
     assert body == page
     assert (b"content-length", b"%d" % len(page)) in response.headers
     assert replies.reply(502) == Replies({}).reply(502)
+
+
+@pytest.mark.parametrize("status", [200, 204, 301, 304, 404, 599])
+@pytest.mark.parametrize("keep_alive", [True, False])
+@pytest.mark.parametrize("head_only", [True, False])
+def test_an_answer_of_a_rule_is_well_formed(status, keep_alive, head_only):
+    body = b"" if status in (204, 304) else b"page"
+    data = composed(b"a: b\r\n", body)(status, keep_alive=keep_alive, head_only=head_only)
+    response, read_body, goes_on = read(data, "HEAD" if head_only else "GET")
+    assert (response.status_code, goes_on) == (status, keep_alive)
+    assert read_body == (b"" if head_only else body)
+    assert (b"a", b"b") in response.headers
+    assert (b"content-length", b"4") in response.headers or not body

@@ -201,3 +201,264 @@ def test_conditions_of_the_model_are_complete():
         "header_found", "cookie", "cookie_reg", "cookie_found", "url_param", "url_param_reg", "url_param_found", "src",
         "acl", "any_", "all_", "not_",
     }  # fmt: skip
+
+
+def ruled(*requests, responses=(), **more):
+    return http(frontend={"http_request": requests, "http_response": responses} | more)
+
+
+async def sent_on(it, client, request, response=OK, answer=OK):
+    """What the server gets of `request`."""
+    await client.send(request)
+    if not it.origin.peers:
+        await it.origin.accept()
+    peer = it.origin.peers[-1]
+    head = await peer.head()
+    await peer.send(response)
+    await client.expect(answer)
+    return head
+
+
+def test_headers_of_requests_are_changed():
+    config = ruled(
+        {"set_header": {"X-Real-IP": "%[src]", "Host": "inner"}},
+        {"del_header": ("X-Secret", "Cookie")},
+        {"add_header": {"Via": "1.1 %[frontend]"}, "if": {"path_beg": "/via"}},
+        forwarded_for=True,
+    )
+    config["backends"]["back"]["cookie"] = {"name": "A"}
+    end = b"X-Real-IP: 127.0.0.1\r\nHost: inner\r\n"
+
+    async def main():
+        async with rig(config) as it:
+            client = await it.connect()
+            for _ in range(2):
+                request = get("/", "X_Secret: 1", "x-secret: 2", "A: b", "Cookie: A=c0", "X-Real-Ip: 6.6.6.6")
+                await client.send(request)
+                peer = it.origin.peers[-1] if it.origin.peers else await it.origin.accept()
+                line = b"GET / HTTP/1.1\r\n"
+                assert await peer.head() == line + b"A: b\r\n" + end + b"X-Forwarded-For: 127.0.0.1\r\n\r\n"
+                await peer.send(OK)
+                # The rules took its cookie away before anybody looked at it.
+                assert b"set-cookie: A=c0" in await client.head()
+                await client.exactly(2)
+            await client.send(get("/via"))
+            assert b"\r\nVia: 1.1 front\r\n" in await peer.head()
+            assert (await it.record()).request_line == b"GET / HTTP/1.1"
+            await peer.send(OK)
+            await client.head()
+            await it.at_rest()
+
+    run(main)
+
+
+def test_what_is_the_same_for_all_is_made_once():
+    config = ruled({"set_header": {"X": "y"}}, responses=({"set_header": {"Z": "1"}},))
+
+    async def main():
+        async with rig(config) as it:
+            client = await it.connect()
+            for _ in range(5):
+                assert await sent_on(it, client, get(), OK, with_field(OK, b"Z: 1")) == get("/", "X: y")
+            router = it.worker.routers["front"]
+            assert len(router._known) == len(router._sections) == len(router._responses) == 1
+            await it.at_rest()
+
+    run(main)
+
+
+def with_field(message, field):
+    return message.replace(b"\r\n\r\n", b"\r\n" + field + b"\r\n\r\n")
+
+
+def test_headers_of_responses_are_changed():
+    rules = (
+        {"del_header": ("Server", "Set-Cookie")},
+        {"set_header": {"X-Served-By": "%[backend]/%[server]%[path]"}, "if": {"path_beg": "/a"}},
+    )
+    config = ruled(responses=rules)
+    response = b"HTTP/1.1 200 OK\r\nServer: x\r\nContent-Length: 2\r\nSet-Cookie: a\r\nset-cookie: b\r\n\r\nok"
+    chunked = b"HTTP/1.1 200 OK\r\nserver: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+    async def main():
+        async with rig(config) as it:
+            client = await it.connect()
+            await sent_on(it, client, get("/"), response, OK)
+            await sent_on(it, client, get("/a"), response, with_field(OK, b"X-Served-By: back/s0/a"))
+            await sent_on(it, client, get("/aa"), response, with_field(OK, b"X-Served-By: back/s0/aa"))
+            body = b"2\r\nok\r\n0\r\n\r\n"
+            await sent_on(it, client, get("/"), chunked + body, chunked.replace(b"server: x\r\n", b"") + body)
+            old = await it.connect()
+            await old.send(b"GET / HTTP/1.0\r\n\r\n")
+            peer = it.origin.peers[-1]
+            await peer.head()
+            await peer.send(chunked + body)
+            assert await old.rest() == b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nok"
+            await it.at_rest()
+
+    run(main)
+
+
+def test_an_upgrade_gets_through():
+    config = ruled({"set_header": {"X": "y"}}, {"strip_prefix": "/ws"}, responses=({"set_header": {"Z": "1"}},))
+    asked = get("/ws/chat", "Connection: Upgrade", "Upgrade: websocket")
+    switch = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
+
+    async def main():
+        async with rig(config) as it:
+            client, server = await it.pair(asked)
+            assert await server.head() == (
+                b"GET /chat HTTP/1.1\r\nHost: t\r\nUpgrade: websocket\r\nX: y\r\nconnection: upgrade\r\n\r\n"
+            )
+            await server.send(switch + b"hello")
+            switched = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nZ: 1\r\nconnection: upgrade\r\n\r\n"
+            await client.expect(switched + b"hello")
+            await client.send(b"from me")
+            await server.expect(b"from me")
+            await it.at_rest()
+
+    run(main)
+
+
+def test_a_body_goes_along_with_a_changed_request():
+    config = ruled({"set_header": {"X": "%[src]"}}, {"replace_path": {"regex": "^/a", "with": "/b"}})
+
+    async def main():
+        async with rig(config) as it:
+            client = await it.connect()
+            head = b"POST /%b?q HTTP/1.1\r\nHost: t\r\nContent-Length: 5\r\n%b\r\n"
+            await client.send(head % (b"a", b"") + b"he")
+            server = await it.origin.accept()
+            assert await server.head() == head % (b"b", b"X: 127.0.0.1\r\n")
+            await client.send(b"llo")
+            await server.expect(b"hello")
+            await server.send(OK)
+            await client.expect(OK)
+            assert (await it.record()).request_line == b"POST /a?q HTTP/1.1"
+            await it.at_rest()
+
+    run(main)
+
+
+REDIRECT = {"redirect": {"scheme": "https", "code": 308}, "if": {"path_beg": "/r"}}
+RETURN = {"return": {"status": 418, "body": "tea"}, "if": {"path": "/tea"}}
+
+
+def test_answers_of_rules():
+    config = ruled(REDIRECT, RETURN, {"return": {"status": 204}, "if": {"path": "/n"}}, {"deny": 404})
+
+    async def main():
+        async with rig(config) as it:
+            client = await it.connect()
+            await client.send(get("/r?a=b") + get("/tea") + get("/n") + get("/x"))
+            await client.expect(
+                b"HTTP/1.1 308 Permanent Redirect\r\ncontent-length: 0\r\nlocation: https://t/r?a=b\r\n"
+                b"cache-control: no-cache\r\n\r\n"
+            )
+            await client.expect(
+                b"HTTP/1.1 418 I'm a Teapot\r\ncontent-length: 3\r\ncontent-type: text/plain; charset=utf-8\r\n\r\ntea"
+            )
+            await client.expect(b"HTTP/1.1 204 No Content\r\n\r\n")
+            assert (await client.head()).startswith(b"HTTP/1.1 404 Not Found\r\n")
+            records = [await it.record() for _ in range(4)]
+            assert [(each.status, each.termination) for each in records] == [
+                (308, "LR--"), (418, "LR--"), (204, "LR--"), (404, "PR--"),
+            ]  # fmt: skip
+            assert {(each.backend, each.server) for each in records} == {("front", "<NOSRV>")}
+            front = it.front
+            assert (front.req_tot, front.dreq, front.intercepted) == (4, 1, 4)
+            assert (front.hrsp_2xx, front.hrsp_3xx, front.hrsp_4xx) == (1, 1, 2)
+            assert it.back.req_tot == 0 and not it.origin.peers
+            await it.at_rest()
+
+    run(main)
+
+
+def test_head_gets_no_body():
+    async def main():
+        async with rig(ruled(RETURN, {"deny": True})) as it:
+            client = await it.connect()
+            await client.send(get("/tea").replace(b"GET", b"HEAD") + get("/tea"))
+            assert b"\r\ncontent-length: 3\r\n" in await client.head()
+            assert (await client.head()).startswith(b"HTTP/1.1 418 ")
+            await client.expect(b"tea")
+            await it.at_rest()
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    "body", [b"Content-Length: 5\r\n\r\nhello", b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"]
+)
+def test_the_body_of_an_answered_request_is_no_request(body):
+    """The connection ends, whatever is in it."""
+
+    async def main():
+        async with rig(ruled({"deny": True})) as it:
+            client = await it.connect()
+            await client.send(b"POST / HTTP/1.1\r\nHost: t\r\n" + body + get())
+            answer = await client.rest()
+            assert answer.count(b"HTTP/1.1 ") == 1 and b"\r\nconnection: close\r\n" in answer
+            await it.at_rest()
+            assert it.front.req_tot == 1
+
+    run(main)
+
+
+def test_a_drop_is_silent():
+    async def main():
+        async with rig(ruled({"silent_drop": True})) as it:
+            client = await it.connect()
+            await client.send(get())
+            assert await client.is_reset()
+            record = await it.record()
+            assert (record.status, record.termination, record.backend) == (-1, "PR--", "front")
+            await it.at_rest()
+
+    run(main)
+
+
+def test_nobody_needs_a_backend_where_all_is_redirected():
+    config = http(frontend={"http_request": ({"redirect": {"scheme": "https"}},)})
+    del config["frontends"]["front"]["default_backend"]
+
+    async def main():
+        async with rig(config) as it:
+            client = await it.connect()
+            await client.send(b"GET /a HTTP/1.0\r\nHost: t\r\n\r\n")
+            assert b"\r\nlocation: https://t/a\r\n" in await client.rest()
+            client = await it.connect()
+            await client.send(b"GET /a HTTP/1.0\r\n\r\n")
+            assert (await client.rest()).startswith(b"HTTP/1.1 400 ")
+            await it.at_rest()
+
+    run(main)
+
+
+def test_who_is_allowed_past_the_answers_may_have_nowhere_to_go():
+    config = http(frontend={"http_request": ({"allow": True, "if": {"path": "/a"}}, {"deny": True})})
+    del config["frontends"]["front"]["default_backend"]
+
+    async def main():
+        async with rig(config) as it:
+            client = await it.connect()
+            await client.send(get("/a"))
+            assert (await client.head()).startswith(b"HTTP/1.1 503 ")
+            await it.at_rest()
+
+    run(main)
+
+
+def test_a_file_is_returned(tmp_path):
+    (tmp_path / "page").write_bytes(b"\0page")
+    config = ruled({"return": {"file": str(tmp_path / "page"), "content_type": "image/png"}})
+
+    async def main():
+        async with rig(config) as it:
+            client = await it.connect()
+            await client.send(get())
+            assert b"\r\ncontent-type: image/png\r\n" in await client.head()
+            await client.expect(b"\0page")
+            await it.at_rest()
+
+    run(main)

@@ -3,7 +3,17 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balancer.wire.fields import cookie_values, field_values, host_name, query_values
+from balancer.wire.fields import (
+    cookie_values,
+    field_values,
+    host_name,
+    query_values,
+    with_fields,
+    without_fields,
+)
+from balancer.wire.http1 import Limits, parse_request, parse_response
+
+LIMITS = Limits(head=65536, uri=16384, fields=200)
 
 FIELDS = b'A: 1\r\nCookie: x=1; y="a;b"; x=2\r\na:2 \t\r\nAb: 3\r\nX-A: 4\r\nCookie: x="3"\r\n'
 
@@ -46,3 +56,32 @@ def test_it_agrees_with_a_walk_over_the_lines(lines):
     fields = b"".join(name + b":" + value.encode() + b"\r\n" for name, value in lines)
     slow = [value.encode().strip(b" \t") for name, value in lines if name.lower() == b"a"]
     assert of(fields, b"a") == slow
+
+
+def test_lines_are_left_out_whatever_their_case_and_dashes():
+    fields = b"A: 1\r\nX-A: 2\r\nx_a:3\r\nX-AB: 4\r\nB: x-a: 5\r\n"
+    assert without_fields(fields, {b"x-a"}) == b"A: 1\r\nX-AB: 4\r\nB: x-a: 5\r\n"
+    assert without_fields(b"", {b"a"}) == b""
+
+
+def test_a_request_with_other_fields():
+    request = parse_request(
+        b"POST / HTTP/1.1\r\nHost: A\r\nConnection: close\r\nCookie: a\r\nContent-Length: 3\r\n\r\n", LIMITS
+    )
+    assert request is not None
+    before = request.section
+    after = with_fields(before, b"X: y\r\nHost: B.c\r\nContent-Length: 3\r\n")
+    assert (after.fields, after.end_to_end, after.lower) == (after.fields,) * 2 + (after.fields.lower(),)
+    assert (after.host, after.has_cookie, after.lines, after.plain, after.hop_by_hop) == (b"b.c", False, 3, True, ())
+    assert (after.body, after.keep_alive) == (3, False)
+    assert (before.host, before.has_cookie, before.plain) == (b"a", True, False)
+    assert with_fields(before, b"Cookie: x\r\n").has_cookie and with_fields(before, b"").host == b""
+
+
+def test_a_response_with_other_fields():
+    response = parse_response(b"HTTP/1.0 200 OK\r\nA: b\r\nContent-Length: 0\r\n\r\n", LIMITS, b"GET")
+    assert response is not None
+    after = with_fields(response, b"Set-Cookie: a\r\n")
+    assert after.start == b"HTTP/1.1 200 OK\r\nSet-Cookie: a\r\n"
+    assert (after.sets_cookie, after.status, after.size) == (True, 200, response.size)
+    assert not response.sets_cookie
