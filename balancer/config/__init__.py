@@ -7,6 +7,7 @@
     rules      the keys of conditions and rules
     model      every key of the file: its type, its default, its unit, its meaning. Frozen.
     format     text with variables: "%[src]"
+    htpasswd   a file of users and hashed passwords
     files      whether a file can be used
     tree       a YAML file with the place of each value; what plain scalars and ${VARIABLES} mean
     read       YAML text to Config, each complaint with file, line and column

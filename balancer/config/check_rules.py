@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator
 from graphlib import CycleError, TopologicalSorter
+from pathlib import Path as FilePath
 
 from balancer.config.files import LARGEST_PAGE, unreadable
 from balancer.config.format import OF_RESPONSES, OF_THE_TARGET, variables
+from balancer.config.htpasswd import parse
 from balancer.config.model import Config, Frontend
 from balancer.config.rules import Condition, HttpRequestRule, HttpResponseRule, Redirect, UseBackend
 from balancer.config.tree import Finding, Loc
@@ -18,6 +20,8 @@ __all__ = ["FRAMING", "check_acls", "check_rules"]
 
 # Nobody can follow more, and each is a call within a call.
 _DEEPEST = 32
+# Ten thousand users.
+_LARGEST_HTPASSWD = 1 << 20
 _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._~-]{1,253})(?::[0-9]{1,5})?")
 # %[path] and %[pathq] begin with a slash, nothing else is sure to.
 _AUTHORITY = re.compile(r"[a-z][a-z0-9+.-]*://((?:%\[(?!pathq?\])[^\]]*\]|(?!%\[)[^/?])*)")
@@ -92,6 +96,15 @@ def _action(loc: Loc, rule: HttpRequestRule) -> Iterator[Finding]:
             yield Finding((*at, "status"), f"an answer of status {own.status} has no body")
         if own.file is not None and (trouble := unreadable(own.file, largest=LARGEST_PAGE)):
             yield Finding((*at, "file"), trouble)
+    if rule.auth is not None:
+        at, path = (*loc, "auth", "file"), rule.auth.file
+        if trouble := unreadable(path, largest=_LARGEST_HTPASSWD):
+            yield Finding(at, trouble)
+        else:
+            try:
+                parse(FilePath(path).read_bytes())
+            except (OSError, ValueError) as error:
+                yield Finding(at, f"{path}: {error}")
     if rule.set_path is not None:
         yield from _variables((*loc, "set_path"), rule.set_path, only=OF_THE_TARGET)
     if rule.replace_path is not None:

@@ -39,6 +39,7 @@ __all__ = [
     "Pattern",
     "PlainPath",
     "Port",
+    "Realm",
     "Retries",
     "Size",
     "SocketPath",
@@ -143,6 +144,7 @@ Path = Annotated[str, FilePath()]
 # sun_path holds 108 octets with its closing NUL (unix(7)).
 SocketPath = Annotated[str, Written(r"/[^\x00-\x1f\x7f]*", "a socket's path starts with /", 107)]
 # RFC 7617 section 2: the first colon ends the name.
+Realm = Annotated[str, Written(r"[\x20!#-\[\]-~]+", "a realm is printable ASCII without quotes and backslashes", 256)]
 UserName = Annotated[str, Written(r"[^:\x00-\x1f\x7f]+", "a user's name has no colon and no control characters", 256)]
 Password = Annotated[str, Written(r"[^\x00-\x1f\x7f]+", "a password has no control characters", 256, secret=True)]
 Count = Annotated[int, Whole(1, 1_000_000_000)]

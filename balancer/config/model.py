@@ -31,6 +31,7 @@ from balancer.config.kinds import (
     Password,
     Path,
     Port,
+    Realm,
     Retries,
     Size,
     SocketPath,
@@ -346,8 +347,8 @@ class Frontend(Model):
     @property
     def files(self) -> list[str]:
         """Files that its rules need the contents of."""
-        answers = [rule.return_ for rule in self.http_request]
-        return [answer.file for answer in answers if answer is not None and answer.file is not None]
+        named = [rule.return_ or rule.auth for rule in self.http_request]
+        return [each.file for each in named if each is not None and each.file is not None]
 
     @property
     def has_rules(self) -> bool:
@@ -561,9 +562,7 @@ class Stats(Model):
     """HOST:PORT, [IPV6]:PORT, *:PORT, /path/of.sock, or {address, interface, …}; one or a list."""
     uri: UrlPath = "/haproxy?stats"
     """Path of the page."""
-    realm: Annotated[
-        str, Written(r"[\x20!#-\[\]-~]+", "a realm is printable ASCII without quotes and backslashes", 256)
-    ] = "HAProxy Statistics"
+    realm: Realm = "HAProxy Statistics"
     """What a browser shows when it asks for the password."""
     description: Text | None = None
     """A line on top of the page."""

@@ -27,6 +27,7 @@ from balancer.config.kinds import (
     PathTemplate,
     Pattern,
     PlainPath,
+    Realm,
     Template,
     Text,
     Token,
@@ -36,6 +37,7 @@ from balancer.config.words import a_list_of, shown
 
 __all__ = [
     "AnyCondition",
+    "Auth",
     "Condition",
     "HttpRequestRule",
     "HttpResponseRule",
@@ -183,6 +185,15 @@ class Return(Model):
     """A file with the body, up to 64k; read at start. Not beside `body`."""
 
 
+class Auth(Model):
+    """Basic authentication (RFC 7617): only users of a file pass."""
+
+    file: Path
+    """Users and hashed passwords as by htpasswd(1): bcrypt (-B), SHA-crypt or apr1; up to 1m, read at start."""
+    realm: Realm = "Restricted"
+    """What a browser shows when it asks for the password."""
+
+
 class ReplacePath(Model):
     """A new path made of the old one."""
 
@@ -219,6 +230,8 @@ class HttpRequestRule(_Rule):
     """true (403) or a status: the request is refused. Every way to read the path counts."""
     silent_drop: OnlyTrue | None = None
     """true: the connection is closed without an answer. Every way to read the path counts."""
+    auth: Auth | None = None
+    """Basic authentication: who is not in the file gets 401. Every way to read the path counts."""
     redirect: Redirect | None = None
     """The client is sent elsewhere."""
     return_: Return | None = Field(None, alias="return")

@@ -34,6 +34,8 @@ class Subject(Protocol):
     asked: Request
     """As it came, whatever rules made of it."""
     server: Server | None
+    user: bytes
+    """Who has logged in; empty if nobody had to."""
 
     def endpoints(self) -> tuple[tuple[str, int] | None, tuple[str, int] | None]:
         """The client's address and the one it connected to."""
@@ -133,5 +135,6 @@ _PLAIN: dict[str, Template] = {
     "backend": lambda subject, _: subject.to.backend.name.encode(),
     "server": lambda subject, _: subject.server.name.encode() if subject.server is not None else b"",
     "date": lambda subject, _: formatdate(subject.frontend.clock.wall, usegmt=True).encode(),
+    "user": lambda subject, _: subject.user,
     "timestamp": lambda subject, _: b"%d" % subject.frontend.clock.second,
 }

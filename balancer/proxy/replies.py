@@ -70,7 +70,9 @@ class Replies:
                     f"{'' if keep_alive else 'connection: close' + chr(13) + chr(10)}\r\n"
                 ).encode()
 
-    def reply(self, status: int, *, keep_alive: bool = False, head_only: bool = False) -> bytes:
-        """The response for `status`, without its body where the request was HEAD."""
+    def reply(self, status: int, *, keep_alive: bool = False, head_only: bool = False, added: bytes = b"") -> bytes:
+        """The response for `status`, without its body where the request was HEAD; `added` are further field lines."""
         head = self._heads[status, keep_alive]
+        if added:
+            head = b"%b%b\r\n" % (head[:-2], added)
         return head if head_only else head + self._bodies[status]

@@ -9,7 +9,8 @@ it is remembered by these. A frontend without rules has no router, and its excha
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
+from functools import partial
 from random import Random
 from typing import NamedTuple, TypeVar
 
@@ -20,10 +21,12 @@ from balancer.pool.backend import Backend
 from balancer.pool.facts import BUCKETS, Counters
 from balancer.proxy.exchange import Client, Exchange, HttpBackend, Step
 from balancer.proxy.format import Subject, field_line
+from balancer.proxy.login import Login, TooManyLoginsError, credentials_of
 from balancer.proxy.match import Compiler, Networks, Seen, Test
 from balancer.proxy.origin import Pool, ServerConnection
 from balancer.proxy.replies import Replies, composed
 from balancer.proxy.rules import Answer, Deny, Edits, Moved, Rules, Verdict
+from balancer.proxy.sweep import NEVER
 from balancer.proxy.tcp import source_key
 from balancer.proxy.upstream import Upstream
 from balancer.wire.fields import with_fields, without_fields
@@ -101,7 +104,7 @@ class Router:
         for test, backend in self._backends:
             if test is None or test(seen[0]):
                 return Route(backend, verdict if verdict is not None and verdict.changes else None)
-        return Route(self.nowhere, Verdict(Deny(503), None, None, None))
+        return Route(self.nowhere, Verdict(Deny(503), (), None, None, None))
 
     def _zone(self, source: tuple[str, int] | None) -> int:
         if source is None:
@@ -152,31 +155,96 @@ def _edited(head: _Head, edits: Edits, subject: Subject) -> _Head:
 class RoutedExchange(Exchange):
     """An exchange that the rules decide on."""
 
-    __slots__ = ("asked", "router", "verdict")
+    __slots__ = ("asked", "router", "user", "verdict")
 
     def __init__(self, router: Router, client: Client, request: Request, began: float, parsed: float) -> None:
         super().__init__(client, request, began, parsed)
         self.asked = request
         self.router = router
+        self.user = b""
         self.verdict: Verdict | None = None
 
     def begin(self) -> None:
-        client, router, asked = self.client, self.router, self.asked
-        self.to, verdict = router.route(asked, client.source)
-        if verdict is not None:
-            if verdict.answer is not None:
-                self._answer_by_rule(verdict.answer)
+        router = self.router
+        to, verdict = router.route(self.asked, self.client.source)
+        if verdict is None:
+            self._go(to)
+            return
+        self.verdict = verdict
+        self.to = router.nowhere
+        if verdict.logins:
+            credentials = credentials_of(self.asked.section)
+            if credentials is None:
+                self._ask_for_password(verdict.logins[0])
                 return
-            self.verdict = verdict
-            line, section = asked.line, asked.section
-            if verdict.path is not None:
-                line = RequestLine(line.octets, line.method, _with_query(verdict.path, line.target), line.minor)
-            if verdict.request is not None:
-                section = router.section(asked, verdict.request, self)
-            self.request = Request(line, section, asked.size)
-        if self.to.backend.needs == "source" and not client.key and client.source is not None:
+            for login in verdict.logins:
+                is_right = login.passwords.known(credentials)
+                if is_right is None:
+                    self._wait_for(self._log_in(to, verdict, credentials))
+                    return
+                if not is_right:
+                    self._ask_for_password(login)
+                    return
+            self.user = credentials.partition(b":")[0]
+        self._obey(to, verdict)
+
+    def _wait_for(self, work: Coroutine[None, None, None]) -> None:
+        """Whatever the client sends meanwhile stays where it is."""
+        if self.asked.section.body:
+            self.step = Step.UPLOADING
+        self.client.deadline = NEVER
+        self.dialling = self.frontend.loop.create_task(work)
+
+    async def _log_in(self, to: HttpBackend, verdict: Verdict, credentials: bytes) -> None:
+        """Go on if the password is right."""
+        try:
+            refused = None
+            for login in verdict.logins:
+                if not await login.passwords.check(credentials):
+                    refused = login
+                    break
+            self.dialling = None
+            if refused is None:
+                self.user = credentials.partition(b":")[0]
+                self._obey(to, verdict)
+            else:
+                self._ask_for_password(refused)
+        except TooManyLoginsError:
+            self.dialling = None
+            self._answer(503, "too many passwords wait to be checked", "PR")
+        except Exception as error:
+            # A fault of ours; the client is not to wait for ever.
+            self.dialling = None
+            self._answer(500, f"internal error: {error!r}", "IC")
+            raise
+
+    def _obey(self, to: HttpBackend, verdict: Verdict) -> None:
+        """Do what the rules say."""
+        if verdict.answer is not None:
+            self._answer_by_rule(verdict.answer)
+            return
+        asked = self.asked
+        line, section = asked.line, asked.section
+        if verdict.path is not None:
+            line = RequestLine(line.octets, line.method, _with_query(verdict.path, line.target), line.minor)
+        # Variables tell of the backend.
+        self.to = to
+        if verdict.request is not None:
+            section = self.router.section(asked, verdict.request, self)
+        self.request = Request(line, section, asked.size)
+        self._go(to)
+
+    def _go(self, to: HttpBackend) -> None:
+        client = self.client
+        self.to = to
+        if to.backend.needs == "source" and not client.key and client.source is not None:
             self.key = client.key = source_key(client.source[0])
         super().begin()
+
+    def _ask_for_password(self, login: Login) -> None:
+        if self.asked.section.body:
+            self.step = Step.UPLOADING
+        self._reply(401, "no password, or a wrong one", "PR", partial(self.to.replies.reply, added=login.challenge))
 
     def _answer_by_rule(self, answer: Answer) -> None:
         if self.asked.section.body:

@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from balancer.config.rules import HttpRequestRule, HttpResponseRule, Redirect, Return
+from balancer.config import htpasswd
+from balancer.config.rules import Auth, HttpRequestRule, HttpResponseRule, Redirect, Return
 from balancer.proxy.format import NO_GROUPS, Groups, Subject, Template, compile_template
+from balancer.proxy.login import Login, Passwords
 from balancer.proxy.match import Compiler, Seen, Test
 from balancer.regex import compile_regex
 from balancer.wire.path import canonical, encoded
@@ -73,6 +75,8 @@ class Verdict:
 
     answer: Answer | None
     """In place of a server's."""
+    logins: tuple[Login, ...]
+    """What must be passed before all that."""
     path: bytes | None
     """To ask the server for, if not what the client asked for."""
     request: Edits | None
@@ -81,17 +85,19 @@ class Verdict:
     @property
     def changes(self) -> bool:
         """Whether anything happens at all."""
-        return any(part is not None for part in (self.answer, self.path, self.request, self.response))
+        parts = (self.answer, self.path, self.request, self.response)
+        return self.logins != () or any(part is not None for part in parts)
 
 
 class _Draft:
     """A verdict in the making."""
 
-    __slots__ = ("added", "answer", "path", "removed")
+    __slots__ = ("added", "answer", "logins", "path", "removed")
 
     def __init__(self) -> None:
         self.answer: Answer | None = None
         self.path: bytes | None = None
+        self.logins: list[Login] = []
         self.removed: set[bytes] = set()
         self.added: list[tuple[bytes, bytes | Template]] = []
 
@@ -110,7 +116,8 @@ class Rules:
         compiler: Compiler,
         pages: Mapping[str, bytes],
     ) -> None:
-        self._requests = [(compiler.compile(rule.if_), _request_action(rule, pages)) for rule in requests]
+        passwords: dict[str, Passwords] = {}
+        self._requests = [(compiler.compile(rule.if_), _request_action(rule, pages, passwords)) for rule in requests]
         self._responses = [(compiler.compile(rule.if_), _header_action(rule)) for rule in responses]
         self._edits: dict[tuple[frozenset[bytes], tuple[tuple[bytes, bytes | Template], ...]], Edits] = {}
 
@@ -119,9 +126,10 @@ class Rules:
         drafts = [_run(self._requests, each) for each in seen]
         for draft in drafts:
             if isinstance(draft.answer, Deny):
-                return Verdict(draft.answer, None, None, None)
+                return Verdict(draft.answer, (), None, None, None)
         draft, response = drafts[0], _run(self._responses, seen[0])
-        return Verdict(draft.answer, draft.path, self._edits_of(draft), self._edits_of(response))
+        logins = tuple(dict.fromkeys(login for each in drafts for login in each.logins))
+        return Verdict(draft.answer, logins, draft.path, self._edits_of(draft), self._edits_of(response))
 
     def _edits_of(self, draft: _Draft) -> Edits | None:
         if not draft.removed and not draft.added:
@@ -143,13 +151,15 @@ def _run(rules: Iterable[tuple[Test | None, _Action]], seen: Seen) -> _Draft:
     return draft
 
 
-def _request_action(rule: HttpRequestRule, pages: Mapping[str, bytes]) -> _Action:
+def _request_action(rule: HttpRequestRule, pages: Mapping[str, bytes], passwords: dict[str, Passwords]) -> _Action:
     if rule.allow is not None:
         return lambda draft, seen: True  # noqa: ARG005
     if rule.deny is not None:
         return _answer(Deny(rule.deny))
     if rule.silent_drop is not None:
         return _answer(Deny(0))
+    if rule.auth is not None:
+        return _log_in(rule.auth, pages, passwords)
     if rule.redirect is not None:
         return _redirect(rule.redirect)
     if rule.return_ is not None:
@@ -167,6 +177,18 @@ def _answer(answer: Answer) -> _Action:
     def action(draft: _Draft, _: Seen) -> bool:
         draft.answer = answer
         return True
+
+    return action
+
+
+def _log_in(own: Auth, pages: Mapping[str, bytes], passwords: dict[str, Passwords]) -> _Action:
+    if own.file not in passwords:
+        passwords[own.file] = Passwords(htpasswd.parse(pages[own.file]))
+    login = Login(passwords[own.file], own.realm)
+
+    def action(draft: _Draft, _: Seen) -> bool:
+        draft.logins.append(login)
+        return False
 
     return action
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from balancer.config.model import Config
 
@@ -33,3 +34,13 @@ def test_but_not_without_end(complaints: Callable[..., list[str]]) -> None:
 def test_the_last_rule_may_be_for_all(config: Callable[..., Config]) -> None:
     text = CHAIN.replace("default_backend: b", "log: true").replace("if: a0", "if: null")
     assert config(text % "  a0: {path: /}").frontends["web"].default_backend == ""
+
+
+def test_a_file_of_users_is_looked_at(complaints: Callable[..., list[str]], tmp_path: Path) -> None:
+    file = tmp_path / "users"
+    file.write_text("ann:secret\n")
+    text = CHAIN % "  a0: {path: /}"
+    text = text.replace("use_backend:", f"http_request: {{auth: {{file: {file}}}}}, use_backend:")
+    (told,) = complaints(text)
+    why = "is not hashed by bcrypt, SHA-crypt ($5$, $6$) or apr1; make it with htpasswd -B"
+    assert told.endswith(f"frontends.web.http_request.auth.file: {file}: line 1: the password of 'ann' {why}")

@@ -14,7 +14,7 @@ from balancer.config import read
 from balancer.config.model import Config
 
 # A key that wants a file stands behind a #, as the file is the operator's.
-COMMENTED_KEY = re.compile(r"^( *)# (\d{3}|ca_file|file|mcast_src_ip):", re.MULTILINE)
+COMMENTED_KEY = re.compile(r"^( *)# ((?:- )?(?:\d{3}|auth|ca_file|file|mcast_src_ip|realm)):", re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", ["minimal.yaml", "cluster.yaml", "full.yaml"])
@@ -107,5 +107,5 @@ def test_the_full_example_names_every_key(examples: Path) -> None:
 
 def test_every_key_of_the_full_example_has_a_comment(examples: Path) -> None:
     lines = (examples / "full.yaml").read_text(encoding="utf-8").splitlines()
-    matches = [re.match(r" *(?:- |# )?([a-z0-9_]+):.*#", line) for line in lines]
+    matches = [re.match(r" *(?:- |# |# - )?([a-z0-9_]+):.*#", line) for line in lines]
     assert {key for _, key in keys(Config, set())} - {match[1] for match in matches if match} == set()

@@ -24,6 +24,7 @@ def subject(head: bytes = HEAD, source: Any = ("::ffff:10.0.0.1", 1234)) -> Any:
         frontend=SimpleNamespace(name="web", clock=SimpleNamespace(wall=784111777.9, second=784111777)),
         to=SimpleNamespace(backend=SimpleNamespace(name="pool")),
         server=SimpleNamespace(name="s1"),
+        user=b"ann",
     )
 
 
@@ -34,7 +35,7 @@ def subject(head: bytes = HEAD, source: Any = ("::ffff:10.0.0.1", 1234)) -> Any:
         ("%[src]:%[src_port]>%[dst]:%[dst_port]", b"10.0.0.1:1234>2001:db8::1:80"),
         ("%[method] %[host] %[path] %[query]", b"GET t.example /a/b c=d&e=%0D%0Af"),
         ("%[pathq]", b"/a/b?c=d&e=%0D%0Af"),
-        ("%[frontend]/%[backend]/%[server]", b"web/pool/s1"),
+        ("%[frontend]/%[backend]/%[server] %[user]", b"web/pool/s1 ann"),
         ("%[date] %[timestamp]", b"Sun, 06 Nov 1994 08:49:37 GMT 784111777"),
         ("%[header(X-A)] %[header(none)]%[cookie(l)]", b"1 a;b"),
         ("%[url_param(c)]%[url_param(e)]", b"df"),
