@@ -12,6 +12,7 @@ from balancer.config.check_vrrp import check_vrrp
 from balancer.config.clash import clashes
 from balancer.config.engines import unreachable
 from balancer.config.files import LARGEST_PAGE, unreadable
+from balancer.config.format import variables
 from balancer.config.model import (
     Backend,
     Balance,
@@ -37,6 +38,8 @@ _SMALLEST_HEAD = 1024
 _SHORTEST_INTERVAL = 0.01
 # The kernel's sets forget on a clock of their own, and a shorter stay is none.
 _SHORTEST_STAY = 1.0
+# What rules and balancing find out later.
+_NOT_IN_REQUEST_ID = frozenset(("request_id", "user", "backend", "server", *"123456789"))
 # What a rule can name: nftables has no way to write a quotation mark, and a star at the end stands for any name.
 _RULE_INTERFACE = re.compile(r"[A-Za-z0-9_.@:-]+")
 
@@ -121,9 +124,19 @@ def _frontend(name: str, frontend: Frontend) -> Iterator[Finding]:
         yield Finding((*loc, "engine"), "the kernel cannot read requests; mode http wants engine proxy")
     if frontend.forwarded_for is not None and frontend.mode != "http":
         yield Finding((*loc, "forwarded_for"), f"is for mode http only, this is mode {frontend.mode}", "key")
+    for key in ("forwarded", "x_forwarded", "trusted_proxies", "request_id"):
+        given = getattr(frontend, key)
+        if given is not None and given != () and frontend.mode != "http":
+            yield Finding((*loc, key), f"is for mode http only, this is mode {frontend.mode}", "key")
     if frontend.forwarded_for is not None and frontend.forwarded_for.header.lower() in FRAMING:
         text = f"{frontend.forwarded_for.header} has a meaning of its own in HTTP; choose another header"
         yield Finding((*loc, "forwarded_for", "header"), text)
+    if frontend.request_id is not None:
+        if frontend.request_id.header.lower() in FRAMING:
+            text = f"{frontend.request_id.header} has a meaning of its own in HTTP; choose another header"
+            yield Finding((*loc, "request_id", "header"), text)
+        for name in sorted(variables(frontend.request_id.format) & _NOT_IN_REQUEST_ID):
+            yield Finding((*loc, "request_id", "format"), f"%[{name}] is not known yet when a request gets its name")
     for i, bind in enumerate(frontend.bind):
         at = (*loc, "bind", i)
         yield from _bind(at, bind)

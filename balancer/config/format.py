@@ -13,7 +13,7 @@ __all__ = ["OF_RESPONSES", "OF_THE_TARGET", "Part", "Variable", "parse", "variab
 _WITH_ARGUMENT = frozenset(("header", "cookie", "url_param"))
 _PLAIN = frozenset(
     ("src", "src_port", "dst", "dst_port", "host", "method", "path", "query", "pathq", "frontend", "backend", "server",
-     "date", "timestamp", "user")
+     "date", "timestamp", "user", "scheme", "request_id", "uuid")
 )  # fmt: skip
 _GROUPS = frozenset("123456789")
 OF_RESPONSES = frozenset(("server",))

@@ -23,6 +23,7 @@ __all__ = [
     "Endpoint",
     "FieldValue",
     "FileMode",
+    "ForwardedNode",
     "HostPattern",
     "Interface",
     "InterfaceAddress",
@@ -133,6 +134,15 @@ HostPattern = Annotated[str, Unit(units.host_pattern, {"type": "string", "minLen
 Pattern = Annotated[str, Unit(units.pattern, {"type": "string", "minLength": 1, "maxLength": 1024})]
 # A header's value with variables (config.format).
 Template = Annotated[str, Unit(units.template, {"type": "string", "minLength": 1, "maxLength": 4096})]
+# RFC 7239 section 6.3.
+ForwardedNode = Annotated[
+    str,
+    Written(
+        r"address|address_port|_[A-Za-z0-9._-]+",
+        "write address, address_port, or an identifier that begins with _ and goes on with letters, digits and . _ -",
+        64,
+    ),
+]
 PathPart = Annotated[str, Unit(units.path_part, {"type": "string", "pattern": "^[^?#\\s]*$"})]
 PathTemplate = Annotated[str, Unit(units.path_template, {"type": "string", "pattern": "^(/|%\\[)[^?#\\s]*$"})]
 Location = Annotated[str, Unit(units.location, {"type": "string", "pattern": "^[!-~]+$"})]

@@ -23,6 +23,7 @@ from balancer.config.kinds import (
     Endpoint,
     FieldValue,
     FileMode,
+    ForwardedNode,
     Interface,
     IpAddress,
     LogTarget,
@@ -36,6 +37,7 @@ from balancer.config.kinds import (
     Size,
     SocketPath,
     StatusSet,
+    Template,
     Text,
     Token,
     UrlPath,
@@ -59,6 +61,7 @@ __all__ = [
     "DnsCheck",
     "ErrorFiles",
     "FlowLog",
+    "Forwarded",
     "ForwardedFor",
     "Frontend",
     "Gateway",
@@ -69,6 +72,7 @@ __all__ = [
     "Masquerade",
     "NoCheck",
     "Node",
+    "RequestId",
     "RuntimeSocket",
     "Server",
     "Stats",
@@ -277,6 +281,28 @@ class ForwardedFor(Model):
     """Only where the client sent none. Clients can then forge it."""
 
 
+class Forwarded(Model):
+    """Forwarded (RFC 7239; HAProxy's `option forwarded`)."""
+
+    for_: ForwardedNode | None = Field("address", alias="for")
+    """The client: address, address_port, or an obfuscated identifier (_NAME); null leaves it out."""
+    by: ForwardedNode | None = None
+    """Where it connected to: as `for`. Default: left out."""
+    host: bool = False
+    """The Host it asked for."""
+    proto: bool = True
+    """http, or https where a trusted proxy said so."""
+
+
+class RequestId(Model):
+    """A name for each request, for logs here and on the servers (HAProxy's `unique-id-header`)."""
+
+    header: Token = "X-Request-ID"
+    """Header in which servers get it; a trusted proxy's is kept."""
+    format: Template = "%[uuid]"
+    """Its text, with variables; %[uuid] is a random one."""
+
+
 class Udp(Model):
     """How datagrams are taken apart (`mode: udp`, `engine: proxy`)."""
 
@@ -323,6 +349,15 @@ class Frontend(Model):
     """client, client_fin, http_request and http_keep_alive are taken from here."""
     forwarded_for: Annotated[ForwardedFor | None, Switch()] = None
     """true, or {header, except, if_none}: tell servers the client's address in X-Forwarded-For."""
+    forwarded: Annotated[Forwarded | None, Switch()] = None
+    """mode http: true, or {for, by, host, proto}: tell servers of the client in Forwarded (RFC 7239)."""
+    x_forwarded: Annotated[tuple[Literal["proto", "port", "host"], ...], OneOrMany()] = ()
+    """mode http: proto, port or host; one or a list: X-Forwarded-Proto, -Port and -Host for the servers."""
+    trusted_proxies: Annotated[tuple[Network, ...], OneOrMany()] | None = None
+    """mode http: networks of proxies before us, which tell of the client. From all others such headers are taken away.
+    Default: nobody is trusted, and nothing is taken away."""
+    request_id: Annotated[RequestId | None, Switch()] = None
+    """mode http: true, or {header, format}: a name for each request, in the log and for the servers."""
     error_files: ErrorFiles = ErrorFiles()
     """mode http: used in place of those in `defaults`, status by status."""
     tcp_keepalive: Keepalive = None
@@ -352,8 +387,10 @@ class Frontend(Model):
 
     @property
     def has_rules(self) -> bool:
-        """Whether its requests are not all treated alike."""
-        return bool(self.use_backend or self.http_request or self.http_response)
+        """Whether more happens to its requests than that they are balanced."""
+        rules = self.use_backend or self.http_request or self.http_response
+        told = self.forwarded is not None or self.x_forwarded or self.request_id is not None
+        return bool(rules or told or self.trusted_proxies is not None)
 
     @property
     def backends(self) -> tuple[str, ...]:

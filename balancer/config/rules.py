@@ -117,7 +117,10 @@ class Condition(Model):
     url_param_found: Texts | None = None
     """Parameters any of which is there."""
     src: Annotated[tuple[Network, ...], Field(min_length=1), OneOrMany()] | None = None
-    """The client's address is in one of these networks; the PROXY protocol's word is taken for it."""
+    """The client's address is in one of these networks; the PROXY protocol's word is taken for it, and a trusted
+    proxy's."""
+    scheme: Literal["http", "https"] | None = None
+    """What the client speaks: https where a trusted proxy said so in X-Forwarded-Proto."""
     acl: Names | None = None
     """Names of acls any of which holds."""
     any_: Annotated[tuple[Annotated[Condition, _Condition()], ...], Field(min_length=1)] | None = Field(

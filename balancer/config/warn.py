@@ -147,6 +147,7 @@ def _frontend(config: Config, name: str, frontend: Frontend) -> Iterator[str]:
             yield f"{at}.engine: kernel has no use for {a_list_of(idle, last='and')}: no effect"
         return
     yield from _unreached(at, frontend)
+    yield from _schemes(config, at, frontend)
     if frontend.mode == "udp":
         return
     client = effective.frontend(config, name).timeouts.client
@@ -176,6 +177,22 @@ def _acls(config: Config) -> Iterator[str]:
         conditions += frontend.conditions
     used = {name for condition in conditions for _, inner in condition.within for name in inner.acl or ()}
     yield from (f"acls.{name}: is used nowhere" for name in config.acls if name not in used)
+
+
+def _schemes(config: Config, at: str, frontend: Frontend) -> Iterator[str]:
+    """Conditions on the scheme, where nobody is trusted to tell it."""
+    if frontend.trusted_proxies:
+        return
+    rest = frontend.conditions
+    seen: set[str] = set()
+    while rest:
+        for _, inner in rest.pop().within:
+            if inner.scheme is not None:
+                yield f"{at}: `scheme` is always http in its conditions without trusted_proxies, who tell of https"
+                return
+            names = set(inner.acl or ()) - seen
+            seen |= names
+            rest += (config.acls[name] for name in sorted(names))
 
 
 def _of_the_proxy(config: Config, frontend: Frontend) -> Iterator[str]:

@@ -114,7 +114,8 @@ def rfc3339_date(at: float) -> str:
 
 
 def format_haproxy(record: Record) -> str:
-    """The line of `option httplog` or `option tcplog`, dates in local time. For datagrams, in the same spirit:
+    """The line of `option httplog` or `option tcplog`, dates in local time; a request's name stands where HAProxy has
+    captured headers. For datagrams, in the same spirit:
     `client:port [date] frontend backend/server Tt bytes_in/bytes_out termination retries "query"`. For flows of the
     kernel one or the other, and then `service:port bytes_in/bytes_out packets_in/packets_out`; as with
     `option logasap` what counts on has a + before it."""
@@ -122,11 +123,12 @@ def format_haproxy(record: Record) -> str:
     who = f"{r.client}:{r.client_port} [{clf_date(r.began)}] {r.frontend}"
     where = f"{who} {r.backend or r.frontend}/{r.server or NO_SERVER}"
     if isinstance(r, HttpRecord):
+        name = f"{{{r.request_id}}} " if r.request_id else ""
         return (
             f"{where} {r.tr_request}/{r.tw}/{r.tc}/{r.tr_response}/{r.ta} {r.status} {r.bytes_read} "
             f"- - {r.termination} "
             f"{r.actconn}/{r.feconn}/{r.beconn}/{r.srvconn}/{'+' if r.redispatched else ''}{r.retries} "
-            f'{r.srv_queue}/{r.backend_queue} "{_request(r.request_line)}"'
+            f'{r.srv_queue}/{r.backend_queue} {name}"{_request(r.request_line)}"'
         )
     if isinstance(r, TcpRecord):
         return (
@@ -189,9 +191,10 @@ def format_json(record: Record) -> str:
     request = _quoted(_request(r.request_line))
     if len(request) > _LONGEST_REQUEST_IN_JSON:
         request = _quoted(_request(r.request_line)[: _LONGEST_REQUEST_IN_JSON // 2])
+    name = f',"request_id":{_quoted(r.request_id)}' if r.request_id else ""
     return (
         f'{who},"tr_request":{r.tr_request},"tw":{r.tw},"tc":{r.tc},"tr_response":{r.tr_response},"ta":{r.ta},'
-        f'"status":{r.status},{rest},"request_line":{request}}}'
+        f'"status":{r.status},{rest},"request_line":{request}{name}}}'
     )
 
 

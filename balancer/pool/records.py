@@ -51,6 +51,8 @@ class HttpRecord(NamedTuple):
     """As received, without CRLF; empty when it could not be read (`<BADREQ>`)."""
     why: str = ""
     """Why pybalancer itself refused it or gave up; empty otherwise."""
+    request_id: str = ""
+    """The request's name, where requests get one: printable ASCII without quotes, braces and bars."""
 
 
 class TcpRecord(NamedTuple):

@@ -7,6 +7,7 @@
     exchange  one request and its response: choose, send, pass on, account
     match     conditions on requests, as functions
     rules     what a frontend's rules make of a request
+    forward   who the client is behind other proxies, and what servers are told
     login     passwords, checked beside the traffic
     format    text with variables
     route     which requests go where, and what becomes of them on the way

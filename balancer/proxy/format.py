@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Callable, Sequence
 from email.utils import formatdate
 from typing import Protocol
@@ -36,6 +37,12 @@ class Subject(Protocol):
     server: Server | None
     user: bytes
     """Who has logged in; empty if nobody had to."""
+    source: tuple[str, int] | None
+    """The client, by the word of trusted proxies."""
+    is_https: bool
+    """A trusted proxy said that the client speaks TLS."""
+    request_id: bytes
+    """The request's name; empty if it has none."""
 
     def endpoints(self) -> tuple[tuple[str, int] | None, tuple[str, int] | None]:
         """The client's address and the one it connected to."""
@@ -88,20 +95,12 @@ def _of_request(kind: str, argument: bytes) -> Template:
     return lambda subject, _: next(iter(values(subject)), b"")
 
 
-def _address(of: int) -> Template:
-    def address(subject: Subject, _: Groups) -> bytes:
-        end = subject.endpoints()[of]
-        return plain_address(end[0]).encode() if end is not None and end[0] else b""
-
-    return address
+def _address(end: tuple[str, int] | None) -> bytes:
+    return plain_address(end[0]).encode() if end is not None and end[0] else b""
 
 
-def _port(of: int) -> Template:
-    def port(subject: Subject, _: Groups) -> bytes:
-        end = subject.endpoints()[of]
-        return b"%d" % end[1] if end is not None and end[0] else b""
-
-    return port
+def _port(end: tuple[str, int] | None) -> bytes:
+    return b"%d" % end[1] if end is not None and end[0] else b""
 
 
 def _path(subject: Subject, _: Groups) -> bytes:
@@ -122,10 +121,10 @@ def _host(subject: Subject, _: Groups) -> bytes:
 
 
 _PLAIN: dict[str, Template] = {
-    "src": _address(0),
-    "src_port": _port(0),
-    "dst": _address(1),
-    "dst_port": _port(1),
+    "src": lambda subject, _: _address(subject.source),
+    "src_port": lambda subject, _: _port(subject.source),
+    "dst": lambda subject, _: _address(subject.endpoints()[1]),
+    "dst_port": lambda subject, _: _port(subject.endpoints()[1]),
     "host": _host,
     "method": lambda subject, _: subject.asked.line.method,
     "path": _path,
@@ -135,6 +134,9 @@ _PLAIN: dict[str, Template] = {
     "backend": lambda subject, _: subject.to.backend.name.encode(),
     "server": lambda subject, _: subject.server.name.encode() if subject.server is not None else b"",
     "date": lambda subject, _: formatdate(subject.frontend.clock.wall, usegmt=True).encode(),
+    "scheme": lambda subject, _: b"https" if subject.is_https else b"http",
+    "request_id": lambda subject, _: subject.request_id,
+    "uuid": lambda _, __: str(uuid.uuid4()).encode(),
     "user": lambda subject, _: subject.user,
     "timestamp": lambda subject, _: b"%d" % subject.frontend.clock.second,
 }

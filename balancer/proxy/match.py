@@ -8,7 +8,7 @@ A condition looks at the request as it came, with its path in one of its reading
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv6Address, ip_address, ip_network
 
 from balancer.config.rules import Condition
 from balancer.regex import compile_regex
@@ -16,7 +16,11 @@ from balancer.wire.fields import cookie_values, field_values, host_name, query_v
 from balancer.wire.http1 import Request
 from balancer.wire.path import canonical, encoded
 
-__all__ = ["Compiler", "Networks", "Seen", "Test", "plain_address"]
+__all__ = ["HTTPS", "Compiler", "Networks", "Seen", "Test", "plain_address"]
+
+
+HTTPS = 1
+"""The bit of a zone that says that the client speaks TLS."""
 
 
 class Seen:
@@ -33,7 +37,7 @@ class Seen:
         self.section = asked.section
         self.host = host_name(asked.section.host)
         self.zone = zone
-        """`Networks.zone` of the client."""
+        """`Networks.zone` of the client, and whether it speaks TLS."""
 
 
 Test = Callable[[Seen], bool]
@@ -44,7 +48,10 @@ _Fits = Callable[[bytes], bool]
 def plain_address(host: str) -> str:
     """An IP address without its zone; IPv4 as such, though it came in through a socket for both."""
     host = host.partition("%")[0]
-    return host[len("::ffff:") :] if host.startswith("::ffff:") and "." in host else host
+    if not host.startswith("::ffff:"):
+        return host
+    mapped = IPv6Address(host).ipv4_mapped
+    return str(mapped) if mapped is not None else host
 
 
 class Networks:
@@ -60,7 +67,7 @@ class Networks:
         """The bit that is set in the zone of an address in one of `networks`."""
         bit = self._bits.get(networks)
         if bit is None:
-            bit = self._bits[networks] = 1 << len(self._bits)
+            bit = self._bits[networks] = 2 * HTTPS << len(self._bits)
             for network in map(ip_network, networks):
                 of_length = self._lists.setdefault((network.version, network.prefixlen), {})
                 leading = int(network.network_address) >> (network.max_prefixlen - network.prefixlen)
@@ -104,6 +111,8 @@ class Compiler:
         """One for each key, the cheap ones first."""
         if condition.src is not None:
             yield _in_zone(self._networks.bit(condition.src))
+        if condition.scheme is not None:
+            yield _is_https(condition.scheme == "https")
         if condition.method is not None:
             yield _is_method(frozenset(method.encode() for method in condition.method))
         if condition.host is not None:
@@ -164,6 +173,10 @@ def _not(test: Test) -> Test:
 
 def _in_zone(bit: int) -> Test:
     return lambda seen: bool(seen.zone & bit)
+
+
+def _is_https(wanted: bool) -> Test:
+    return lambda seen: bool(seen.zone & HTTPS) is wanted
 
 
 def _is_method(methods: frozenset[bytes]) -> Test:

@@ -19,10 +19,12 @@ from balancer.config import model
 from balancer.config.rules import Condition
 from balancer.pool.backend import Backend
 from balancer.pool.facts import BUCKETS, Counters
+from balancer.pool.records import HttpRecord
 from balancer.proxy.exchange import Client, Exchange, HttpBackend, Step
 from balancer.proxy.format import Subject, field_line
+from balancer.proxy.forward import Forwarding
 from balancer.proxy.login import Login, TooManyLoginsError, credentials_of
-from balancer.proxy.match import Compiler, Networks, Seen, Test
+from balancer.proxy.match import HTTPS, Compiler, Networks, Seen, Test
 from balancer.proxy.origin import Pool, ServerConnection
 from balancer.proxy.replies import Replies, composed
 from balancer.proxy.rules import Answer, Deny, Edits, Moved, Rules, Verdict
@@ -67,6 +69,7 @@ class Router:
     ) -> None:
         self.nowhere = nowhere
         self._networks = Networks()
+        self.forwarding = _forwarding(frontend, self._networks)
         compiler = Compiler(acls, self._networks)
         self._backends: list[tuple[Test | None, HttpBackend]] = [
             (compiler.compile(rule.if_), backends[rule.backend]) for rule in frontend.use_backend
@@ -84,10 +87,9 @@ class Router:
         self._sections: dict[tuple[Section, Edits], Section] = {}
         self._responses: dict[tuple[Response, Edits], Response] = {}
 
-    def route(self, request: Request, source: tuple[str, int] | None) -> Route:
-        """What becomes of `request` from `source`."""
+    def route(self, request: Request, zone: int) -> Route:
+        """What becomes of `request` from a client of this zone (`zone`, and whether it speaks TLS)."""
         line, section = request.line, request.section
-        zone = self._zone(source)
         key = (line.method, line.target, section.host, zone, section if self._looks_at_fields else None)
         found = self._known.get(key)
         if found is None:
@@ -106,7 +108,8 @@ class Router:
                 return Route(backend, verdict if verdict is not None and verdict.changes else None)
         return Route(self.nowhere, Verdict(Deny(503), (), None, None, None))
 
-    def _zone(self, source: tuple[str, int] | None) -> int:
+    def zone(self, source: tuple[str, int] | None) -> int:
+        """What networks `source` is in."""
         if source is None:
             return 0
         zone = self._zones.get(source[0])
@@ -116,13 +119,13 @@ class Router:
             zone = self._zones[source[0]] = self._networks.zone(source[0])
         return zone
 
-    def section(self, request: Request, edits: Edits, subject: Subject) -> Section:
-        """The request's fields with what the rules change."""
-        section = request.section
+    def section(self, section: Section, edits: Edits, subject: Subject) -> Section:
+        """A request's fields with what the rules change."""
         known = self._sections.get((section, edits))
         if known is None:
             known = _edited(section, edits, subject)
-            if edits.is_fixed and request.size <= _LONGEST_KNOWN:
+            # With a forwarding, hardly any two requests have the same fields.
+            if edits.is_fixed and self.forwarding is None and len(section.fields) <= _LONGEST_KNOWN:
                 _remember(self._sections, (section, edits), known)
         return known
 
@@ -152,21 +155,33 @@ def _edited(head: _Head, edits: Edits, subject: Subject) -> _Head:
     return with_fields(head, kept + b"".join([field_line(name, value, subject) for name, value in edits.added]))
 
 
+def _forwarding(frontend: model.Frontend, networks: Networks) -> Forwarding | None:
+    told = frontend.forwarded is not None or frontend.request_id is not None or frontend.x_forwarded
+    if not told and frontend.trusted_proxies is None:
+        return None
+    return Forwarding(frontend, networks.bit(frontend.trusted_proxies or ()))
+
+
 class RoutedExchange(Exchange):
     """An exchange that the rules decide on."""
 
-    __slots__ = ("asked", "router", "user", "verdict")
+    __slots__ = ("asked", "is_https", "is_trusted", "request_id", "router", "source", "user", "verdict")
 
     def __init__(self, router: Router, client: Client, request: Request, began: float, parsed: float) -> None:
         super().__init__(client, request, began, parsed)
         self.asked = request
         self.router = router
-        self.user = b""
+        self.source = client.source
+        self.is_https = self.is_trusted = False
+        self.request_id = self.user = b""
         self.verdict: Verdict | None = None
 
     def begin(self) -> None:
         router = self.router
-        to, verdict = router.route(self.asked, self.client.source)
+        zone = router.zone(self.source)
+        if router.forwarding is not None:
+            zone = self._receive(router.forwarding, zone)
+        to, verdict = router.route(self.asked, zone)
         if verdict is None:
             self._go(to)
             return
@@ -187,6 +202,26 @@ class RoutedExchange(Exchange):
                     return
             self.user = credentials.partition(b":")[0]
         self._obey(to, verdict)
+
+    def _receive(self, forwarding: Forwarding, zone: int) -> int:
+        """Who asks, as far as that is believed; its zone."""
+        asked, router, source = self.asked, self.router, self.source
+        section = asked.section
+        if zone & forwarding.trusted and source is not None:
+            self.is_trusted = True
+            self.is_https = forwarding.is_https(section)
+            host = forwarding.client(
+                section, source[0], lambda host: bool(router.zone((host, 0)) & forwarding.trusted)
+            )
+            self.source = (host, source[1])
+            zone = router.zone(self.source) | (HTTPS if self.is_https else 0)
+        else:
+            section = forwarding.received(section)
+            if section is not asked.section:
+                self.asked = Request(asked.line, section, asked.size)
+        self.request_id = forwarding.name(self)
+        self.request = Request(asked.line, forwarding.told(section, self), asked.size)
+        return zone
 
     def _wait_for(self, work: Coroutine[None, None, None]) -> None:
         """Whatever the client sends meanwhile stays where it is."""
@@ -223,22 +258,24 @@ class RoutedExchange(Exchange):
         if verdict.answer is not None:
             self._answer_by_rule(verdict.answer)
             return
-        asked = self.asked
-        line, section = asked.line, asked.section
+        line, section = self.request.line, self.request.section
         if verdict.path is not None:
             line = RequestLine(line.octets, line.method, _with_query(verdict.path, line.target), line.minor)
         # Variables tell of the backend.
         self.to = to
         if verdict.request is not None:
-            section = self.router.section(asked, verdict.request, self)
-        self.request = Request(line, section, asked.size)
+            section = self.router.section(section, verdict.request, self)
+        self.request = Request(line, section, self.asked.size)
         self._go(to)
 
     def _go(self, to: HttpBackend) -> None:
         client = self.client
         self.to = to
-        if to.backend.needs == "source" and not client.key and client.source is not None:
-            self.key = client.key = source_key(client.source[0])
+        if to.backend.needs == "source" and self.source is not None:
+            if self.source is not client.source:
+                self.key = source_key(self.source[0])
+            elif not client.key:
+                self.key = client.key = source_key(self.source[0])
         super().begin()
 
     def _ask_for_password(self, login: Login) -> None:
@@ -271,6 +308,13 @@ class RoutedExchange(Exchange):
 
     def on_switch(self, response: Response, rest: bytes, connection: ServerConnection) -> None:
         super().on_switch(self._by_rule(response), rest, connection)
+
+    def _record(self, termination: str, status: int, total: int, why: str) -> HttpRecord:
+        record = super()._record(termination, status, total, why)
+        if self.source is self.client.source and not self.request_id:
+            return record
+        client = self.source[0] if self.source is not None else record.client
+        return record._replace(client=client, request_id=self.request_id.decode("ascii"))
 
     def _by_rule(self, response: Response) -> Response:
         verdict = self.verdict

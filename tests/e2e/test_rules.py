@@ -21,6 +21,9 @@ frontends:
   http:
     mode: http
     bind: 127.0.0.1:${http}
+    trusted_proxies: 127.0.0.2/32
+    request_id: true
+    x_forwarded: [proto, port, host]
     http_request:
       - {deny: true, if: {path_beg: /echo, not: office}}
       - {redirect: {scheme: https, host: www.example.org, path: "/new/%[1]", path_reg: "^/old/(.*)", code: 301}}
@@ -83,6 +86,19 @@ def test_nobody_gets_where_it_is_denied(routed: Balancer, path: str) -> None:
     answer = talk(routed.ports["http"], b"GET %b HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n" % path.encode())
     assert answer.startswith(b"HTTP/1.1 403 ")
     assert "PR" in routed.wait_for_line(" 403 ")
+
+
+def test_who_is_believed(routed: Balancer) -> None:
+    """One proxy from a trusted address, and somebody who says the same."""
+    url = f"http://127.0.0.1:{routed.ports['http']}"
+    says = ("-H", "X-Forwarded-For: 10.0.0.1", "-H", "X-Request-ID: an-id-of-theirs", "-o", "/dev/null")
+    status = "%{http_code}"
+    assert curl("--interface", "127.0.0.2", *says, "-w", status, f"{url}/echo").stdout != b"403"
+    assert "10.0.0.1:" in routed.wait_for_line("{an-id-of-theirs}")
+    before = len(routed.log)
+    assert curl(*says, "-w", status, f"{url}/echo").stdout == b"403"
+    line = routed.wait_for_line(" 403 ", after=before)
+    assert line.partition("127.0.0.1:")[1] and "an-id-of-theirs" not in line
 
 
 def test_curl_follows_no_trap(routed: Balancer) -> None:

@@ -105,6 +105,12 @@ def test_a_flow_is_a_tcplog_line_and_more() -> None:
     assert line == f"{format_haproxy(datagrams)} 192.0.2.200:80 1372/212 7/3"
 
 
+def test_a_requests_name_stands_where_captured_headers_do() -> None:
+    record = HTTP._replace(request_id="7f-1")
+    assert format_haproxy(record) == format_haproxy(HTTP).replace(' 0/0 "', ' 0/0 {7f-1} "')
+    assert json.loads(format_json(record)) == json.loads(format_json(HTTP)) | {"request_id": "7f-1"}
+
+
 def test_dates_are_local(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", "XST-5:30")
     time.tzset()
@@ -156,7 +162,7 @@ def test_the_longest_object_fits_into_one_write(octet: bytes) -> None:
 
 
 def test_objects_keep_the_records_names() -> None:
-    for record in (HTTP, TCP, UDP, FLOW):
+    for record in (HTTP._replace(request_id="an-id"), TCP, UDP, FLOW):
         fields = json.loads(format_json(record))
         assert set(fields) == {*record._fields, "time", "type"} - {"began"}
 

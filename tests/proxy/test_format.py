@@ -25,6 +25,9 @@ def subject(head: bytes = HEAD, source: Any = ("::ffff:10.0.0.1", 1234)) -> Any:
         to=SimpleNamespace(backend=SimpleNamespace(name="pool")),
         server=SimpleNamespace(name="s1"),
         user=b"ann",
+        source=source,
+        is_https=True,
+        request_id=b"id-1",
     )
 
 
@@ -40,6 +43,7 @@ def subject(head: bytes = HEAD, source: Any = ("::ffff:10.0.0.1", 1234)) -> Any:
         ("%[header(X-A)] %[header(none)]%[cookie(l)]", b"1 a;b"),
         ("%[url_param(c)]%[url_param(e)]", b"df"),
         ("%[1]%[2]%[3]", b"one"),
+        ("%[scheme] %[request_id]", b"https id-1"),
     ],
 )
 def test_what_is_put_in(text, octets):

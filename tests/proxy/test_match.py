@@ -104,12 +104,20 @@ def test_a_method():
     assert holds({"method": ("POST", "GET")}) and not holds({"method": "get"})
 
 
-@pytest.mark.parametrize("source", ["10.1.2.3", "::ffff:10.1.2.3", "fd12::1", "fe80::1%eth0"])
+@pytest.mark.parametrize("source", ["10.1.2.3", "::ffff:10.1.2.3", "::ffff:a01:203", "fd12::1", "fe80::1%eth0"])
 def test_a_source(source):
     networks = ("10.0.0.0/8", "fd00::/8", "fe80::1/128")
     assert holds({"src": networks}, source=source)
     assert not holds({"src": "192.0.2.0/24"}, source=source)
     assert holds({"src": ("0.0.0.0/0", "::/0")}, source=source)
+
+
+def test_a_scheme():
+    request = seen(get())
+    for scheme, https in (("http", 0), ("https", 1)):
+        test = Compiler({}, Networks()).compile(condition({"scheme": scheme}))
+        assert test is not None
+        assert [test(Seen(request.asked, b"/", zone)) for zone in range(4)] == [zone & 1 == https for zone in range(4)]
 
 
 def test_a_unix_socket_has_no_address():

@@ -199,7 +199,7 @@ def test_conditions_of_the_model_are_complete():
     assert set(Condition.model_fields) == {
         "host", "path", "path_beg", "path_end", "path_reg", "method", "header", "header_beg", "header_reg",
         "header_found", "cookie", "cookie_reg", "cookie_found", "url_param", "url_param_reg", "url_param_found", "src",
-        "acl", "any_", "all_", "not_",
+        "scheme", "acl", "any_", "all_", "not_",
     }  # fmt: skip
 
 
