@@ -14,7 +14,7 @@ from typing import Protocol
 from balancer.config import model
 from balancer.proxy.format import NO_GROUPS, Subject, Template, compile_template
 from balancer.proxy.match import plain_address
-from balancer.wire.fields import field_values, with_fields, without_fields
+from balancer.wire.fields import field_values, with_fields, with_lines, without_fields
 from balancer.wire.http1 import Section
 
 __all__ = ["Forwarding", "Told"]
@@ -120,10 +120,9 @@ class Forwarding:
             lines.append(b"Forwarded: %b\r\n" % self._forwarded(exchange))
         if not lines and not names:
             return section
-        kept = section.end_to_end
         if _holds(section, names):
-            kept = without_fields(kept, names)
-        return with_fields(section, kept + b"".join(lines))
+            section = with_fields(section, without_fields(section.end_to_end, names))
+        return with_lines(section, b"".join(lines))
 
 
 _LONGEST_NAME = 128

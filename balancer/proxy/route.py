@@ -31,7 +31,7 @@ from balancer.proxy.rules import Answer, Deny, Edits, Moved, Rules, Verdict
 from balancer.proxy.sweep import NEVER
 from balancer.proxy.tcp import source_key
 from balancer.proxy.upstream import Upstream
-from balancer.wire.fields import with_fields, without_fields
+from balancer.wire.fields import with_fields, with_lines, without_fields
 from balancer.wire.http1 import Request, RequestLine, Response, Section
 from balancer.wire.path import readings
 
@@ -121,22 +121,11 @@ class Router:
 
     def section(self, section: Section, edits: Edits, subject: Subject) -> Section:
         """A request's fields with what the rules change."""
-        known = self._sections.get((section, edits))
-        if known is None:
-            known = _edited(section, edits, subject)
-            # With a forwarding, hardly any two requests have the same fields.
-            if edits.is_fixed and self.forwarding is None and len(section.fields) <= _LONGEST_KNOWN:
-                _remember(self._sections, (section, edits), known)
-        return known
+        return _edited(section, edits, subject, self._sections)
 
     def response(self, response: Response, edits: Edits, subject: Subject) -> Response:
         """The response with what the rules change."""
-        known = self._responses.get((response, edits))
-        if known is None:
-            known = _edited(response, edits, subject)
-            if edits.is_fixed and response.size <= _LONGEST_KNOWN:
-                _remember(self._responses, (response, edits), known)
-        return known
+        return _edited(response, edits, subject, self._responses)
 
 
 _K = TypeVar("_K")
@@ -150,9 +139,22 @@ def _remember(known: dict[_K, _V], key: _K, value: _V) -> None:
     known[key] = value
 
 
-def _edited(head: _Head, edits: Edits, subject: Subject) -> _Head:
-    kept = without_fields(head.end_to_end, edits.removed) if edits.removed else head.end_to_end
-    return with_fields(head, kept + b"".join([field_line(name, value, subject) for name, value in edits.added]))
+def _edited(head: _Head, edits: Edits, subject: Subject, known: dict[tuple[_Head, Edits], _Head]) -> _Head:
+    """`head` changed; what is the same for all exchanges is made once and kept in `known`."""
+    base = known.get((head, edits))
+    if base is None:
+        base = head
+        if edits.removed:
+            base = with_fields(head, without_fields(head.end_to_end, edits.removed))
+        if edits.is_fixed and edits.added:
+            base = with_lines(base, _lines(edits, subject))
+        if len(head.fields) <= _LONGEST_KNOWN:
+            _remember(known, (head, edits), base)
+    return base if edits.is_fixed else with_lines(base, _lines(edits, subject))
+
+
+def _lines(edits: Edits, subject: Subject) -> bytes:
+    return b"".join([field_line(name, value, subject) for name, value in edits.added])
 
 
 def _forwarding(frontend: model.Frontend, networks: Networks) -> Forwarding | None:
@@ -210,9 +212,7 @@ class RoutedExchange(Exchange):
         if zone & forwarding.trusted and source is not None:
             self.is_trusted = True
             self.is_https = forwarding.is_https(section)
-            host = forwarding.client(
-                section, source[0], lambda host: bool(router.zone((host, 0)) & forwarding.trusted)
-            )
+            host = forwarding.client(section, source[0], lambda host: bool(router.zone((host, 0)) & forwarding.trusted))
             self.source = (host, source[1])
             zone = router.zone(self.source) | (HTTPS if self.is_https else 0)
         else:

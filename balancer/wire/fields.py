@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from copy import copy
 from functools import lru_cache
 from ipaddress import ip_address
 from typing import TypeVar
@@ -13,10 +12,12 @@ from urllib.parse import unquote_to_bytes
 from balancer.wire.http1 import Response, Section
 from balancer.wire.rewrite import cookies
 
-__all__ = ["cookie_values", "field_values", "host_name", "query_values", "with_fields", "without_fields"]
+__all__ = ["cookie_values", "field_values", "host_name", "query_values", "with_fields", "with_lines", "without_fields"]
 
 _ESCAPED = re.compile(rb"%([0-9a-f]{2})")
 _Head = TypeVar("_Head", Section, Response)
+# What more is known of than its line.
+_TELLING = re.compile(rb"(?:\A|\n)(?:host|cookie|set-cookie):")
 _PORT = re.compile(rb":[0-9]*\Z")
 
 
@@ -46,9 +47,34 @@ def without_fields(fields: bytes, names: Collection[bytes]) -> bytes:
     return b"".join([line for line in lines if line[: line.index(b":")].lower().replace(b"_", b"-") not in names])
 
 
+def _copied(of: _Head) -> _Head:
+    # `copy.copy` takes three times as long.
+    head: _Head = of.__new__(type(of))
+    for name in of.__slots__:
+        setattr(head, name, getattr(of, name))
+    return head
+
+
+def with_lines(of: _Head, lines: bytes) -> _Head:
+    """The same with further end-to-end fields at the end: `with_fields`, for less."""
+    low = lines.lower()
+    if _TELLING.search(low) is not None:
+        return with_fields(of, of.end_to_end + lines)
+    head = _copied(of)
+    head.end_to_end += lines
+    head.fields += lines
+    head.lower += low
+    head.lines += lines.count(b"\n")
+    if isinstance(head, Section):
+        head.taken = None
+    else:
+        head.start += lines
+    return head
+
+
 def with_fields(of: _Head, end_to_end: bytes) -> _Head:
     """A request's section or a response with other end-to-end fields, and none for this hop alone."""
-    head = copy(of)
+    head = _copied(of)
     head.fields = head.end_to_end = end_to_end
     head.lower = lower = end_to_end.lower()
     head.lines = end_to_end.count(b"\n")
