@@ -7,7 +7,6 @@ forbids a path must know all the ways in which it can be read.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 __all__ = ["canonical", "encoded", "readings"]
 
@@ -15,24 +14,27 @@ __all__ = ["canonical", "encoded", "readings"]
 # semicolon, colon and at (RFC 3986 section 3.3). %2F and %3B are not quite the same as a slash and a semicolon.
 _ITSELF = rb"A-Za-z0-9\-._~!$&'()*+,=:@"
 _PLAIN = re.compile(rb"(?:/(?!\.\.?(?:/|\Z))[%b]++)*/?" % _ITSELF)
-_TO_ENCODE = re.compile(rb"%%([0-9A-Fa-f]{2})|[^%b/;]" % _ITSELF)
+_TO_ENCODE = re.compile(rb"%%[0-9A-Fa-f]{2}|[^%b/;]" % _ITSELF)
 _IS_ITSELF = re.compile(rb"[%b]" % _ITSELF)
+_DIGITS = b"0123456789ABCDEFabcdef"
+_OCTETS = [bytes((octet,)) for octet in range(256)]
+# All that may be found to encode, and what it becomes.
+_ENCODED = {octet: b"%%%02X" % octet[0] for octet in _OCTETS} | {
+    b"%%%c%c" % (high, low): octet if _IS_ITSELF.fullmatch(octet) else b"%%%02X" % octet[0]
+    for high in _DIGITS
+    for low in _DIGITS
+    for octet in [_OCTETS[int(bytes((high, low)), 16)]]
+}
 _SLASHES = re.compile(rb"//+")
 _OTHER_SLASHES = re.compile(rb"%2F|%5C")
 _PARAMETERS = re.compile(rb"(?:;|%3B)[^/]*")
+_DOTS = re.compile(rb"/\.\.?(?:/|\Z)")
 _NUL = b"%00"
 
 
 def encoded(path: bytes) -> bytes:
     """`path` with each octet written in one way: as itself or as %XX in upper case."""
-    return _TO_ENCODE.sub(_encode, path)
-
-
-def _encode(match: re.Match[bytes]) -> bytes:
-    if match[1] is None:
-        return b"%%%02X" % match[0][0]
-    octet = bytes((int(match[1], 16),))
-    return octet if _IS_ITSELF.fullmatch(octet) else b"%%%02X" % octet[0]
+    return _TO_ENCODE.sub(lambda match: _ENCODED[match[0]], path)
 
 
 def canonical(path: bytes) -> bytes:
@@ -50,21 +52,19 @@ def readings(path: bytes) -> tuple[bytes, ...]:
     """
     if _PLAIN.fullmatch(path):
         return (path,)
-    return tuple(dict.fromkeys((canonical(path), *_readings(encoded(path)))))
-
-
-def _readings(path: bytes) -> Iterator[bytes]:
-    for whole in (path, path.partition(_NUL)[0]):
-        for slashed in (whole, _OTHER_SLASHES.sub(b"/", whole)):
-            for bare in (slashed, _PARAMETERS.sub(b"", slashed)):
-                yield bare
-                yield _without_dots(bare)
-                yield _without_dots(_SLASHES.sub(b"/", bare))
+    path = encoded(path)
+    # What two ways have in common is followed up once: long paths are cheap to send.
+    ways = {path: None, path.partition(_NUL)[0]: None}
+    ways |= dict.fromkeys([_OTHER_SLASHES.sub(b"/", way) for way in ways])
+    ways |= dict.fromkeys([_PARAMETERS.sub(b"", way) for way in ways])
+    whole = {way: _SLASHES.sub(b"/", way) for way in ways}
+    resolved = {way: _without_dots(way) for way in {**whole, **dict.fromkeys(whole.values())}}
+    return tuple(dict.fromkeys((resolved[whole[path]], *ways, *resolved.values())))
 
 
 def _without_dots(path: bytes) -> bytes:
     """RFC 3986 section 5.2.4."""
-    if b"/." not in path:
+    if _DOTS.search(path) is None:
         return path
     segments = path.split(b"/")[1:]
     if segments[-1] in (b".", b".."):
