@@ -106,7 +106,7 @@ class Router:
         for test, backend in self._backends:
             if test is None or test(seen[0]):
                 return Route(backend, verdict if verdict is not None and verdict.changes else None)
-        return Route(self.nowhere, Verdict(Deny(503), (), None, None, None))
+        return Route(self.nowhere, Verdict(Deny(503, "no rule leads to a backend"), (), None, None, None))
 
     def zone(self, source: tuple[str, int] | None) -> int:
         """What networks `source` is in."""
@@ -289,9 +289,9 @@ class RoutedExchange(Exchange):
         if isinstance(answer, Deny):
             self.frontend.gate.counters.dreq += 1
             if answer.status:
-                self._answer(answer.status, "denied by a rule", "PR")
+                self._answer(answer.status, answer.why, "PR")
             else:
-                self.abort("PR", why="dropped by a rule")
+                self.abort("PR", why=answer.why)
         elif isinstance(answer, Moved):
             location = answer.location(self)
             if location:

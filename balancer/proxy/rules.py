@@ -34,6 +34,7 @@ class Deny:
     """An answer of ours with a page of ours; status 0 is none at all."""
 
     status: int
+    why: str = "denied by a rule"
 
 
 @dataclass(frozen=True, slots=True)

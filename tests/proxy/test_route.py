@@ -444,6 +444,7 @@ def test_who_is_allowed_past_the_answers_may_have_nowhere_to_go():
             client = await it.connect()
             await client.send(get("/a"))
             assert (await client.head()).startswith(b"HTTP/1.1 503 ")
+            assert (await it.record()).why == "no rule leads to a backend"
             await it.at_rest()
 
     run(main)
