@@ -25,6 +25,8 @@ __all__ = ["Answer", "Deny", "Edits", "Moved", "Page", "Rules", "Verdict"]
 
 # Not in a URI (RFC 3986 appendix A); a browser takes a backslash for a slash.
 _NOT_IN_URI = re.compile(rb"[^!#$%&'()*+,\-./0-9:;=?@A-Z\[\]_a-z~]")
+# What OPTIONS asks of the server as a whole (RFC 9112 section 3.2.4).
+_NO_PATH = b"*"
 # Different changes of heads that are kept apart; with more rules than this many can tell, they are made anew.
 _MOST_EDITS = 512
 
@@ -218,7 +220,8 @@ def _key(name: bytes) -> bytes:
 
 def _set_path(path: bytes | Template) -> _Action:
     def action(draft: _Draft, seen: Seen) -> bool:
-        draft.path = _as_path(path if isinstance(path, bytes) else path(_subject(seen), NO_GROUPS))
+        if seen.path != _NO_PATH:
+            draft.path = _as_path(path if isinstance(path, bytes) else path(_subject(seen), NO_GROUPS))
         return False
 
     return action
@@ -240,7 +243,7 @@ def _replace_path(pattern: str, replacement: bytes | Template) -> _Action:
     def action(draft: _Draft, seen: Seen) -> bool:
         path = draft.path or seen.path
         match = search(path)
-        if match is not None:
+        if match is not None and path != _NO_PATH:
             new = replacement if isinstance(replacement, bytes) else replacement(_subject(seen), match.groups())
             draft.path = _as_path(path[: match.start()] + new + path[match.end() :])
         return False

@@ -160,6 +160,13 @@ def test_another_path(rules, target, path):
     assert judge(*rules, target=target).path == path
 
 
+@pytest.mark.parametrize(
+    "rule", [{"set_path": "/x"}, {"strip_prefix": "/"}, {"replace_path": {"regex": "^", "with": "/v2"}}]
+)
+def test_what_is_no_path_stays(rule):
+    assert judge(rule, target="*", method="OPTIONS").path is None
+
+
 @given(PARTS, st.sampled_from(["^/", "a", "[^/]*$", "%2F", "^/?"]), st.sampled_from(["", "/", "//", "%[1]", "/x/"]))
 def test_a_new_path_is_one(parts, regex, with_):
     verdict = judge({"replace_path": {"regex": f"({regex})", "with": with_}}, target="/" + "".join(parts))
