@@ -4,6 +4,9 @@ A worker counts in plain attributes and copies them out a few times a second; on
 worker, so every number has one writer. A reader adds the blocks up. A worker that is started in
 the place of a dead one goes on from the block it finds, so totals never run backwards.
 
+What those before a reload have counted stays in their blocks, which may be laid out otherwise: it is added by entity as
+long as they are about, and put into one block of the new layout (`fold`) once they are gone.
+
 A block is `Layout.size` octets: a head row, then a row for each entity in the order of `Layout.rows`.
 A row is `len(COUNTERS)` native signed 64-bit integers; a backend's row is followed by its histograms.
 """
@@ -17,7 +20,10 @@ from functools import cached_property
 from operator import attrgetter
 from typing import Literal, NamedTuple
 
-__all__ = ["BUCKETS", "COUNTERS", "GAUGES", "HISTOGRAMS", "Counters", "Entity", "Layout", "Ledger", "Sums", "Totals"]
+__all__ = [
+    "BUCKETS", "COUNTERS", "GAUGES", "HISTOGRAMS", "Counters", "Elder", "Entity", "Layout",
+    "Ledger", "Sums", "Totals", "fold", "let_go",
+]  # fmt: skip
 
 HISTOGRAMS = ("connect", "response", "total")
 # Bucket i counts durations of i bits in microseconds: below 2**i us. 2**47 us is four years, past any session.
@@ -101,6 +107,11 @@ _MAXIMA_OF_SERVERS = _MAXIMA - {"heartbeat"}
 _OF_SERVERS = frozenset(COUNTERS) - _MAXIMA - {"scur", "smax", "qcur", "qmax"}
 _COLUMNS_OF_MAXIMA = tuple((name, column) for column, name in enumerate(COUNTERS) if name in _MAXIMA)
 _COLUMNS_OF_SERVERS = tuple((name, column) for column, name in enumerate(COUNTERS) if name in _OF_SERVERS)
+
+# Of those before a reload and those after it the larger: they were never all there at one time.
+_PEAKS = frozenset(("smax", "qmax"))
+_NUMBER = 8
+_COLUMNS_OF_GAUGES = tuple(_NUMBER * COUNTERS.index(name) for name in GAUGES)
 
 _ROW = struct.Struct(f"={len(COUNTERS)}q")
 _HISTOGRAM = struct.Struct(f"={BUCKETS}q")
@@ -225,40 +236,32 @@ class Sums(NamedTuple):
         return Sums(counters, histograms)
 
 
+class Elder(NamedTuple):
+    """Blocks of those before a reload, as they are laid out."""
+
+    blocks: Sequence[memoryview]
+    layout: Layout
+
+
 # Of all servers that never served anybody: thousands of them share one.
 _NOTHING = Sums(dict.fromkeys(COUNTERS, 0), {})
 # Rows compared in one go when looking for those that changed.
 _STRETCH = 64
 
 
-class Totals:
-    """Everybody's numbers over all workers, kept up: what stood still since the last look costs next to nothing."""
+class _Rows:
+    """The rows of one layout over all blocks, kept up: what stood still since the last look costs next to nothing."""
 
     def __init__(self, blocks: Sequence[memoryview], layout: Layout) -> None:
         self._blocks = blocks
         self._layout = layout
         self._bounds = (*layout.offsets, layout.size)
         self._seen = [bytes(layout.size) for _ in blocks]
-        # A backend's own row: what no server got.
-        self._own: dict[Entity, Sums] = {}
-        self._servers: dict[Entity, list[Entity]] = {}
-        self._backend_of: dict[Entity, Entity] = {}
         self.sums: dict[Entity, Sums] = {}
-        """As of the last look. A backend's are its own row with those of its servers added."""
-        backend = layout.rows[0]
-        for entity in layout.rows:
-            if entity.kind == "backend":
-                backend = entity
-                self._servers[backend] = []
-                self._own[backend] = Sums.of(entity, self._seen, layout)
-            elif entity.kind == "server":
-                self._servers[backend].append(entity)
-                self._backend_of[entity] = backend
-            self.sums[entity] = self._own.get(entity, _NOTHING)
-        self.look()
+        """Of all rows that were ever touched, each by itself."""
 
     def look(self) -> list[Entity]:
-        """Bring `sums` up to date. The entities whose own rows changed since the last look."""
+        """Bring `sums` up to date; what has changed since the last look."""
         rows: set[int] = set()
         for i, block in enumerate(self._blocks):
             now, before = bytes(block), self._seen[i]
@@ -266,18 +269,8 @@ class Totals:
                 rows.update(self._changed(before, now))
                 self._seen[i] = now
         changed = [self._layout.rows[row] for row in sorted(rows)]
-        backends = set()
         for entity in changed:
-            sums = Sums.of(entity, self._seen, self._layout)
-            if entity.kind == "backend":
-                self._own[entity] = sums
-                backends.add(entity)
-                continue
-            self.sums[entity] = sums
-            if entity.kind == "server":
-                backends.add(self._backend_of[entity])
-        for backend in backends:
-            self.sums[backend] = self._with_servers(backend)
+            self.sums[entity] = Sums.of(entity, self._seen, self._layout)
         return changed
 
     def _changed(self, before: bytes, now: bytes) -> Iterator[int]:
@@ -289,6 +282,67 @@ class Totals:
                 for row in range(first, end):
                     if now[bounds[row] : bounds[row + 1]] != before[bounds[row] : bounds[row + 1]]:
                         yield row
+
+
+class Totals:
+    """Everybody's numbers over all workers, kept up.
+
+    `elders`: what others have counted before, or still count. What a server served that is no more is its backend's.
+    """
+
+    def __init__(self, blocks: Sequence[memoryview], layout: Layout, elders: Iterable[Elder] = ()) -> None:
+        self._rows = _Rows(blocks, layout)
+        self._elders = [(_Rows(*elder), _heirs(elder.layout, layout)) for elder in elders]
+        # Which rows of elders belong to one of ours.
+        self._inherited: dict[Entity, list[tuple[_Rows, Entity]]] = {}
+        for rows, heirs in self._elders:
+            for entity, heir in heirs.items():
+                self._inherited.setdefault(heir, []).append((rows, entity))
+        # A backend's own row: what no server got.
+        self._own: dict[Entity, Sums] = {}
+        self._servers: dict[Entity, list[Entity]] = {}
+        self._backend_of: dict[Entity, Entity] = {}
+        self.sums: dict[Entity, Sums] = {}
+        """As of the last look. A backend's are its own row with those of its servers added."""
+        backend = layout.rows[0]
+        nobody = [bytes(layout.size)]
+        for entity in layout.rows:
+            if entity.kind == "backend":
+                backend = entity
+                self._servers[backend] = []
+                self._own[backend] = Sums.of(entity, nobody, layout)
+            elif entity.kind == "server":
+                self._servers[backend].append(entity)
+                self._backend_of[entity] = backend
+            self.sums[entity] = self._own.get(entity, _NOTHING)
+        self.look()
+
+    def look(self) -> list[Entity]:
+        """Bring `sums` up to date. The entities whose own rows changed since the last look."""
+        changed = dict.fromkeys(self._rows.look())
+        for rows, heirs in self._elders:
+            changed.update(dict.fromkeys(heirs[entity] for entity in rows.look() if entity in heirs))
+        backends = set()
+        for entity in changed:
+            sums = self._row(entity)
+            if entity.kind == "backend":
+                self._own[entity] = sums
+                backends.add(entity)
+                continue
+            self.sums[entity] = sums
+            if entity.kind == "server":
+                backends.add(self._backend_of[entity])
+        for backend in backends:
+            self.sums[backend] = self._with_servers(backend)
+        return list(changed)
+
+    def _row(self, entity: Entity) -> Sums:
+        sums = self._rows.sums.get(entity)
+        for rows, elder in self._inherited.get(entity, ()):
+            more = rows.sums.get(elder)
+            if more is not None:
+                sums = _merged(sums if sums is not None else _nothing(entity), more, is_of_server=elder != entity)
+        return sums if sums is not None else _nothing(entity)
 
     def _with_servers(self, backend: Entity) -> Sums:
         own = self._own[backend]
@@ -303,3 +357,65 @@ class Totals:
             if name in _MAXIMA_OF_SERVERS:
                 counters[name] = max(counters[name], *columns[column])
         return Sums(counters, own.histograms)
+
+
+def _nothing(entity: Entity) -> Sums:
+    if entity.kind != "backend":
+        return _NOTHING
+    return Sums(_NOTHING.counters, dict.fromkeys(HISTOGRAMS, (0,) * BUCKETS))
+
+
+def _heirs(before: Layout, layout: Layout) -> dict[Entity, Entity]:
+    """Whose row goes on in which; a server's that is no more in its backend's, others' that are no more in none."""
+    places = layout.places
+    heirs = {}
+    for entity in before.rows:
+        heir = entity
+        if entity not in places and entity.kind == "server":
+            heir = Entity("backend", entity.proxy)
+        if heir in places:
+            heirs[entity] = heir
+    return heirs
+
+
+def _merged(sums: Sums, more: Sums, *, is_of_server: bool) -> Sums:
+    """With what others have counted, before or beside; `is_of_server`: a server's, to be its backend's."""
+    counters = dict(sums.counters)
+    for name, number in more.counters.items():
+        if is_of_server and name not in _OF_SERVERS and name not in _MAXIMA_OF_SERVERS:
+            continue
+        if name in _MAXIMA or name in _PEAKS:
+            counters[name] = max(counters[name], number)
+        else:
+            counters[name] += number
+    if is_of_server:
+        return Sums(counters, sums.histograms)
+    histograms = {
+        name: tuple(map(sum, zip(times, more.histograms[name], strict=True))) for name, times in sums.histograms.items()
+    }
+    return Sums(counters, histograms)
+
+
+def fold(block: memoryview, layout: Layout, elder: Elder) -> None:
+    """Add to `block` for good what others have counted who count no more. Gauges are over with them."""
+    rows = _Rows(*elder)
+    heirs = _heirs(elder.layout, layout)
+    for entity in rows.look():
+        heir = heirs.get(entity)
+        if heir is None:
+            continue
+        sums = _merged(Sums.of(heir, [block], layout), rows.sums[entity], is_of_server=heir != entity)
+        counters = sums.counters | dict.fromkeys(GAUGES, 0)
+        offset = layout.places[heir]
+        _ROW.pack_into(block, offset, *(counters[name] for name in COUNTERS))
+        for i, times in enumerate(sums.histograms.values()):
+            _HISTOGRAM.pack_into(block, offset + _ROW.size + i * _HISTOGRAM.size, *times)
+
+
+def let_go(block: memoryview, layout: Layout) -> None:
+    """Of one whose writer has died and is not replaced: its connections died with it."""
+    for offset in layout.offsets:
+        for column in _COLUMNS_OF_GAUGES:
+            start = offset + column
+            if any(block[start : start + _NUMBER]):
+                block[start : start + _NUMBER] = bytes(_NUMBER)

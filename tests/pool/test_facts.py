@@ -6,7 +6,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balancer.pool.facts import BUCKETS, COUNTERS, GAUGES, HISTOGRAMS, Counters, Entity, Layout, Ledger, Sums, Totals
+from balancer.pool.facts import (
+    BUCKETS,
+    COUNTERS,
+    GAUGES,
+    HISTOGRAMS,
+    Counters,
+    Elder,
+    Entity,
+    Layout,
+    Ledger,
+    Sums,
+    Totals,
+    fold,
+    let_go,
+)
 
 LAYOUT = Layout.of(["fe"], [("be", ["s1", "s2"]), ("empty", []), ("other", ["s1"])])
 PROCESS, FRONTEND, BACKEND = Entity("process", ""), Entity("frontend", "fe"), Entity("backend", "be")
@@ -270,3 +284,88 @@ def test_totals_kept_up_are_those_of_a_first_look(rounds):
             ledger.flush()
         totals.look()
         assert totals.sums == Sums.read(memory, layout)
+
+
+# After a reload
+
+
+BEFORE = Layout.of(["fe", "old"], [("other", ["s1"]), ("be", ["gone", "s2", "s1"])])
+GONE = Entity("server", "be", "gone")
+
+
+def counted(layout: Layout, entity: Entity, **numbers: int) -> memoryview:
+    """A block of a worker that has counted this and no more."""
+    memory = block(layout)
+    count(memory, layout, entity, **numbers)
+    return memory
+
+
+def count(memory: memoryview, layout: Layout, entity: Entity, **numbers: int) -> None:
+    ledger = Ledger(memory, layout)
+    for name, number in numbers.items():
+        setattr(ledger[entity], name, number)
+    touch(ledger, ledger[entity])
+    ledger.flush()
+
+
+def test_those_of_before_are_counted_too_wherever_their_rows_stood():
+    old, now = counted(BEFORE, S1, stot=5, scur=2, smax=4, ttime_max=9), counted(LAYOUT, S1, stot=1, scur=1, smax=2)
+    totals = Totals([now], LAYOUT, [Elder([old], BEFORE)])
+    counters = totals.sums[S1].counters
+    assert (counters["stot"], counters["scur"], counters["smax"], counters["ttime_max"]) == (6, 3, 4, 9)
+    assert totals.sums[BACKEND].counters["stot"] == 6
+    # They count on.
+    count(old, BEFORE, S1, stot=7)
+    count(old, BEFORE, Entity("frontend", "old"), stot=7)
+    assert totals.look() == [S1]
+    assert totals.sums[S1].counters["stot"] == 8
+
+
+def test_what_a_server_served_that_is_no_more_is_its_backends():
+    old = counted(BEFORE, GONE, stot=5, hrsp_2xx=3, scur=2, smax=2, lastsess=77)
+    totals = Totals([block()], LAYOUT, [Elder([old], BEFORE)])
+    counters = totals.sums[BACKEND].counters
+    assert (counters["stot"], counters["hrsp_2xx"], counters["lastsess"]) == (5, 3, 77)
+    # Its sessions are counted by the backend itself.
+    assert (counters["scur"], counters["smax"]) == (0, 0)
+
+
+def test_histograms_add_up():
+    old = block(BEFORE)
+    ledger = Ledger(old, BEFORE)
+    ledger[BACKEND].response_times[4] = 3
+    ledger.flush()
+    totals = Totals([block()], LAYOUT, [Elder([old], BEFORE)])
+    assert totals.sums[BACKEND].histograms["response"][4] == 3
+    past = block()
+    for _ in range(2):
+        fold(past, LAYOUT, Elder([old], BEFORE))
+    assert Totals([past], LAYOUT).sums[BACKEND].histograms["response"][4] == 6
+
+
+@given(st.lists(st.integers(0, 2**40), min_size=len(COUNTERS), max_size=len(COUNTERS)), st.data())
+def test_what_is_folded_is_what_was_counted_but_for_what_goes_on(values, data):
+    entity = data.draw(st.sampled_from([PROCESS, FRONTEND, BACKEND, S1, S2, GONE]))
+    old = counted(BEFORE, entity, **dict(zip(COUNTERS, values, strict=True)))
+    live = Totals([block()], LAYOUT, [Elder([old], BEFORE)]).sums
+    past = block()
+    fold(past, LAYOUT, Elder([old], BEFORE))
+    folded = Totals([block()], LAYOUT, [Elder([past], LAYOUT)]).sums
+    for each in LAYOUT.rows:
+        expected = live[each].counters | dict.fromkeys(GAUGES, 0)
+        assert folded[each].counters == expected
+
+
+def test_a_fold_of_nothing_is_nothing():
+    past = block()
+    fold(past, LAYOUT, Elder([block(BEFORE)], BEFORE))
+    assert not any(past)
+
+
+def test_of_one_that_was_killed_connections_are_gone_and_totals_are_not():
+    memory = counted(LAYOUT, S1, stot=5, scur=2, qcur=1, heartbeat=9)
+    count(memory, LAYOUT, PROCESS, scur=3, stot=8)
+    let_go(memory, LAYOUT)
+    sums = Sums.read([memory], LAYOUT)
+    assert {sums[entity].counters[name] for entity in LAYOUT.rows for name in GAUGES} == {0}
+    assert (sums[S1].counters["stot"], sums[PROCESS].counters["stot"]) == (5, 8)
