@@ -111,7 +111,7 @@ class ClientConnection(asyncio.Protocol):
             self._identify()
         self.listen()
         self._next()
-        if frontend.gate.stopping:
+        if frontend.gate.stopping and not frontend.gate.is_patient:
             self.finish_up()
 
     def _identify(self) -> None:

@@ -33,7 +33,9 @@ class Parked(Protocol):
 class Gate:
     """Counts the connections of a frontend and of the process, and holds back what is over the limit."""
 
-    __slots__ = ("_listener", "_parked", "counters", "limit", "process", "process_limit", "siblings", "stopping")
+    __slots__ = (
+        "_listener", "_parked", "counters", "is_patient", "limit", "process", "process_limit", "siblings", "stopping"
+    )  # fmt: skip
 
     def __init__(self, counters: Counters, limit: int, process: Counters, process_limit: int) -> None:
         self.counters = counters
@@ -42,6 +44,8 @@ class Gate:
         self.process_limit = process_limit
         self.stopping = False
         """The worker is about to leave: no connection is kept for another request."""
+        self.is_patient = False
+        """But one that was promised to be kept is, for the last request: nobody hurries us."""
         self._parked: deque[Parked] = deque()
         self._listener: Listener | None = None
         self.siblings: Sequence[Gate] = (self,)

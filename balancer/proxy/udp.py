@@ -11,10 +11,10 @@ import errno
 import socket
 import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from heapq import heapify, heappop, heappush, heapreplace
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 from balancer.pool.backend import Backend
 from balancer.pool.facts import BUCKETS, Counters
@@ -22,7 +22,7 @@ from balancer.pool.records import UdpRecord
 from balancer.pool.server import Server
 from balancer.proxy.mmsg import Batch
 
-__all__ = ["BATCH", "LOCAL_TROUBLE", "FlowForwarder", "Receiver", "connected"]
+__all__ = ["BATCH", "LOCAL_TROUBLE", "FlowForwarder", "Handed", "Receiver", "connected"]
 
 BATCH = 32
 """Datagrams read from one socket before the others have their turn: some 300 microseconds' work."""
@@ -164,15 +164,30 @@ def _discover_mtu(sock: socket.socket, how: int) -> None:
         sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, how)
 
 
+def _place(receiver: Receiver) -> str:
+    return repr(receiver.sock.getsockname())
+
+
+def _leads_to(sock: socket.socket, sockaddr: tuple[Any, ...] | str | None) -> bool:
+    """However the address is written. OSError where it leads nowhere."""
+    if not isinstance(sockaddr, tuple):
+        return False
+    (host, port, *_), family = sock.getpeername(), sock.family
+    is_same_family = (":" in sockaddr[0]) == (family == socket.AF_INET6)
+    return is_same_family and port == sockaddr[1] and (
+        socket.inet_pton(family, host.partition("%")[0]) == socket.inet_pton(family, sockaddr[0])
+    )
+
+
 class _Leg:
     """A flow's way to its server."""
 
     __slots__ = ("server", "sock", "sockaddr")
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, sock: socket.socket | None = None) -> None:
         self.server = server
         self.sockaddr = server.sockaddr
-        self.sock = connected(server.sockaddr)
+        self.sock = sock if sock is not None else connected(server.sockaddr)
 
     @property
     def still_leads(self) -> bool:
@@ -199,6 +214,22 @@ class _Flow:
         """The one that it was taken from."""
         self.began = self.last = now
         self.datagrams = self.answers = self.retries = self.bytes_in = self.bytes_out = 0
+
+
+class Handed(NamedTuple):
+    """A flow on its way from one forwarder to another; its socket goes with it. Times are monotonic seconds."""
+
+    place: str
+    """Where it came in: what its receiver is bound to."""
+    client: bytes
+    server: str
+    began: float
+    last: float
+    datagrams: int
+    answers: int
+    retries: int
+    bytes_in: int
+    bytes_out: int
 
 
 class FlowForwarder:
@@ -269,6 +300,62 @@ class FlowForwarder:
             for flow in list(table.values()):
                 self._end(flow)
         self._due.clear()
+
+    @property
+    def places(self) -> list[str]:
+        """What the listening sockets are bound to, as `Handed.place` has it."""
+        return [_place(receiver) for receiver in self._tables]
+
+    def hand_over(self, places: Collection[str]) -> Iterator[tuple[Handed, socket.socket]]:
+        """Listen no longer, and give away the flows that came in at these places, for another to go on with. The
+        sockets are the caller's then, to be closed; other flows go on here as far as they can."""
+        self.stop_accepting()
+        for receiver, table in self._tables.items():
+            place = _place(receiver)
+            for flow in list(table.values()) if place in places else ():
+                leg = flow.leg
+                if leg is None:
+                    self._end(flow)
+                    continue
+                self._loop.remove_reader(leg.sock.fileno())
+                flow.leg = None
+                self._backend.release(leg.server)
+                self._forget(flow)
+                yield Handed(
+                    place, flow.client, leg.server.name, flow.began, flow.last, flow.datagrams, flow.answers,
+                    flow.retries, flow.bytes_in, flow.bytes_out,
+                ), leg.sock  # fmt: skip
+
+    def take_over(self, handed: Handed, sock: socket.socket) -> bool:
+        """Go on with a flow of another's. False: its server is none of ours, or gets no flows; `sock` is closed."""
+        receiver = next((receiver for receiver in self._tables if _place(receiver) == handed.place), None)
+        server = next((server for server in self._backend.servers if server.name == handed.server), None)
+        try:
+            is_right = (
+                receiver is not None and server is not None and server.takes_cookie
+                and _leads_to(sock, server.sockaddr)
+                and handed.client not in self._tables[receiver] and self._counters.scur < self._max_flows
+            )  # fmt: skip
+        except OSError:
+            is_right = False
+        if not is_right:
+            sock.close()
+            return False
+        assert receiver is not None and server is not None
+        flow = _Flow(self._tables[receiver], receiver, handed.client, handed.began)
+        flow.last, flow.datagrams, flow.answers, flow.retries = handed[4:8]
+        flow.bytes_in, flow.bytes_out = handed[8:]
+        flow.server = server
+        flow.leg = leg = _Leg(server, sock)
+        flow.table[flow.client] = flow
+        heappush(self._due, (flow.last + self._timeout, next(self._numbers), flow))
+        self._counters.scur += 1
+        self._counters.smax = max(self._counters.smax, self._counters.scur)
+        self._backend.take(server)
+        # It was counted when it began.
+        server.counters.stot -= 1
+        self._loop.add_reader(sock.fileno(), self._from_server, flow, leg)
+        return True
 
     def sweep(self, now: float) -> None:
         """End the flows that were idle for `timeout`; to be called some times a second."""
