@@ -31,7 +31,8 @@ _EXAMPLES = """\
 examples:
   pybalancer demo                             three web and three DNS servers to try it on, no file needed
   pybalancer check -c balancer.yaml           OK, or every error with its line
-  pybalancer -c balancer.yaml                 balance; SIGTERM lets what is in flight finish, a second one does not
+  pybalancer -c balancer.yaml                 balance; SIGTERM lets what is in flight finish, a second one does not;
+                                              SIGHUP reads the file again and loses no connection
   pybalancer -c balancer.yaml --node standby  the same file on another director
   pybalancer status -n                        services and servers, as of ipvsadm -L -n
   pybalancer why                              why this director is master, or is not
@@ -202,7 +203,7 @@ def _run(arguments: argparse.Namespace) -> int:
     config = _load(arguments)
     from balancer.daemon import supervisor
 
-    return supervisor.run(config)
+    return supervisor.run(config, supervisor.Source(arguments.config, lambda: _load(arguments)))
 
 
 def _check(arguments: argparse.Namespace) -> int:

@@ -37,7 +37,7 @@ def ran(monkeypatch):
     from balancer.daemon import supervisor
 
     configs = []
-    monkeypatch.setattr(supervisor, "run", lambda config: configs.append(config) or 0)
+    monkeypatch.setattr(supervisor, "run", lambda config, source: configs.append(config) or 0)
     return configs
 
 
@@ -94,7 +94,7 @@ def test_without_a_command_it_runs(good, ran):
 def test_the_exit_status_is_the_daemons(good, monkeypatch):
     from balancer.daemon import supervisor
 
-    monkeypatch.setattr(supervisor, "run", lambda config: 5)
+    monkeypatch.setattr(supervisor, "run", lambda config, source: 5)
     assert cli.main(["-c", good]) == 5
 
 
@@ -127,7 +127,7 @@ def test_a_machine_that_will_not_do_is_said_without_a_traceback(good, monkeypatc
     from balancer.daemon import supervisor
     from balancer.errors import StartError
 
-    def refuse(config):
+    def refuse(config, source):
         raise StartError("frontends.web.bind: cannot bind 127.0.0.1:8000")
 
     monkeypatch.setattr(supervisor, "run", refuse)
@@ -140,7 +140,7 @@ def test_an_interrupt_is_130_whoever_would_swallow_it(good):
 import contextlib, os, signal
 from balancer import cli
 from balancer.daemon import supervisor
-def run(config):
+def run(config, source):
     with contextlib.suppress(BaseException):
         os.kill(os.getpid(), signal.SIGINT)
     return 0

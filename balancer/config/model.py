@@ -214,7 +214,7 @@ class Global(Model):
     runtime_socket: RuntimeSocket | None = None
     """Commands while running. Without this key there is no such socket."""
     hard_stop_after: Duration = 30.0
-    """After SIGTERM, how long connections in flight may still last."""
+    """After SIGTERM or a reload, how long connections of before may still last."""
     backlog: Annotated[int, Whole(1, 65535)] = 4096
     """Connections that the kernel holds for us until they are accepted (listen(2))."""
     max_header_size: Size = 65536

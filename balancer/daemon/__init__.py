@@ -1,6 +1,9 @@
 """Who runs where?
 
-supervisor  parent: binds the sockets, starts and replaces the children, ends them
+supervisor  parent: binds the sockets, starts and replaces the children, ends them; reloads
+generation  what runs under one configuration: processes, memory, sockets
+reload      a configuration read again: may it follow, and what does it change?
+handover    datagram flows from the workers before a reload to those after it
 worker      the proxy data plane, one process per core
 kerneld     the rules in the kernel, and what it counts
 flowlog     a line for each connection that the kernel carries
@@ -10,6 +13,7 @@ memory      what they share: counters, states, doorbells
 sockets     binding, also what this host does not hold yet
 resolve     names to addresses at start, in bounded time
 lock        only one daemon has the rules of a network namespace
+systemd     what the service manager is told
 privileges  user, group, capabilities, limits, death with the parent
 faults      what nobody expected, as lines in the log
 """

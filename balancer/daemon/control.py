@@ -6,12 +6,14 @@ The only writer of the board. Workers are told by doorbell, and tell by doorbell
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import signal
 import socket
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import uvloop
 
@@ -30,11 +32,11 @@ from balancer.observe.runtime import Runtime
 from balancer.observe.snapshot import Availability, LastCheck, Process, Rates, Roster, Snapshot, take
 from balancer.observe.web import Web
 from balancer.pool import routers
-from balancer.pool.facts import Entity, Sums, Totals
+from balancer.pool.facts import Elder, Entity, Sums, Totals
 from balancer.pool.orders import Condition, ServerState
 from balancer.pool.routers import Standing
 
-__all__ = ["Control", "initialise"]
+__all__ = ["Control", "Former", "inherit", "initialise"]
 
 # Rates are per second, and events of one moment go out together.
 _SECOND = 1.0
@@ -45,8 +47,16 @@ _MICROSECOND = 1e-6
 _PROCESS = Entity("process", "")
 
 
+class Former(NamedTuple):
+    """A generation of before a reload: some of its workers may still have connections."""
+
+    plan: Plan
+    memory: Memory
+
+
 class Control:
-    """The deciding process. `stats` are the page's listening sockets, `runtime` is the one for commands."""
+    """The deciding process. `stats` are the page's listening sockets, `runtime` is the one for commands, `elders` those
+    of before a reload who still count, or did until lately."""
 
     def __init__(
         self,
@@ -57,6 +67,7 @@ class Control:
         node: str,
         started: float,
         runtime: socket.socket | None = None,
+        elders: Sequence[Former] = (),
     ) -> None:
         """`started` is Unix time in seconds."""
         self._plan = plan
@@ -70,7 +81,9 @@ class Control:
         self._roster = Roster.of(plan.config)
         self._rates = Rates()
         self._availability = Availability(started)
-        self._totals = Totals(memory.blocks, plan.layout)
+        self._elders = elders
+        past = [Elder([memory.past], plan.layout), *(Elder(each.memory.blocks, each.plan.layout) for each in elders)]
+        self._totals = Totals(memory.blocks, plan.layout, past)
         # The board as we left it: nobody else writes there.
         self._states = list(memory.board)[: len(plan.seats)]
         self._has_news = True
@@ -163,14 +176,25 @@ class Control:
             for bell in (*self._memory.worker_bells, self._memory.kernel_bell):
                 if bell is not None:
                     ring(bell)
+            self._tell_elders(target, event.new)
             if not event.is_first or event.new.condition is Condition.DOWN:
                 self._report(event)
+
+    def _tell_elders(self, target: Target, state: ServerState) -> None:
+        """So that sessions end with their server in workers of before a reload too."""
+        for plan, memory in self._elders:
+            seat = plan.seats.get((target.backend, target.server))
+            if seat is not None and seat.address == self._plan.seats[target.backend, target.server].address:
+                memory.board[seat.index] = state
+                for bell in memory.worker_bells:
+                    with contextlib.suppress(OSError):
+                        ring(bell)
 
     def _report(self, event: Event) -> None:
         target = event.target
         usable = self._usable[target.backend]
         entity = Entity("server", target.backend, target.server)
-        sessions = Sums.of(entity, self._memory.blocks, self._plan.layout).counters["scur"]
+        sessions = self._sessions(entity)
         line = report.server_line(
             target.backend,
             target.server,
@@ -184,6 +208,14 @@ class Control:
         if _takes_clients(event.old) and not _takes_clients(event.new) and not usable.active and not usable.backup:
             line = report.no_server_line(target.backend)
             self._log.event(Level(line.severity), line.text)
+
+    def _sessions(self, entity: Entity) -> int:
+        """At the moment, those of before a reload with them."""
+        return sum(
+            Sums.of(entity, memory.blocks, plan.layout).counters["scur"]
+            for plan, memory in (Former(self._plan, self._memory), *self._elders)
+            if entity in plan.layout.places
+        )
 
     def _on_bell(self) -> None:
         """A worker could not reach a server."""
@@ -298,6 +330,29 @@ def initialise(plan: Plan, memory: Memory) -> None:
         if seat.address is None:
             state = state._replace(condition=Condition.DOWN)
         memory.board[seat.index] = state
+
+
+def inherit(plan: Plan, memory: Memory, before: Former) -> None:
+    """Take over, after a reload, the states of the servers that were there before it, and whose turn it is. Nobody
+    else looks at this board yet, or has to be told of it.
+
+    A server is the same if its backend and name are. At another address it is to be checked like a new one.
+    """
+    for pair, seat in plan.seats.items():
+        old = before.plan.seats.get(pair)
+        if old is None or old.address != seat.address or seat.address is None:
+            continue
+        state = before.memory.board[old.index]
+        backend = plan.config.backends[seat.backend]
+        server = backend.servers[seat.server]
+        if server.weight != before.plan.config.backends[seat.backend].servers[seat.server].weight:
+            state = state._replace(weight=server.weight)
+        if not server.check.enabled or isinstance(backend.check, model.NoCheck):
+            state = state._replace(condition=Condition.UP, health=0)
+        memory.board[seat.index] = state
+    for name, turn in memory.turns.items():
+        if name in before.memory.turns:
+            turn[0] = before.memory.turns[name][0]
 
 
 def _targets(plan: Plan) -> list[Target]:

@@ -53,6 +53,18 @@ _NAMESPACE = Path("/proc/self/ns/net")
 _DIRECTORY = Path("/run/pybalancer")
 _DIRECTORY_MODE, _OWN_MODE = 0o755, 0o700
 
+# Without a chain of this type the kernel would translate no packet any more, and without a rule of that kind it would
+# follow no flow: those that it has begun neither. In a table apart, which needs no other to be there.
+_RESTING_TABLE = "inet pybalancer_flows"
+_RESTING = f"""\
+add table {_RESTING_TABLE}
+add chain {_RESTING_TABLE} resting {{ type nat hook prerouting priority 0; policy accept; }}
+flush chain {_RESTING_TABLE} resting
+add rule {_RESTING_TABLE} resting ct state new return
+"""
+_NOTHING_LEFT = f"{render.nothing()}\nadd table {_RESTING_TABLE}\ndelete table {_RESTING_TABLE}"
+_OWN = {render.TABLE, _RESTING_TABLE}
+
 _SECOND = 1.0
 # To count takes the longer the more there is; this many times that belongs to other work.
 _REST = 20
@@ -107,7 +119,7 @@ def clear(state: Path) -> list[str]:
     """Take away what a process that could not do so itself has left: the table, and the settings; say which."""
     nft = Nft()
     try:
-        nft.run(render.nothing())
+        nft.run(_NOTHING_LEFT)
     finally:
         nft.close()
     return Sysctl(state).restore()
@@ -129,7 +141,7 @@ def clear_leftovers() -> list[str]:
     except StartError:
         return []
     with lock:
-        has_table = render.TABLE in tables()
+        has_table = not _OWN.isdisjoint(tables())
         if not has_table and not os.path.lexists(state):
             return []
         said = clear(state)
@@ -191,10 +203,10 @@ class Engine:
         """Whether flows are to be: the kernel has to note when they begin and end."""
         self._is_waiting_for_flows = False
         self._dropped_before = self._process.log_dropped
-        self._stopping = False
+        self._stopping = self._is_followed = False
 
     def run(self) -> None:
-        """Keep the rules until SIGTERM, then take them away."""
+        """Keep the rules until SIGTERM, then take them away; or until SIGUSR1: another one goes on with them."""
         gc.collect()
         gc.freeze()
         with ExitStack() as at_the_end:
@@ -212,7 +224,9 @@ class Engine:
             self._begin()
             while not self._stopping:
                 self._turn()
-            self._end()
+            if not self._is_followed:
+                self._end()
+            self._leave()
 
     def _hear_signals(self, at_the_end: ExitStack) -> None:
         reader, writer = socket.socketpair()
@@ -231,6 +245,7 @@ class Engine:
         at_the_end.callback(signal.set_wakeup_fd, -1)
         signal.signal(signal.SIGTERM, lambda *_: self._stop())
         signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGUSR1, lambda *_: self._stop(is_followed=True))
 
     def _hear_strays(self, at_the_end: ExitStack) -> None:
         """Rules that a kernel does not know would keep it from taking any."""
@@ -251,8 +266,9 @@ class Engine:
         self._selector.register(strays, selectors.EVENT_READ)
         self._strays = strays
 
-    def _stop(self) -> None:
+    def _stop(self, *, is_followed: bool = False) -> None:
         self._stopping = True
+        self._is_followed = is_followed
 
     # The loop
 
@@ -468,6 +484,8 @@ class Engine:
             except KernelError:
                 # What is there is not what we put there.
                 self._is_known = False
+        if self._plan.keeps_flows:
+            self._nft.run(_RESTING)
         # What stays and what has counted is not lost with the process that died.
         self._is_inherited = adopt(self._nft, wanted)
         if not self._is_inherited:
@@ -750,12 +768,18 @@ class Engine:
 
     def _end(self) -> None:
         try:
-            self._nft.run(render.nothing())
+            self._nft.run(_NOTHING_LEFT)
         finally:
             self._close_flow_log()
             for line in self._sysctl.restore():
                 self._log.event(Level.NOTICE, line)
         self._memory.applied[0] = 0
+
+    def _leave(self) -> None:
+        if self._is_followed and self._services:
+            # Who follows goes on from what the kernel says then.
+            self._loads_at, self._tallies_at = inf, 0.0
+            self._count(time.monotonic())
         self._process.heartbeat = 0
         for entity in self._plan.layout.rows:
             self._ledger[entity].scur = 0
@@ -809,5 +833,5 @@ def _networks() -> tuple[networks.Network, ...]:
 def _foreign(nft: Nft) -> Iterator[Any]:
     """What other tables hold. KernelError and OSError."""
     for table in tables():
-        if table != render.TABLE:
+        if table not in _OWN:
             yield from nft.list_json(f"list table {table}")

@@ -1,17 +1,19 @@
-"""What the processes share: memory made before the first fork, doorbells, and lines to the supervisor and `kernel`.
+"""What the processes of a generation share: memory made before the first fork, doorbells, lines between them.
 
     block 0 … block N-1   counters, one per worker, written by that worker alone
     block N               counters of the process `kernel`, where there is one
+    past                  counters of those before a reload who have ended, written by the supervisor, once
     board                 server states, written by control alone
     turns                 whose turn was last, one number per backend, written by every worker
     tallied               what the kernel's counters said last, written by `kernel` alone
     applied               until when the kernel's rules were as wanted, written by `kernel` alone
     beat                  when control moved last, written by control alone
+    going                 whether the workers are to take clients, written by the supervisor alone
     notice                where the virtual routers stand, written by the supervisor alone
 
 A doorbell is an eventfd(2): control rings a worker's and the kernel process's when it has written the board, a worker
 rings control's when a server failed it. All of this outlives the processes at either end, so whoever is started
-in the place of a dead one finds everything as it was.
+in the place of a dead one finds everything as it was. A reload makes a generation beside it, with a memory of its own.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from balancer.daemon.plan import Plan
 from balancer.pool.notice import Notice
 from balancer.pool.orders import Board
 
-__all__ = ["KernelLine", "Line", "Memory", "answer", "ring"]
+__all__ = ["KernelLine", "Line", "Memory", "Succession", "answer", "ring"]
 
 # Octets of a native signed 64-bit integer.
 _NUMBER = 8
@@ -61,24 +63,38 @@ class KernelLine(NamedTuple):
             end.close()
 
 
+class Succession(NamedTuple):
+    """The same from a worker to the one of its number after the next reload (handover)."""
+
+    old: socket.socket
+    new: socket.socket
+
+    def close(self) -> None:
+        for end in self:
+            end.close()
+
+
 class Memory:
-    """The shared memory, the doorbells and the lines of one start."""
+    """The shared memory, the doorbells and the lines of one generation. OSError where there can be no more of them."""
 
     def __init__(self, plan: Plan) -> None:
         size = plan.layout.size
         backends = plan.config.backends
         blocks = plan.workers + plan.has_kernel
-        board = size * blocks
+        past = size * blocks
+        board = past + size
         turns = board + Board.size(len(plan.seats))
         tallied = turns + _NUMBER * len(backends)
         applied = tallied + _NUMBER * (1 + _TALLY * _tallies(plan.config))
         beat = applied + _NUMBER
-        notice = beat + _NUMBER
+        going = beat + _NUMBER
+        notice = going + _NUMBER
         end = notice + Notice.size(_longest_notice(plan.config.vrrp))
         self._map = mmap.mmap(-1, end)
         view = memoryview(self._map)
         self.blocks = [view[i * size : (i + 1) * size] for i in range(blocks)]
         """The workers', then the kernel process's."""
+        self.past = view[past:board]
         self.board = Board(view[board:turns])
         numbers = view[turns:tallied].cast("q")
         self.turns = {name: numbers[i : i + 1] for i, name in enumerate(backends)}
@@ -86,23 +102,57 @@ class Memory:
         """For counters.Totals."""
         self.applied = view[applied:beat].cast("q")
         """One number: monotonic microseconds, 0 for never."""
-        self.beat = view[beat:notice].cast("q")
+        self.beat = view[beat:going].cast("q")
         """The same."""
+        self.going = view[going:notice].cast("q")
+        """One number: 0 or 1."""
         self.notice = Notice(view[notice:end])
-        self.worker_bells = [_bell() for _ in range(plan.workers)]
-        self.control_bell = _bell()
-        self.line = Line(*_line()) if plan.config.vrrp.instances else None
+        self.worker_bells: list[int] = []
+        self.line: Line | None = None
         """From control to the supervisor; None where nobody speaks VRRP."""
-        self.kernel_bell = _bell() if plan.has_kernel else None
-        self.kernel_line = KernelLine(*_line()) if plan.has_kernel else None
+        self.kernel_bell: int | None = None
+        self.kernel_line: KernelLine | None = None
         """From control to the process `kernel`; None where there is none."""
+        self.successions: list[Succession] = []
+        """Of each worker, where there is something to hand over."""
+        self.control_bell = _bell()
+        self._is_open = True
+        try:
+            self._connect(plan)
+        except OSError:
+            self.close()
+            raise
 
-    def close(self) -> None:
-        """Close doorbells and lines, as far as this process is concerned."""
-        for bell in (*self.worker_bells, self.control_bell, self.kernel_bell):
-            if bell is not None:
-                os.close(bell)
-        for line in (self.line, self.kernel_line):
+    def _connect(self, plan: Plan) -> None:
+        for _ in range(plan.workers):
+            self.worker_bells.append(_bell())
+            if plan.has_flows:
+                self.successions.append(Succession(*_line()))
+        if plan.config.vrrp.instances:
+            self.line = Line(*_line())
+        if plan.has_kernel:
+            self.kernel_bell = _bell()
+            self.kernel_line = KernelLine(*_line())
+
+    def go(self) -> None:
+        """Have the workers take clients."""
+        self.going[0] = 1
+        for bell in self.worker_bells:
+            ring(bell)
+
+    def close(self, *, keeps_workers: bool = False) -> None:
+        """Close doorbells and lines, as far as this process is concerned; `keeps_workers`: but for the workers' bells.
+        What is in memory stays readable."""
+        bells = [] if keeps_workers else self.worker_bells
+        if self._is_open:
+            self._is_open = False
+            bells = [*bells, self.control_bell, *([self.kernel_bell] if self.kernel_bell is not None else [])]
+        for bell in bells:
+            os.close(bell)
+        if not keeps_workers:
+            # Their numbers may be others' by now.
+            self.worker_bells = []
+        for line in (self.line, self.kernel_line, *self.successions):
             if line is not None:
                 line.close()
 

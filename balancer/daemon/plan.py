@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,10 +54,14 @@ class Plan:
     """Connections of all workers together: `global.maxconn`, or what the limit of open files allows."""
     bound: Mapping[str, str] = field(default_factory=dict)
     """Address by host name, for frontends of engine kernel that are bound to one."""
+    found: Mapping[str, str] = field(default_factory=dict)
+    """Address by host name, of all that have one."""
+    keeps_flows: bool = False
+    """Whether the kernel is to go on with what it once balanced, though it is to balance nothing any more."""
 
     @staticmethod
-    def of(config: Config, *, cores: int) -> Plan:
-        """Resolve names, read files, number the servers.
+    def of(config: Config, *, cores: int, known: Mapping[str, str] | None = None) -> Plan:
+        """Resolve names, read files, number the servers. A name that has no address now keeps the one in `known`.
 
         StartError where an error file cannot be read, a server's network interface does not exist, or the log's
         host or a bind's has no address. A server whose name has none is left out (`unresolved`).
@@ -75,8 +79,10 @@ class Plan:
             for bind in frontend.bind
             if bind.address.is_name
         }
-        hosts |= bound
+        hosts |= bound | {bind.address.host for bind in _binds(config) if bind.address.is_name}
         found = first_addresses(hosts, within=_RESOLVE_TIMEOUT)
+        for host in hosts & (known or {}).keys():
+            found.setdefault(host, (known or {})[host])
         workers = config.global_.workers
         return Plan(
             config=config,
@@ -87,16 +93,22 @@ class Plan:
             log=_resolved_log(config.global_.log, log_host, found),
             maxconn=config.global_.maxconn,
             bound=_bound(bound, found),
+            found=found,
         )
 
     @property
     def has_kernel(self) -> bool:
         """Whether the kernel is to be given rules."""
-        return bool(self.config.gateway.masquerade) or self.has_kernel_frontends
+        return bool(self.config.gateway.masquerade) or self.has_kernel_frontends or self.keeps_flows
 
     @property
     def has_kernel_frontends(self) -> bool:
         return any(frontend.engine == "kernel" for frontend in self.config.frontends.values())
+
+    @property
+    def has_flows(self) -> bool:
+        """Whether workers remember which datagrams belong together."""
+        return any(map(_has_flows, self.config.frontends.values()))
 
     @property
     def unresolved(self) -> list[str]:
@@ -112,11 +124,7 @@ class Plan:
     def open_files(self) -> int:
         """How many descriptors the process that needs most of them needs."""
         own = self._own_files
-        flows = sum(
-            frontend.udp.max_flows
-            for frontend in self.config.frontends.values()
-            if frontend.mode == "udp" and frontend.engine == "proxy" and frontend.udp.protocol != "dns"
-        )
+        flows = sum(frontend.udp.max_flows for frontend in self.config.frontends.values() if _has_flows(frontend))
         supervisor = own * self.workers
         control = 2 * min(len(self.seats), _MOST_CHECKS) + _SPARE_FILES
         # A client's and a server's connection each.
@@ -148,6 +156,17 @@ class Plan:
                     servers = len(self.config.backends[frontend.default_backend].servers)
                     files += min(_UDP_FILES, 8 * servers)
         return files
+
+
+def _binds(config: Config) -> Iterator[model.Bind]:
+    for frontend in config.frontends.values():
+        yield from frontend.bind
+    if config.stats is not None:
+        yield from config.stats.bind
+
+
+def _has_flows(frontend: model.Frontend) -> bool:
+    return frontend.mode == "udp" and frontend.engine == "proxy" and frontend.udp.protocol != "dns"
 
 
 def _resolved(pair: tuple[str, str], address: Address, found: Mapping[str, str]) -> Address | None:

@@ -51,6 +51,10 @@ class Serving:
         """Whether one of the workers takes connections: it runs, and its heart beats."""
         return any(self._serves(worker, now) for worker in workers)
 
+    def are_ready(self, workers: Iterable[WorkerLife]) -> bool:
+        """Whether the hearts of all of them have begun to beat."""
+        return all(worker.is_alive and self._heartbeat_of(worker) >= worker.started for worker in workers)
+
     def trouble(self, now: float) -> str:
         """Why nobody is served although workers are there; empty where there is nothing."""
         if self._applied is None:
@@ -65,12 +69,15 @@ class Serving:
         if not worker.is_alive:
             return False
         age = now - worker.started
-        (number,) = _HEARTBEAT.unpack_from(self._blocks[worker.number], self._heartbeat)
-        heartbeat = number * _MICROSECOND
+        heartbeat = self._heartbeat_of(worker)
         if heartbeat >= worker.started:
             return now - heartbeat < _SILENCE and not (worker.follows_young_death and age < _YOUNG)
         # Its own has not beaten yet. Those that die again and again never come so far.
         return age < _SILENCE and not worker.follows_young_death
+
+    def _heartbeat_of(self, worker: WorkerLife) -> float:
+        (number,) = _HEARTBEAT.unpack_from(self._blocks[worker.number], self._heartbeat)
+        return float(number * _MICROSECOND)
 
     def servers(self) -> dict[str, tuple[int, int]]:
         """By backend how many servers get clients, and how many should: all but those that the operator took out, by

@@ -1,7 +1,8 @@
-"""Listening sockets, bound once by the supervisor and inherited by the workers.
+"""Listening sockets, bound once by the supervisor, inherited by the workers, and kept over a reload.
 
 Each worker has a socket of its own in an SO_REUSEPORT group, so the kernel spreads connections; the
-supervisor keeps all of them open, so a worker that dies takes no queued connection with it.
+supervisor keeps all of them open, so a worker that dies takes no queued connection with it. What is bound to the same
+place after a reload is the same socket: whoever waits in its queue is accepted by a worker of before or of after it.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from balancer.addr import Address
 from balancer.config.model import Bind, Config, RuntimeSocket
@@ -30,8 +32,17 @@ _UNIX_MODE = 0o666
 _DIRECTORY_MODE = 0o755
 
 
+class _Place(NamedTuple):
+    """What a socket is bound to."""
+
+    kind: socket.SocketKind
+    address: Address
+    interface: str | None
+    v4v6: bool
+
+
 class Sockets:
-    """All listening sockets of one start."""
+    """All listening sockets of one generation."""
 
     def __init__(self) -> None:
         self.frontends: dict[str, list[list[tuple[Bind, socket.socket]]]] = {}
@@ -39,13 +50,29 @@ class Sockets:
         self.stats: list[socket.socket] = []
         self.runtime: socket.socket | None = None
         """For commands."""
+        self._groups: dict[_Place, list[socket.socket]] = {}
+        """All that is bound, each socket once."""
+        self._adopted: dict[_Place, list[socket.socket]] = {}
+        """What those before us have bound."""
+        self._found: Mapping[str, str] = {}
         self._paths: list[str] = []
 
     @staticmethod
-    def open(config: Config, workers: int, *, owner: Identity | None = None) -> Sockets:
-        """Bind everything; StartError names the first bind that fails, and nothing stays bound. The runtime socket
-        becomes `owner`'s."""
+    def open(
+        config: Config,
+        workers: int,
+        *,
+        owner: Identity | None = None,
+        before: Sockets | None = None,
+        found: Mapping[str, str] | None = None,
+    ) -> Sockets:
+        """Bind everything, but for what those `before` us have bound; StartError names the first bind that fails, and
+        nothing more than before stays bound. The runtime socket becomes `owner`'s. `found`: addresses by host name;
+        others are asked for."""
         sockets = Sockets()
+        sockets._found = found or {}
+        if before is not None:
+            sockets._adopted = before._groups
         try:
             for name, frontend in config.frontends.items():
                 if frontend.engine == "kernel":
@@ -63,20 +90,36 @@ class Sockets:
             if config.global_.runtime_socket is not None:
                 sockets.runtime = sockets._bind_runtime(config.global_.runtime_socket, owner)
         except BaseException:
-            sockets.close()
-            sockets.unlink()
+            sockets.take_back()
             raise
         return sockets
 
     def _bind(self, where: str, bind: Bind, kind: socket.SocketKind, count: int, backlog: int) -> list[socket.socket]:
+        # A name that has another address by now stays where it was bound.
+        place = _Place(kind, bind.address, bind.interface, bind.v4v6)
+        if bind.address.host in self._found:
+            bind = bind.model_copy(update={"address": bind.address.with_host(self._found[bind.address.host])})
+        group = list(self._adopted.get(place, ()))[:count]
         try:
-            if not bind.address.path:
-                return _bind_ip(bind, kind, count, backlog)
-            sock = _bind_unix(bind, backlog)
-            self._paths.append(bind.address.path)
-            return [sock] * count
+            if bind.address.path:
+                group = group or [_bind_unix(bind, backlog)]
+                self._paths.append(bind.address.path)
+            elif len(group) < count:
+                group += _bind_ip(bind, kind, count - len(group), backlog, group or self._in_the_way(place))
         except OSError as error:
-            raise StartError(f"{where}: cannot bind {bind.address}: {_advice(error, bind)}") from error
+            raise StartError(f"{where}: cannot bind {place.address}: {_advice(error, bind)}") from error
+        self._groups[place] = group
+        return group * count if bind.address.path else group
+
+    def _in_the_way(self, place: _Place) -> list[socket.socket]:
+        """Those before us that have the port at another address: of all, of one, or on an interface."""
+        port = place.address.port
+        return [
+            sock
+            for other, group in self._adopted.items()
+            if port and not other.address.path and (other.kind, other.address.port) == (place.kind, port)
+            for sock in group
+        ]
 
     def _bind_runtime(self, config: RuntimeSocket, owner: Identity | None) -> socket.socket:
         where, path = "global.runtime_socket", Path(config.path)
@@ -93,7 +136,7 @@ class Sockets:
         finally:
             os.umask(before)
         (sock,) = self._bind(where, bind, socket.SOCK_STREAM, 1, 128)
-        if owner is not None:
+        if owner is not None and not self._is_adopted(sock):
             try:
                 os.chown(path, *owner, follow_symlinks=False)
             except OSError as error:
@@ -101,30 +144,46 @@ class Sockets:
                 raise StartError(f"{where}: cannot give {path} to {owner}: {error.strerror}") from error
         return sock
 
-    def keep(self, wanted: Callable[[str, int], bool], *, stats: bool) -> None:
+    def keep(self, wanted: Callable[[str, int], bool], *, stats: bool, beside: Iterable[Sockets] = ()) -> None:
         """In a child: close what is another's. `wanted(frontend, worker)` says what is its own; the runtime socket
-        goes with the statistics."""
+        goes with the statistics; of those `beside` us nothing is its own."""
         own: set[socket.socket] = set()
-        others: set[socket.socket] = set()
         for name, of_worker in self.frontends.items():
             for worker, pairs in enumerate(of_worker):
-                (own if wanted(name, worker) else others).update(sock for _, sock in pairs)
-        (own if stats else others).update(self.stats)
-        if self.runtime is not None:
-            (own if stats else others).add(self.runtime)
-        for sock in others - own:
+                if wanted(name, worker):
+                    own.update(sock for _, sock in pairs)
+        if stats:
+            own.update(self.stats)
+            if self.runtime is not None:
+                own.add(self.runtime)
+        for sock in set().union(self._all(), *(other._all() for other in beside)) - own:
             sock.close()
 
-    def close(self) -> None:
-        """Stop listening, as far as this process is concerned."""
-        for of_worker in self.frontends.values():
-            for pairs in of_worker:
-                for _, sock in pairs:
-                    sock.close()
-        for sock in self.stats:
+    def close(self, but: Sockets | None = None) -> None:
+        """Stop listening, as far as this process is concerned; `but` for what others go on with."""
+        if but is not None:
+            self._paths = [path for path in self._paths if path not in but._paths]
+        for sock in self._all() - (but._all() if but is not None else set()):
             sock.close()
-        if self.runtime is not None:
-            self.runtime.close()
+
+    def take_back(self) -> None:
+        """It has come to nothing: nobody of us has accepted anything. What was there before stays as it was."""
+        adopted = {sock for group in self._adopted.values() for sock in group}
+        for sock in self._all() - adopted:
+            sock.close()
+        kept = {place.address.path for place in self._adopted}
+        self._paths = [path for path in self._paths if path not in kept]
+        self.unlink()
+
+    def settle(self) -> None:
+        """Those before us are no concern any more."""
+        self._adopted = {}
+
+    def _is_adopted(self, sock: socket.socket) -> bool:
+        return any(sock in group for group in self._adopted.values())
+
+    def _all(self) -> set[socket.socket]:
+        return {sock for group in self._groups.values() for sock in group}
 
     def unlink(self) -> None:
         """Remove the files of Unix sockets, once all processes have closed them. Another copy's stay."""
@@ -134,12 +193,17 @@ class Sockets:
         self._paths.clear()
 
 
-def _bind_ip(bind: Bind, kind: socket.SocketKind, count: int, backlog: int) -> list[socket.socket]:
-    """`count` sockets that share the port. SO_REUSEPORT would let a second daemon of the same user share it too, in
-    silence; so the first is bound without, which fails where anybody has the port, and joins the others afterwards."""
+def _bind_ip(
+    bind: Bind, kind: socket.SocketKind, count: int, backlog: int, beside: Sequence[socket.socket] = ()
+) -> list[socket.socket]:
+    """`count` sockets that share the port, also with our own `beside` them. SO_REUSEPORT would let a second daemon of
+    the same user share it too, in silence; so the first is bound without, which fails where anybody has the port, and
+    joins the others afterwards. Where we have it ourselves, nobody else can."""
     group: list[socket.socket] = []
     try:
-        address = bind.address.sockaddr
+        address = beside[0].getsockname() if beside and not bind.address.port else bind.address.sockaddr
+        for sock in beside:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         for _ in range(count):
             sock = socket.socket(bind.address.family, kind | socket.SOCK_NONBLOCK)
             group.append(sock)
@@ -147,7 +211,7 @@ def _bind_ip(bind: Bind, kind: socket.SocketKind, count: int, backlog: int) -> l
             if kind == socket.SOCK_STREAM:
                 # Connections of the one before us, in TIME_WAIT, hold the port no more.
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(sock is not group[0]))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(bool(beside) or sock is not group[0]))
             sock.bind(address)
             if kind == socket.SOCK_STREAM:
                 # Two that start at the same moment may both be bound by now; only one can listen.

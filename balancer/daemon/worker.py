@@ -18,6 +18,7 @@ from balancer.algorithms import registry
 from balancer.config import effective, model
 from balancer.config.model import Bind
 from balancer.daemon.faults import report_to
+from balancer.daemon.handover import Giving, Taking
 from balancer.daemon.memory import Memory, answer, ring
 from balancer.daemon.plan import Plan
 from balancer.observe.log import AccessLog
@@ -55,7 +56,8 @@ _FLOW_TIMEOUT = 30.0
 
 
 class Worker:
-    """The data plane in one process. `sockets` are this worker's own, by frontend."""
+    """The data plane in one process. `sockets` are this worker's own, by frontend; `predecessor` is the line to the
+    worker of its number before a reload, where that one may have flows."""
 
     def __init__(
         self,
@@ -63,12 +65,14 @@ class Worker:
         memory: Memory,
         number: int,
         sockets: dict[str, list[tuple[Bind, socket.socket]]],
+        predecessor: socket.socket | None = None,
     ) -> None:
         self._plan = plan
         self._config = plan.config
         self._memory = memory
         self._number = number
         self._sockets = sockets
+        self._predecessor = predecessor
         self._ledger = Ledger(memory.blocks[number], plan.layout)
         self._process = self._ledger[Entity("process", "")]
         self._clock = Clock()
@@ -83,6 +87,9 @@ class Worker:
         self._gates: list[Gate] = []
         self._listeners: list[Listener] = []
         self._forwarders: list[DnsForwarder | FlowForwarder] = []
+        self._flows: dict[str, FlowForwarder] = {}
+        self._is_going = False
+        self._handing: Giving | Taking | None = None
         self._upstreams: dict[str, Upstream] = {}
         self._stop_at: float | None = None
         self._ticks = 0
@@ -92,7 +99,7 @@ class Worker:
         self._failures: dict[Counters, int] = {}
 
     def run(self) -> None:
-        """Serve until SIGTERM has been received and what was in flight is done."""
+        """Once told to go, serve until SIGTERM or SIGUSR1 has been received and what was in flight is done."""
         # What was made before the fork stays shared with the parent as long as nobody walks it.
         gc.collect()
         gc.freeze()
@@ -109,15 +116,39 @@ class Worker:
         self._read_board()
         loop.add_reader(self._memory.worker_bells[self._number], self._on_bell)
         loop.add_signal_handler(signal.SIGTERM, self._stop)
+        loop.add_signal_handler(signal.SIGUSR1, self._make_way)
+        loop.add_signal_handler(signal.SIGUSR2, self._end_at_once)
         for gate in self._gates:
             gate.siblings = self._gates
-            gate.admit()
-        for forwarder in self._forwarders:
-            forwarder.start()
         self._tick(loop)
+        # Whoever waits for us to be ready need not wait for a tick.
+        self._beat()
+        self._go()
         await self._finished.wait()
         self._process.heartbeat = 0
         self._flush()
+
+    def _go(self) -> None:
+        """Take clients, if told so by now."""
+        if self._is_going or self._stop_at is not None or not self._memory.going[0]:
+            return
+        self._is_going = True
+        for gate in self._gates:
+            gate.admit()
+        for forwarder in self._forwarders:
+            if isinstance(forwarder, DnsForwarder):
+                forwarder.start()
+        if self._predecessor is None or not self._flows:
+            self._listen_for_flows()
+        else:
+            loop = asyncio.get_running_loop()
+            self._handing = Taking(loop, self._predecessor, self._flows, self._listen_for_flows)
+
+    def _listen_for_flows(self) -> None:
+        self._handing = None
+        for forwarder in self._flows.values():
+            if self._stop_at is None:
+                forwarder.start()
 
     # Building
 
@@ -295,7 +326,7 @@ class Worker:
                 max_flows=udp.max_flows,
                 log=self._record_sink(frontend),
             )
-        return FlowForwarder(
+        flows = self._flows[name] = FlowForwarder(
             loop,
             sockets,
             frontend=name,
@@ -306,11 +337,13 @@ class Worker:
             max_flows=udp.max_flows,
             log=self._record_sink(frontend),
         )
+        return flows
 
     # Running
 
     def _on_bell(self) -> None:
         answer(self._memory.worker_bells[self._number])
+        self._go()
         if self._reading is None:
             self._reading = asyncio.get_running_loop().call_at(self._read_at, self._read_board)
 
@@ -347,8 +380,7 @@ class Worker:
             forwarder.sweep(now)
         self._write_log(loop)
         if self._ticks % _SWEEPS_PER_FLUSH == 0:
-            self._process.heartbeat = int(time.monotonic() * 1e6)
-            self._flush()
+            self._beat()
         if self._ticks % _SWEEPS_PER_PURGE == 0:
             for pool in self._pools.values():
                 pool.purge(now)
@@ -362,6 +394,10 @@ class Worker:
         waiting = self._log.flush(0)
         if waiting and waiting - self._log.flush(_LOG_BATCH) >= _LOG_BATCH:
             loop.call_soon(self._write_log, loop)
+
+    def _beat(self) -> None:
+        self._process.heartbeat = int(time.monotonic() * 1e6)
+        self._flush()
 
     def _flush(self) -> None:
         self._process.log_dropped = self._dropped_before + self._log.dropped
@@ -379,23 +415,53 @@ class Worker:
 
     def _stop(self) -> None:
         """SIGTERM: accept no more, let what is in flight finish."""
+        if self._stop_at is None:
+            self._accept_no_more()
+        for gate in self._gates:
+            gate.is_patient = False
+        for forwarder in self._forwarders:
+            forwarder.stop_accepting()
+        for member in list(self._sweeper.members):
+            member.finish_up()
+
+    def _end_at_once(self) -> None:
+        """SIGUSR2: nor wait for that."""
+        self._stop()
+        self._stop_at = 0.0
+
+    def _make_way(self) -> None:
+        """SIGUSR1: hand over flows to the one that takes our place after a reload, and otherwise do as after SIGTERM.
+        But whoever has an idle connection may be about to use it: the next response on it is the last."""
         if self._stop_at is not None:
             return
+        for gate in self._gates:
+            gate.is_patient = True
+        self._accept_no_more()
+        for forwarder in self._forwarders:
+            if isinstance(forwarder, DnsForwarder):
+                forwarder.stop_accepting()
+        if self._flows:
+            line = self._memory.successions[self._number].old
+            self._handing = Giving(asyncio.get_running_loop(), line, self._flows, self._when_handed_over)
+
+    def _accept_no_more(self) -> None:
         self._stop_at = time.monotonic() + self._config.global_.hard_stop_after
         for gate in self._gates:
             gate.stopping = True
         for listener in self._listeners:
             listener.close()
-        for forwarder in self._forwarders:
+
+    def _when_handed_over(self) -> None:
+        self._handing = None
+        for forwarder in self._flows.values():
             forwarder.stop_accepting()
-        for member in list(self._sweeper.members):
-            member.finish_up()
 
     def _see_whether_done(self, now: float) -> None:
         busy = (
             bool(self._sweeper.members)
             or not all(listener.is_closed for listener in self._listeners)
             or any(forwarder.outstanding for forwarder in self._forwarders)
+            or self._handing is not None
         )
         if busy and now < (self._stop_at or 0):
             return

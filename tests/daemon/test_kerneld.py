@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -600,6 +601,135 @@ def test_a_second_signal_waits_for_nothing(director):
     assert it.process.wait() == 0
     assert "table inet pybalancer" not in it.tables
     assert it.setting(IP_FORWARD) == "0"
+
+
+# Reload
+
+
+def reload(it: Director, *changes: tuple[str, str]) -> str:
+    """Change the file, have it loaded; what was said of it."""
+    text = it.file.read_text()
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    it.file.write_text(text)
+    seen = len(it.process.out)
+    it.process.signal(signal.SIGHUP)
+    return it.process.wait_for_line("reloaded: ", after=seen)
+
+
+def _goes_on(sock: socket.socket) -> bool:
+    sock.send(b"x")
+    return sock.recv(1) == b"x"
+
+
+BY_PROXY = (f'engine: kernel, bind: "{VIP}:80"', f'engine: proxy, bind: "{VIP}:80"')
+BY_KERNEL = BY_PROXY[::-1]
+
+
+def test_flows_go_on_over_reloads(director, bed):
+    it = director(('dns: {mode: udp, engine: kernel, bind: "VIP_2:53", default_backend: dns}', BY_FLOW))
+    sock, _, _ = tcp(bed.client, VIP)
+    with sock, asking(bed.client, VIP_2, 8080) as asker:
+        server = asker.ask()[0]
+        for _ in range(5):
+            who(bed.client, VIP)
+        until(lambda: it.metric("haproxy_frontend_sessions_total", proxy="web") >= 6, "all are counted")
+        total = it.metric("haproxy_frontend_sessions_total", proxy="web")
+        for _ in range(3):
+            before = it.kernel
+            reload(it)
+            assert it.kernel != before
+            assert it.setting(IP_FORWARD) == "1"
+            assert _goes_on(sock)
+            assert asker.ask()[0] == server
+            assert it.metric("haproxy_frontend_sessions_total", proxy="web") >= total
+            assert it.ask("status").count("Masq") == 5
+        who(bed.client, VIP)
+        until(lambda: it.metric("haproxy_frontend_sessions_total", proxy="web") > total, "it counts on")
+
+
+def test_no_connection_is_refused_while_it_reloads(director, bed):
+    it = director()
+    stop, failed, done = threading.Event(), [], []
+
+    def connect() -> None:
+        while not stop.is_set():
+            try:
+                done.append(who(bed.client, VIP))
+            except (OSError, AssertionError) as error:
+                failed.append(repr(error))
+
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    for _ in range(3):
+        reload(it)
+    stop.set()
+    thread.join(20)
+    assert done and not failed
+
+
+def test_what_changes_leaves_the_flows_of_the_rest(director, bed):
+    it = director()
+    sock, _, _ = tcp(bed.client, VIP)
+    with sock:
+        reload(it, (f'dns: {{mode: udp, engine: kernel, bind: "{VIP_2}:53", default_backend: dns}}',
+                    f'more: {{mode: tcp, engine: kernel, bind: "{VIP}:8080", default_backend: web}}'))  # fmt: skip
+        assert _goes_on(sock)
+        for port in (80, 8080):
+            assert who(bed.client, VIP, port)
+        with asking(bed.client, VIP_2) as asker, pytest.raises(OSError):
+            asker.ask()
+
+
+def test_from_the_kernel_to_the_proxy_and_back(director, bed):
+    """Whoever is connected goes on by the way that the connection began."""
+    it = director()
+    by_kernel, _, seen = tcp(bed.client, VIP)
+    assert seen == CLIENT
+    with by_kernel:
+        reload(it, BY_PROXY)
+        assert _goes_on(by_kernel)
+        by_proxy, _, seen = tcp(bed.client, VIP)
+        with by_proxy:
+            assert seen != CLIENT
+            reload(it, BY_KERNEL)
+            assert _goes_on(by_kernel)
+            assert _goes_on(by_proxy)
+            assert seen_as(bed.client, VIP) == CLIENT
+            reload(it, BY_PROXY)
+            assert _goes_on(by_kernel)
+            assert _goes_on(by_proxy)
+
+
+def test_with_nothing_left_for_the_kernel_its_flows_go_on_until_the_end(director, bed):
+    it = director()
+    sock, _, _ = tcp(bed.client, VIP)
+    with sock:
+        dns = f'dns: {{mode: udp, engine: kernel, bind: "{VIP_2}:53"'
+        reload(it, BY_PROXY, (dns, dns.replace("engine: kernel", "engine: proxy")))
+        assert _goes_on(sock)
+        assert it.setting(IP_FORWARD) == "1"
+        assert seen_as(bed.client, VIP) != CLIENT
+        reload(it)
+        assert _goes_on(sock)
+    it.process.signal(signal.SIGTERM)
+    assert it.process.wait() == 0
+    assert it.setting(IP_FORWARD) == "0"
+    assert "pybalancer" not in it.tables
+
+
+def test_another_has_the_kernel(director, bed):
+    director(('bind: "VIP:8000"', 'bind: "VIP:8001"'))
+    it = director(("engine: kernel, ", ""), wait=False)
+    it.process.wait_for_line("pybalancer starts")
+    until(lambda: len(it.process.children) == 2, "it runs")
+    before = it.process.children.keys()
+    it.file.write_text(it.file.read_text().replace("mode: tcp, bind", "mode: tcp, engine: kernel, bind"))
+    it.process.signal(signal.SIGHUP)
+    it.process.wait_for_line("has the rules of this network namespace")
+    it.process.wait_for_line("is not loaded, all goes on as before")
+    assert it.process.children.keys() == before
 
 
 def test_there_is_one_only(director):

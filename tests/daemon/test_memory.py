@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import os
 import select
+from pathlib import Path
 
-from balancer.daemon.memory import answer, ring
+import pytest
+
+from balancer.daemon.memory import Memory, answer, ring
 from balancer.pool.facts import Entity, Ledger, Sums
 from balancer.pool.orders import Condition, ServerState
 
@@ -141,3 +144,45 @@ def test_without_virtual_routers_there_is_nothing_to_say(plan, memory):
     assert shared.line is None
     assert shared.notice.read() is None
     assert shared.notice.longest == 0
+
+
+def test_closed_twice_it_closes_no_others(plan, memory):
+    """The numbers of its bells may be those of clients by then."""
+    shared = memory(plan({"global": {"workers": 2}}))
+    bells = [*shared.worker_bells, shared.control_bell]
+    shared.close()
+    taken = [os.dup(0) for _ in bells]
+    shared.close()
+    shared.go()
+    assert all(os.fstat(number) for number in taken)
+    for number in taken:
+        os.close(number)
+
+
+def test_of_one_of_before_the_workers_bells_are_kept(plan, memory):
+    udp = {"mode": "udp", "bind": "127.0.0.1:9999", "default_backend": "b", "udp": {"protocol": "generic"}}
+    shared = memory(plan({"global": {"workers": 2}, "vrrp": VRRP, "frontends": {"u": udp}}))
+    assert len(shared.successions) == 2
+    shared.close(keeps_workers=True)
+    shared.go()
+    assert all(map(rings, shared.worker_bells))
+    assert {end.fileno() for line in (*shared.successions, shared.line) for end in line} == {-1}
+    shared.close()
+    assert shared.worker_bells == []
+
+
+def test_without_descriptors_nothing_is_left(plan, monkeypatch):
+    made = plan({"global": {"workers": 3}, "vrrp": VRRP})
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    real, left = os.eventfd, [2]
+
+    def eventfd(*arguments):
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(24, "Too many open files")
+        return real(*arguments)
+
+    monkeypatch.setattr(os, "eventfd", eventfd)
+    with pytest.raises(OSError, match="Too many"):
+        Memory(made)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

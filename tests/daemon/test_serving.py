@@ -193,3 +193,20 @@ def test_without_such_frontends_no_rules_are_needed(plan, memory):
     for more in ({}, {"gateway": {"masquerade": [{"source": "10.0.100.0/24", "interface": "eth0"}]}}):
         made = plan(dict(more))
         assert Serving(made, memory(made)).trouble(1000.0) == ""
+
+
+def test_those_are_ready_whose_hearts_have_begun_to_beat(make):
+    it = Workers(make)
+    now = time.monotonic()
+    assert not it.serving.are_ready(it.lives)
+    for number in range(2):
+        it.start(number, now)
+    it.beat(0, now + 0.1)
+    assert not it.serving.are_ready(it.lives)
+    it.beat(1, now + 0.1)
+    assert it.serving.are_ready(it.lives)
+    # That of the one before it does not count.
+    it.lives[1] = WorkerLife(1, True, now + 1, False)
+    assert not it.serving.are_ready(it.lives)
+    it.lives[1] = WorkerLife(1, False, now, False)
+    assert not it.serving.are_ready(it.lives)

@@ -434,3 +434,104 @@ def test_the_socket_for_commands_goes_with_the_statistics(opened, tmp_path):
         sockets = opened(config(f"127.0.0.1:{free_port()}", runtime=runtime), 1)
         sockets.keep(lambda *_: False, stats=is_control)
         assert (sockets.runtime.fileno() >= 0) is is_control
+
+
+# Over a reload
+
+
+def numbers(sockets: Sockets) -> list[list[int]]:
+    return [[sock.fileno() for _, sock in pairs] for pairs in sockets.frontends["f"]]
+
+
+def test_what_stays_is_the_same_socket(opened, tmp_path):
+    port, unix = free_port(), str(tmp_path / "s")
+    first = opened(config(f"127.0.0.1:{port}", unix, stats=f"127.0.0.1:{free_port()}"), 2)
+    with socket.create_connection(("127.0.0.1", port)) as early:
+        second = opened(config(unix, f"127.0.0.1:{port}"), 2, before=first)
+        assert numbers(second) == [list(reversed(own)) for own in numbers(first)]
+        first.close(but=second)
+        assert first.stats[0].fileno() == -1
+        assert sum(accepted([pair for pair in pairs if not pair[0].address.path]) for pairs in
+                   second.frontends["f"]) == 1  # fmt: skip
+        assert early.fileno() != -1
+    first.unlink()
+    assert Path(unix).is_socket()
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 1), (2, 2), (1, 2)])
+def test_with_more_workers_there_are_more_and_with_fewer_fewer(opened, before, after):
+    port = free_port()
+    first = opened(config(f"127.0.0.1:{port}"), before)
+    second = opened(config(f"127.0.0.1:{port}"), after, before=first)
+    kept = min(before, after)
+    assert numbers(second)[:kept] == numbers(first)[:kept]
+    first.close(but=second)
+    second.settle()
+    clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(40)]
+    assert sum(accepted(pairs) for pairs in second.frontends["f"]) == 40
+    for client in clients:
+        client.close()
+
+
+@pytest.mark.parametrize("mode", ["tcp", "udp"])
+@pytest.mark.parametrize(("before", "after"), [("*", "127.0.0.1"), ("127.0.0.1", "*"), ("127.0.0.1", "127.0.0.2")])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_its_own_sockets_are_not_in_the_way(opened, before, after, workers, mode):
+    port = free_port()
+    first = opened(config(f"{before}:{port}", mode=mode), workers)
+    second = opened(config(f"{after}:{port}", mode=mode), workers, before=first)
+    assert not {own for (own,) in numbers(first)} & {own for (own,) in numbers(second)}
+    first.close(but=second)
+    with pytest.raises(StartError):
+        opened(config(f"{after}:{port}", mode=mode), workers)
+
+
+def test_a_bind_that_moves_to_another_frontend_goes_on(opened):
+    port = free_port()
+    first = opened(config(f"127.0.0.1:{port}"), 2)
+    renamed = config(f"127.0.0.1:{port}")
+    renamed = renamed.model_copy(update={"frontends": {"g": renamed.frontends["f"]}})
+    second = opened(renamed, 2, before=first)
+    assert [pairs[0][1] for pairs in second.frontends["g"]] == [pairs[0][1] for pairs in first.frontends["f"]]
+
+
+def test_what_cannot_be_bound_leaves_what_is(opened, tmp_path):
+    port, more = free_port(), free_port()
+    first = opened(config(f"127.0.0.1:{port}", str(tmp_path / "s")), 2)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        binds = f"127.0.0.1:{port}", str(tmp_path / "s"), str(tmp_path / "t"), f"127.0.0.1:{more}"
+        with pytest.raises(StartError, match="cannot bind"):
+            opened(config(*binds, f"127.0.0.1:{taken.getsockname()[1]}"), 2, before=first)
+    assert reaches(("127.0.0.1", port)) and reaches(str(tmp_path / "s"))
+    assert not reaches(("127.0.0.1", more)) and not (tmp_path / "t").exists()
+
+
+def test_what_comes_to_nothing_is_taken_back(opened, tmp_path):
+    port, more = free_port(), free_port()
+    first = opened(config(f"127.0.0.1:{port}", str(tmp_path / "s")), 2)
+    second = opened(config(f"127.0.0.1:{port}", f"127.0.0.1:{more}", str(tmp_path / "s"), str(tmp_path / "t")), 2,
+                    before=first)  # fmt: skip
+    second.take_back()
+    assert reaches(("127.0.0.1", port)) and reaches(str(tmp_path / "s"))
+    assert not reaches(("127.0.0.1", more)) and not (tmp_path / "t").exists()
+
+
+def test_a_name_is_bound_where_it_was_found(opened):
+    port = free_port()
+    first = opened(config(f"there.example:{port}"), 1, found={"there.example": "127.0.0.5"})
+    assert reaches(("127.0.0.5", port))
+    # It stays there.
+    second = opened(config(f"there.example:{port}"), 1, found={"there.example": "127.0.0.6"}, before=first)
+    assert numbers(second) == numbers(first)
+
+
+def test_a_child_keeps_nothing_of_those_beside(opened):
+    port, other = free_port(), free_port()
+    first = opened(config(f"127.0.0.1:{port}", f"127.0.0.1:{other}"), 2)
+    second = opened(config(f"127.0.0.1:{port}"), 2, before=first)
+    pid = os.fork()
+    if not pid:
+        second.keep(lambda _, worker: worker == 0, stats=False, beside=[first])
+        left = {sock.fileno() for one in (first, second) for pairs in one.frontends["f"] for _, sock in pairs} - {-1}
+        os._exit(len(left) != 1)
+    assert os.waitpid(pid, 0)[1] == 0

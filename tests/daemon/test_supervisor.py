@@ -11,7 +11,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -398,12 +400,18 @@ def quiet(monkeypatch):
     return it, clock, said
 
 
+def runs(*children: Child) -> SimpleNamespace:
+    """A generation of these."""
+    return SimpleNamespace(memory=SimpleNamespace(beat=[0]), children=list(children))
+
+
 def test_control_that_hangs_is_replaced_unless_we_hung_ourselves(quiet, monkeypatch):
     it, clock, said = quiet
     killed = []
     monkeypatch.setattr(supervisor.os, "kill", lambda pid, number: killed.append((pid, number)))
-    it._memory = SimpleNamespace(beat=[0])
-    it._children = [Child("worker 0", lambda: None, pid=7), Child("control", lambda: None, pid=8, started=clock.now)]
+    it._current = runs(
+        Child("worker 0", lambda: None, pid=7), Child("control", lambda: None, pid=8, started=clock.now)
+    )
     it._watched_at = clock.now
 
     def moves(seconds, *, looks=True):
@@ -412,11 +420,11 @@ def test_control_that_hangs_is_replaced_unless_we_hung_ourselves(quiet, monkeypa
             it._watch_control()
 
     for _ in range(3):
-        it._memory.beat[0] = int(clock.now * 1e6)
+        it._current.memory.beat[0] = int(clock.now * 1e6)
         moves(5.0)
     moves(30.0)
     assert not killed, "we were late as well"
-    it._memory.beat[0] = int(clock.now * 1e6)
+    it._current.memory.beat[0] = int(clock.now * 1e6)
     moves(5.0)
     moves(5.0)
     assert not killed
@@ -454,7 +462,7 @@ def test_when_the_system_has_no_room_for_a_process_it_tries_again(quiet, monkeyp
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
     child = Child("control", lambda: None)
-    it._children = [child]
+    it._current = runs(child)
     monkeypatch.setattr(os, "fork", refuse)
     it._start_due()
     assert child.pid == 0
@@ -489,8 +497,7 @@ def test_children_of_others_are_none_of_its_business(start, tmp_path):
 
 
 def test_a_signal_that_must_not_kill(running):
-    """SIGHUP: its terminal is gone, or somebody expects a reload."""
-    running.process.signal(signal.SIGHUP)
+    """SIGHUP: their terminal is gone. To the supervisor it is a wish to reload."""
     for pid in running.process.children:
         os.kill(pid, signal.SIGHUP)
     assert talks(running.ports["port"])
@@ -783,6 +790,86 @@ def test_it_tells_why_and_takes_orders(speaking):
     until(lambda: it.says("VI  MASTER", "why") and it.ask("vrrp", "hold").returncode == 0, "the next one knows too")
 
 
+def _reload(it, change=lambda text: text) -> str:
+    """What was said of it."""
+    it.file.write_text(change(it.file.read_text()))
+    seen = len(it.process.out)
+    it.process.signal(signal.SIGHUP)
+    return it.process.wait_for_line("reloaded: ", after=seen)
+
+
+@alone
+def test_virtual_routers_do_not_notice_a_reload(speaking):
+    """With as many servers as take a while to read: advertisements go out in time, nobody changes."""
+    it = speaking()
+    # The wire's other end hears them all.
+    with socket_in(it.process.pid, socket.AF_PACKET, socket.SOCK_RAW, 0x0003) as wire:
+        wire.bind(("eth1", 0x0800))
+        wire.settimeout(10)
+        heard = []
+        stop = threading.Event()
+
+        def listen() -> None:
+            while not stop.is_set():
+                packet = wire.recv(2000)
+                if packet[23] == 112:
+                    heard.append(time.monotonic())
+
+        thread = threading.Thread(target=listen, daemon=True)
+        thread.start()
+        until(lambda: len(heard) > 5, "it advertises")
+        seen = len(it.process.out)
+        more = "".join(f', s{i}: {{address: "10.0.{i // 250}.{i % 250 + 1}:80"}}' for i in range(3000))
+        one = 's: {address: "127.0.0.1:9"}'
+        assert "3000 servers added" in _reload(it, lambda text: text.replace(one, one + more))
+        for _ in range(3):
+            _reload(it)
+        assert "3000 servers removed" in _reload(it, lambda text: text.replace(more, ""))
+        so_far = len(heard)
+        until(lambda: len(heard) > so_far + 5, "it still advertises")
+        stop.set()
+        thread.join(10)
+    print("gaps:", sorted(round(later - earlier, 3) for earlier, later in pairwise(heard))[-5:], it.process.out)
+    # Three intervals without one, and the other director would be master.
+    assert max(later - earlier for earlier, later in pairwise(heard)) < 0.25
+    assert not any("Entering" in line for line in it.process.out[seen:])
+    assert sum("MASTER" in line for line in it.notified) == 1
+
+
+@alone
+def test_after_a_reload_control_knows_and_is_heard(speaking):
+    it = speaking()
+    for _ in range(2):
+        _reload(it)
+        assert it.says("VI  MASTER", "why")
+        seen = len(it.process.out)
+        assert it.ask("vrrp", "release", "VI", "--for", "30s").returncode == 0
+        it.process.wait_for_line("(VI) Entering BACKUP STATE: released", after=seen)
+        assert it.ask("vrrp", "hold").returncode == 0
+        it.process.wait_for_line("(VI) Entering MASTER STATE", after=seen)
+
+
+@alone
+def test_virtual_routers_are_not_reloaded(speaking):
+    it = speaking()
+    it.file.write_text(it.file.read_text().replace("priority: 100", "priority: 90"))
+    it.process.signal(signal.SIGHUP)
+    it.process.wait_for_line("ERR: vrrp: what is changed there needs a restart")
+    it.process.wait_for_line("is not loaded, all goes on as before")
+    assert it.says("VI  MASTER", "why")
+
+
+def socket_in(pid: int, *kind: int) -> socket.socket:
+    """A socket in the network namespace of a process."""
+    with Path("/proc/self/ns/net").open() as own, Path(f"/proc/{pid}/ns/net").open() as its:
+        libc = ctypes.CDLL(None, use_errno=True)
+        assert libc.setns(its.fileno(), 0x40000000) == 0
+        try:
+            return socket.socket(kind[0], kind[1], socket.htons(kind[2]))
+        finally:
+            assert libc.setns(own.fileno(), 0x40000000) == 0
+
+
 def _is_control(pid: int) -> bool:
     """It listens where commands come."""
     listening = _unix_sockets(pid, kind="0001")
@@ -918,13 +1005,14 @@ def beside(quiet, plan, memory):
     """A supervisor with a speaker of that kind, and its clock."""
     it, clock, _ = quiet
     vrrp = {"instances": {"VI": {"interface": "eth0", "virtual_router_id": 1, "virtual_ipaddress": "192.0.2.200"}}}
-    it._memory = memory(plan({"vrrp": vrrp}))
+    it._current = runs()
+    it._current.memory = memory(plan({"vrrp": vrrp}))
     it._speaker = Mute()
     it._selector = selectors.DefaultSelector()
     read, write = os.pipe()
     it._speaker.fileno = lambda: read
     it._selector.register(it._speaker, selectors.EVENT_READ)
-    it._selector.register(it._memory.line.supervisor, selectors.EVENT_READ)
+    it._selector.register(it._current.memory.line.supervisor, selectors.EVENT_READ)
     yield it, clock, it._speaker
     it._selector.close()
     os.close(read)
@@ -944,7 +1032,7 @@ def test_news_are_told_at_most_five_times_a_second(beside):
     assert it._until_next() == pytest.approx(it._told_at + 0.2 - clock.now)
     clock.now += 0.2
     it._tell_control(speaker)
-    assert routers.look(it._memory.notice) == Standing(at=6.0)
+    assert routers.look(it._current.memory.notice) == Standing(at=6.0)
     assert it._until_next() == float("inf"), "no news is no reason to wake up"
 
 
@@ -955,14 +1043,14 @@ def test_the_end_is_told_whatever_was_told_just_before_and_comes_once(beside):
     for _ in range(2):
         it._fall_silent()
     assert (speaker.stopped, speaker.told) == (1, 2)
-    assert routers.look(it._memory.notice) == Standing(at=2.0)
+    assert routers.look(it._current.memory.notice) == Standing(at=2.0)
     assert it._speaker is None
 
 
 @pytest.mark.parametrize("is_flooded", [False, True])
 def test_after_the_end_an_order_wakes_nobody(beside, is_flooded):
     it, _, speaker = beside
-    line = it._memory.line
+    line = it._current.memory.line
     if is_flooded:
         line.control.send(b"{}")
         it._take_orders(speaker)
@@ -974,7 +1062,7 @@ def test_after_the_end_an_order_wakes_nobody(beside, is_flooded):
 def test_control_cannot_keep_it_from_speaking(beside):
     """However much it asks for."""
     it, clock, speaker = beside
-    line = it._memory.line
+    line = it._current.memory.line
     packet = json.dumps({"id": 1, "order": "hold", "name": None, "until": time.monotonic() + 4.0}).encode()
     turns = 0
     end = clock.now + 1
@@ -997,7 +1085,7 @@ def test_children_that_are_not_its_own_are_the_speakers(beside):
     own, script = Child("worker 0", lambda: None, number=0), os.fork()
     if not script:
         os._exit(3)
-    it._children = [own]
+    it._current.children = [own]
     until(lambda: it._reap() or speaker.ends, "it was reaped")
     assert speaker.ends == [(script, 3 << 8)]
     it._fall_silent()

@@ -61,6 +61,7 @@ def bench(plan, memory):
         check = {"check": {"type": "tcp"}, **(backend or {})}
         made = plan({"global": of_all, "frontends": {"f": front}, "backends": {"b": {**check, "servers": named}}})
         shared = memory(made)
+        shared.going[0] = 1
         initialise(made, shared)
         opened.append(Sockets.open(made.config, made.workers))
         return Bench(made, shared, opened[-1])
@@ -375,6 +376,7 @@ def test_stopped_while_it_still_opens_its_listeners(plan, memory, turns):
     binds = tuple(f"127.0.0.1:{free_port()}" for _ in range(8))
     made = plan({"frontends": {"f": {"mode": "tcp", "bind": binds, "default_backend": "b"}}})
     shared = memory(made)
+    shared.going[0] = 1
     initialise(made, shared)
     sockets = Sockets.open(made.config, 1)
     worker = Worker(made, shared, 0, {name: of_worker[0] for name, of_worker in sockets.frontends.items()})
@@ -476,3 +478,57 @@ def test_told_to_end_by_somebody_else_it_is_replaced(balancer, echo):
     os.kill(worker, signal.SIGTERM)
     running.wait_for_line("worker 0 ended with status 0, starting another")
     until(lambda: running.workers not in ([], [worker]) and talks(running.ports["port"]), "it serves again")
+
+
+# A reload
+
+
+def test_it_takes_nobody_before_it_is_told_to(bench):
+    it = bench()
+    it.memory.going[0] = 0
+    it.memory.board[0] = ServerState(Condition.UP)
+    ((_, sock),) = it.sockets.frontends["f"][0]
+    address = sock.getsockname()
+
+    async def main():
+        async with at_work(it.worker):
+            await soon(lambda: it.sums(PROCESS)["heartbeat"])
+            with socket.create_connection(address):
+                await asyncio.sleep(0.2)
+                assert it.sums(PROCESS)["conn_tot"] == 0
+                it.memory.go()
+                await soon(lambda: it.sums(PROCESS)["conn_tot"] == 1)
+
+    on_loop(main)
+
+
+def test_its_heart_beats_at_once(bench):
+    """Those who wait for it to be ready need not wait for a tick."""
+    it = bench()
+
+    async def main():
+        began = time.monotonic()
+        async with at_work(it.worker):
+            await asyncio.sleep(0)
+            assert it.sums(PROCESS)["heartbeat"] * 1e-6 >= began
+
+    on_loop(main)
+
+
+def test_told_to_end_at_once_it_waits_for_nobody(bench):
+    it = bench()
+
+    async def main():
+        task = asyncio.get_running_loop().create_task(it.worker._serve())
+        await asyncio.sleep(0.05)
+        it.worker._make_way()
+        assert it.worker._stop_at > time.monotonic()
+        until_then = it.worker._stop_at
+        it.worker._stop()
+        assert it.worker._stop_at == until_then, "what is in flight has its time all the same"
+        it.worker._end_at_once()
+        assert it.worker._stop_at == 0.0
+        async with asyncio.timeout(5):
+            await task
+
+    on_loop(main)

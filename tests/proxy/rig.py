@@ -346,6 +346,7 @@ async def _worker(config: dict[str, Any], servers: list[Origin]) -> AsyncIterato
     named = {"front": free_port(), "other": free_port()}
     plan = Plan.of(Config.model_validate(_filled(config, ports, named), strict=False), cores=1)
     memory = Memory(plan)
+    memory.going[0] = 1
     for seat in plan.seats.values():
         weight = plan.config.backends[seat.backend].servers[seat.server].weight
         memory.board[seat.index] = ServerState(Condition.UP, weight=weight)

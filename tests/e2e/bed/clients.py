@@ -116,19 +116,21 @@ class Load:
                             self.failed.append(f"{time.monotonic():.3f} closed without an answer")
                             break
                         began = True
-                        server, length = b"", 0
+                        server, length, is_last = b"", 0, not self._keep_alive
                         while (field := await reader.readline()).rstrip():
                             name, _, value = field.partition(b":")
                             if name.lower() == b"content-length":
                                 length = int(value)
                             elif name.lower() == b"x-server":
                                 server = value.strip()
+                            elif name.lower() == b"connection":
+                                is_last |= value.strip().lower() == b"close"
                         await reader.readexactly(length)
                         if line.split()[1:2] == [b"200"]:
                             self.done[server.decode()] += 1
                         else:
                             self.failed.append(f"{time.monotonic():.3f} {line.decode().strip()}")
-                        if not self._keep_alive:
+                        if is_last:
                             break
                 finally:
                     writer.close()
