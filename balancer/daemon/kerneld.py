@@ -225,6 +225,8 @@ class Engine:
             while not self._stopping:
                 self._turn()
             if not self._is_followed:
+                if not self._config.vrrp.instances:
+                    self._let_finish()
                 self._end()
             self._leave()
 
@@ -765,6 +767,28 @@ class Engine:
         return bytes(octets)
 
     # The end
+
+    def _let_finish(self) -> None:
+        """New clients are refused, and who is connected goes on: for `hard_stop_after` at most. Where addresses move to
+        another director, so have the clients."""
+        until = time.monotonic() + self._config.global_.hard_stop_after
+        if self._applied is None or not self._has_connections():
+            return
+        try:
+            self._nft.run(render.whole(self._applied._replace(services=())) + _RESTING)
+        except KernelError as error:
+            self._say(Level.ERR, f"who is connected cannot go on: {error}")
+            return
+        while (now := time.monotonic()) < until and self._has_connections():
+            self._process.heartbeat = int(now / _MICROSECOND)
+            # Counting takes the longer the more there are.
+            self._selector.select(min(max(_SECOND / 4, self._loads_at - now), until - now))
+            with suppress(BlockingIOError):
+                self._signals.recv(4096)
+
+    def _has_connections(self) -> bool:
+        self._count_connections(time.monotonic())
+        return any(load.active for (label, _), load in self._loads.items() if label.startswith("tcp"))
 
     def _end(self) -> None:
         try:

@@ -603,6 +603,32 @@ def test_a_second_signal_waits_for_nothing(director):
     assert it.setting(IP_FORWARD) == "0"
 
 
+def test_who_is_connected_goes_on_at_the_end_where_nobody_takes_over(director, bed):
+    it = director(("hard_stop_after: 5s", "hard_stop_after: 30s"))
+    sock, _, _ = tcp(bed.client, VIP)
+    with sock:
+        it.process.signal(signal.SIGTERM)
+        # Refused, as by the proxy's address.
+        it.process.wait_until(lambda: not _answers(bed), "no new client is served")
+        assert it.process.status is None
+        assert all(_goes_on(sock) for _ in range(3))
+        began = time.monotonic()
+    assert it.process.wait() == 0
+    assert time.monotonic() - began < 10
+    assert "pybalancer" not in it.tables
+    assert it.setting(IP_FORWARD) == "0"
+
+
+def test_who_does_not_end_is_waited_for_as_long_as_is_allowed(director, bed):
+    it = director(("hard_stop_after: 5s", "hard_stop_after: 1s"))
+    sock, _, _ = tcp(bed.client, VIP)
+    with sock:
+        it.process.signal(signal.SIGTERM)
+        assert it.process.wait() == 0
+    assert "pybalancer" not in it.tables
+    assert it.setting(IP_FORWARD) == "0"
+
+
 # Reload
 
 
