@@ -414,7 +414,7 @@ def test_what_was_set_is_put_back_at_the_end(cluster: Lab) -> None:
         found = forwards()
         assert "pybalancer" not in tables()
         standby.run("sysctl", "-q", "-w", "net.ipv4.ip_forward=0")
-    assert forwards() == "1"
+    cluster.until(lambda: forwards() == "1", "it forwards again")
     assert "table inet pybalancer" in tables()
     with stopped(cluster, standby):
         assert forwards() == "0"
