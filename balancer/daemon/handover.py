@@ -30,8 +30,8 @@ _MOST = 16
 _PATIENCE = 3.0
 
 
-class Giving:
-    """In a worker that leaves. `done` is called once what could be handed over is."""
+class _Side:
+    """One end of the line, until all has passed or patience is at its end. `done` is called then."""
 
     def __init__(
         self,
@@ -44,10 +44,32 @@ class Giving:
         self._line = line
         self._forwarders = forwarders
         self._done = done
-        self._flows: Iterator[tuple[str, Handed, socket.socket]] = iter(())
-        self._packet: tuple[bytes, list[socket.socket]] | None = None
         loop.add_reader(line.fileno(), self._hear)
         self._timer: asyncio.TimerHandle | None = loop.call_later(_PATIENCE, self._end)
+
+    def _hear(self) -> None:
+        raise NotImplementedError
+
+    def _end(self) -> None:
+        if self._timer is None:
+            return
+        self._timer.cancel()
+        self._timer = None
+        self._loop.remove_reader(self._line.fileno())
+        self._loop.remove_writer(self._line.fileno())
+        self._let_go()
+        self._line.close()
+        self._done()
+
+    def _let_go(self) -> None:
+        """Of what has not passed."""
+
+
+class Giving(_Side):
+    """In a worker that leaves. `done` is called once what could be handed over is."""
+
+    _flows: Iterator[tuple[str, Handed, socket.socket]] = iter(())
+    _packet: tuple[bytes, list[socket.socket]] | None = None
 
     def _hear(self) -> None:
         """What the successor listens to."""
@@ -89,22 +111,14 @@ class Giving:
         if not sockets:
             self._end()
 
-    def _end(self) -> None:
-        if self._timer is None:
-            return
-        self._timer.cancel()
-        self._timer = None
-        self._loop.remove_reader(self._line.fileno())
-        self._loop.remove_writer(self._line.fileno())
+    def _let_go(self) -> None:
         for sock in self._packet[1] if self._packet is not None else ():
             sock.close()
         for *_, sock in self._flows:
             sock.close()
-        self._line.close()
-        self._done()
 
 
-class Taking:
+class Taking(_Side):
     """In a worker that begins. `done` is called when it may listen."""
 
     def __init__(
@@ -114,12 +128,7 @@ class Taking:
         forwarders: Mapping[str, FlowForwarder],
         done: Callable[[], None],
     ) -> None:
-        self._loop = loop
-        self._line = line
-        self._forwarders = forwarders
-        self._done = done
-        loop.add_reader(line.fileno(), self._hear)
-        self._timer: asyncio.TimerHandle | None = loop.call_later(_PATIENCE, self._end)
+        super().__init__(loop, line, forwarders, done)
         try:
             line.send(json.dumps({name: each.places for name, each in forwarders.items()}).encode())
         except OSError:
@@ -148,12 +157,3 @@ class Taking:
                 sock.close()
             else:
                 forwarder.take_over(Handed(place, bytes.fromhex(client), *rest), sock)
-
-    def _end(self) -> None:
-        if self._timer is None:
-            return
-        self._timer.cancel()
-        self._timer = None
-        self._loop.remove_reader(self._line.fileno())
-        self._line.close()
-        self._done()
