@@ -35,6 +35,7 @@ examples:
                                               SIGHUP reads the file again and loses no connection
   pybalancer -c balancer.yaml --node standby  the same file on another director
   pybalancer status -n                        services and servers, as of ipvsadm -L -n
+  pybalancer drain web/web1                   nothing new for a server but clients that hold its cookie
   pybalancer why                              why this director is master, or is not
   pybalancer vrrp release --for 30m           leave the addresses to the other director, for maintenance
   pybalancer schema > balancer.schema.json    for editors that complete keys
@@ -90,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     schema.set_defaults(command=_schema)
 
     _add_kernel(commands)
+    _add_servers(commands)
     _add_vrrp(commands)
 
     demo = commands.add_parser(
@@ -127,6 +129,31 @@ def _add_kernel(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     kernel.set_defaults(command=_ask, words=["show", "kernel"])
     for parser in (status, kernel):
         _asks_daemon(parser)
+
+
+def _add_servers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """What changes servers of the daemon that runs here."""
+    for word, help_, text in (
+        ("drain", "send a server nothing new", "Only clients that hold its cookie still get to it; it is checked on."),
+        ("maint", "put a server into maintenance", "Nobody gets to it, and it is not checked. What is there goes on."),
+        ("ready", "end a drain or maintenance", "It takes part again; out of maintenance it is checked at once."),
+    ):
+        parser = commands.add_parser(word, help=help_, description=text)
+        parser.set_defaults(command=_steer, words=["state", word])
+        _takes_servers(parser)
+    weight = commands.add_parser(
+        "weight",
+        help="give a server another weight",
+        description="Give a server another weight, until the configuration has another one or the daemon is restarted.",
+    )
+    weight.add_argument("weight", metavar="WEIGHT", help="0 to 256, or of the configured one so much: 50%%")
+    weight.set_defaults(command=_steer, words=["weight"])
+    _takes_servers(weight)
+
+
+def _takes_servers(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("servers", metavar="BACKEND/SERVER", nargs="+", help="one or several")
+    _asks_daemon(parser)
 
 
 def _asks_daemon(parser: argparse.ArgumentParser) -> None:
@@ -246,6 +273,23 @@ def _ask(arguments: argparse.Namespace) -> int:
     answer = client.ask(arguments.socket or _runtime_socket(arguments), *words)
     print(answer.text, end="", file=sys.stderr if answer.is_error else sys.stdout)
     return int(answer.is_error)
+
+
+def _steer(arguments: argparse.Namespace) -> int:
+    """Change servers of the daemon that runs here, one after the other, and say what they are then."""
+    from balancer.observe import client
+
+    path = arguments.socket or _runtime_socket(arguments)
+    words = [*arguments.words, *([arguments.weight] if "weight" in arguments else [])]
+    status = 0
+    for name in arguments.servers:
+        answer = client.ask(path, "set", "server", name, *words)
+        if answer.is_error:
+            print(f"{name}: {answer.text}", end="", file=sys.stderr)
+            status = 1
+        else:
+            print(f"{name}: {' '.join(words)}")
+    return status
 
 
 def _runtime_socket(arguments: argparse.Namespace) -> str:

@@ -26,6 +26,9 @@ needed=(
     'passwd              useradd'
     'keepalived          keepalived'
     'util-linux          setpriv'
+    'hatop               hatop'
+    'tmux                tmux'
+    'prometheus-haproxy-exporter prometheus-haproxy-exporter'
 )
 
 missing=()

@@ -298,10 +298,10 @@ def test_the_daemon_is_asked_in_its_own_words(spoken, capsys, arguments, command
 
 
 def test_what_it_refuses_is_told_on_stderr(spoken, capsys):
-    spoken.said = b"\n[3]:No such virtual router: 'VX'; there are VI_E.\n\n"
+    spoken.said = b"\n[3]: No such virtual router: 'VX'; there are VI_E.\n\n"
     assert cli.main(["why", "VX", "-c", str(spoken.file)]) == 1
     assert capsys.readouterr() == ("", "No such virtual router: 'VX'; there are VI_E.\n")
-    spoken.said = b"\n[6]:VI_E: released\n\n"
+    spoken.said = b"\n[6]: VI_E: released\n\n"
     assert cli.main(["-c", str(spoken.file), "vrrp", "release"]) == 0
     assert capsys.readouterr() == ("VI_E: released\n", "")
 

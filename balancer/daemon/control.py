@@ -6,14 +6,13 @@ The only writer of the board. Workers are told by doorbell, and tell by doorbell
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import os
+import resource
 import signal
 import socket
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import uvloop
 
@@ -21,8 +20,10 @@ from balancer import __version__
 from balancer.addr import Address
 from balancer.config import model
 from balancer.daemon import errands, questions
+from balancer.daemon.decisions import Decisions, Former, takes_clients
 from balancer.daemon.faults import report_to
-from balancer.daemon.memory import Memory, answer, ring
+from balancer.daemon.helm import Helm
+from balancer.daemon.memory import Memory, answer
 from balancer.daemon.plan import Plan
 from balancer.health import report, verdict
 from balancer.health.runner import Event, Runner, Target
@@ -33,10 +34,10 @@ from balancer.observe.snapshot import Availability, LastCheck, Process, Rates, R
 from balancer.observe.web import Web
 from balancer.pool import routers
 from balancer.pool.facts import Elder, Entity, Sums, Totals
-from balancer.pool.orders import Condition, ServerState
+from balancer.pool.orders import Condition
 from balancer.pool.routers import Standing
 
-__all__ = ["Control", "Former", "inherit", "initialise"]
+__all__ = ["Control", "inherit", "initialise"]
 
 # Rates are per second, and events of one moment go out together.
 _SECOND = 1.0
@@ -45,13 +46,6 @@ _LOG_FLUSH = 0.1
 _SILENCE = 5.0
 _MICROSECOND = 1e-6
 _PROCESS = Entity("process", "")
-
-
-class Former(NamedTuple):
-    """A generation of before a reload: some of its workers may still have connections."""
-
-    plan: Plan
-    memory: Memory
 
 
 class Control:
@@ -84,19 +78,14 @@ class Control:
         self._elders = elders
         past = [Elder([memory.past], plan.layout), *(Elder(each.memory.blocks, each.plan.layout) for each in elders)]
         self._totals = Totals(memory.blocks, plan.layout, past)
-        # The board as we left it: nobody else writes there.
-        self._states = list(memory.board)[: len(plan.seats)]
-        self._has_news = True
+        self._decisions = Decisions(plan, memory, elders)
         self._checks: dict[int, LastCheck] = {}
         self._silent: set[int] = set()
         targets = _targets(plan)
-        self._runner = Runner(targets, state_of=self._states.__getitem__, on_change=self._on_check)
+        self._runner = Runner(targets, state_of=self._decisions.__getitem__, on_change=self._on_check)
         self._checked = {Entity("server", target.backend, target.server): target.index for target in targets}
         self._failures = {entity: _failures(self._totals.sums[entity]) for entity in self._checked}
-        self._usable = {name: _Usable() for name in plan.config.backends}
-        for seat in plan.seats.values():
-            is_backup = plan.config.backends[seat.backend].servers[seat.server].backup
-            self._usable[seat.backend].count(self._states[seat.index], 1, is_backup=is_backup)
+        self._helm = Helm(plan, self._decisions, self._runner, {target.index for target in targets}, self._log)
         stats_config = plan.config.stats
         self._process = Process(
             version=__version__,
@@ -159,11 +148,9 @@ class Control:
             duration=result.duration,
             at=time.time(),
         )
+        seat = self._plan.seats[target.backend, target.server]
         if event.new != event.old:
-            self._states[target.index] = self._memory.board[target.index] = event.new
-            self._has_news = True
-            for sign, state in ((-1, event.old), (1, event.new)):
-                self._usable[target.backend].count(state, sign, is_backup=target.backup)
+            self._decisions.take(seat, event.new, tell=event.changed)
         # What a server is at its start is no news; nor is what it was all along, to a control process that takes
         # the place of a dead one and has seen no check before.
         is_news = event.previous is not None or event.new.health != event.old.health
@@ -172,50 +159,25 @@ class Control:
                 target.backend, target.server, event.new, target.check, result=result, is_backup=target.backup
             )
             self._log.event(Level(line.severity), line.text)
-        if event.changed:
-            for bell in (*self._memory.worker_bells, self._memory.kernel_bell):
-                if bell is not None:
-                    ring(bell)
-            self._tell_elders(target, event.new)
-            if not event.is_first or event.new.condition is Condition.DOWN:
-                self._report(event)
-
-    def _tell_elders(self, target: Target, state: ServerState) -> None:
-        """So that sessions end with their server in workers of before a reload too."""
-        for plan, memory in self._elders:
-            seat = plan.seats.get((target.backend, target.server))
-            if seat is not None and seat.address == self._plan.seats[target.backend, target.server].address:
-                memory.board[seat.index] = state
-                for bell in memory.worker_bells:
-                    with contextlib.suppress(OSError):
-                        ring(bell)
+        if event.changed and (not event.is_first or event.new.condition is Condition.DOWN):
+            self._report(event)
 
     def _report(self, event: Event) -> None:
         target = event.target
-        usable = self._usable[target.backend]
-        entity = Entity("server", target.backend, target.server)
-        sessions = self._sessions(entity)
+        standing = self._decisions.standing(self._plan.seats[target.backend, target.server])
         line = report.server_line(
             target.backend,
             target.server,
             event.new.condition,
             result=event.result,
-            standing=report.Standing(usable.active, usable.backup, sessions),
+            standing=standing,
             is_backup=target.backup,
-            was_draining=not _takes_clients(event.old),
+            was_draining=not takes_clients(event.old),
         )
         self._log.event(Level(line.severity), line.text)
-        if _takes_clients(event.old) and not _takes_clients(event.new) and not usable.active and not usable.backup:
+        if takes_clients(event.old) and not takes_clients(event.new) and not standing.active and not standing.backup:
             line = report.no_server_line(target.backend)
             self._log.event(Level(line.severity), line.text)
-
-    def _sessions(self, entity: Entity) -> int:
-        """At the moment, those of before a reload with them."""
-        return sum(
-            Sums.of(entity, memory.blocks, plan.layout).counters["scur"]
-            for plan, memory in (Former(self._plan, self._memory), *self._elders)
-            if entity in plan.layout.places
-        )
 
     def _on_bell(self) -> None:
         """A worker could not reach a server."""
@@ -242,6 +204,8 @@ class Control:
             ask=self._asking.ask if self._asking is not None else None,
             snapshot=self._snapshot,
             ask_kernel=self._kernel.ask if self._kernel is not None else None,
+            steer=self._helm,
+            descriptors=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         )
 
     def _routers(self) -> Standing | None:
@@ -257,7 +221,7 @@ class Control:
             self._roster,
             process=self._process,
             sums=self._totals.sums,
-            states=self._states,
+            states=self._decisions.states,
             checks=self._checks,
             rates=self._rates,
             availability=self._availability,
@@ -271,9 +235,9 @@ class Control:
         self._memory.beat[0] = int(now / _MICROSECOND)
         self._look()
         self._rates.feed(self._totals.sums, now)
-        if self._has_news:
-            self._has_news = False
-            self._availability.feed(self._roster, self._states, time.time())
+        if self._decisions.has_news:
+            self._decisions.has_news = False
+            self._availability.feed(self._roster, self._decisions.states, time.time())
         self._watch_workers(now)
 
     def _watch_workers(self, now: float) -> None:
@@ -293,25 +257,6 @@ class Control:
     def _flush_log(self, loop: asyncio.AbstractEventLoop) -> None:
         loop.call_later(_LOG_FLUSH, self._flush_log, loop)
         self._log.flush()
-
-
-class _Usable:
-    """How many servers of a backend take new clients. Those not checked yet count as HAProxy counts them: as up."""
-
-    def __init__(self) -> None:
-        self.active = self.backup = 0
-
-    def count(self, state: ServerState, sign: int, *, is_backup: bool) -> None:
-        """One more (`sign` 1) or one less (-1) in this state."""
-        change = sign * _takes_clients(state)
-        if is_backup:
-            self.backup += change
-        else:
-            self.active += change
-
-
-def _takes_clients(state: ServerState) -> bool:
-    return state.is_usable or state.is_unchecked
 
 
 def _failures(sums: Sums) -> int:

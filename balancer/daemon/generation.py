@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
 
-from balancer.daemon.control import Former, inherit, initialise
+from balancer.daemon.control import inherit, initialise
+from balancer.daemon.decisions import Former
 from balancer.daemon.memory import Memory
 from balancer.daemon.plan import Plan
 from balancer.daemon.privileges import Identity

@@ -24,7 +24,6 @@ from balancer.daemon.plan import Plan
 from balancer.observe.log import AccessLog
 from balancer.pool.backend import Backend
 from balancer.pool.facts import Counters, Entity, Ledger
-from balancer.pool.orders import Condition
 from balancer.pool.records import Record
 from balancer.pool.server import Server
 from balancer.pool.sticky import Persistence
@@ -359,17 +358,26 @@ class Worker:
             before = server.state
             server.apply(state)
             changed.add(server.backend)
-            if state.condition is Condition.DOWN and before.condition is not Condition.DOWN:
+            if before.takes_cookie and not state.takes_cookie:
+                # Down, or in maintenance.
                 pool = self._pools.get(server.backend)
                 if pool is not None:
                     pool.empty(server)
                 for session in list(server.sessions):
                     session.kill("D")
+            if state.shutdowns != before.shutdowns:
+                self._shut(server)
         for name in changed:
             self._backends[name].refresh()
         now = loop.time()
         # Thousands of servers that flap must not keep us from the traffic.
         self._read_at = now + _REST * (now - began)
+
+    def _shut(self, server: Server) -> None:
+        """An operator wants its sessions to end."""
+        for member in list(self._sweeper.members):
+            if member.server is server:
+                member.kill("K")
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         loop.call_later(INTERVAL, self._tick, loop)

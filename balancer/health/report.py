@@ -15,7 +15,7 @@ from balancer.health import verdict
 from balancer.health.result import CheckResult, Code
 from balancer.pool.orders import Admin, Condition, ServerState
 
-__all__ = ["Line", "Severity", "Standing", "check_line", "no_server_line", "server_line"]
+__all__ = ["Line", "Severity", "Standing", "admin_lines", "check_line", "no_server_line", "server_line"]
 
 _ENCODED = re.compile(r'["<>]')
 
@@ -52,24 +52,69 @@ def server_line(
     server: str,
     condition: Condition,
     *,
-    result: CheckResult,
+    result: CheckResult | None,
     standing: Standing,
     is_backup: bool = False,
     was_draining: bool = False,
 ) -> Line:
-    """`Server be/s is DOWN, reason: …. 1 active and 0 backup servers left. …`, or `is UP` and `online`."""
+    """`Server be/s is DOWN, reason: …. 1 active and 0 backup servers left. …`, or `is UP` and `online`. No result: an
+    operator said so."""
+    why = _reason(result) if result is not None else ", changed from CLI"
     is_down = condition is Condition.DOWN
-    active, backup, sessions, requeued, queued = standing
-    on_backup = " Running on backup." if backup and not active else ""
-    if is_down:
-        rest = f"left.{on_backup} {sessions} sessions active, {requeued} requeued, {queued} remaining in queue."
-    else:
-        rest = f"online.{on_backup} {requeued} sessions requeued, {queued} total in queue."
     text = (
-        f"{'Backup ' if is_backup else ''}Server {backend}/{server} is {'DOWN' if is_down else 'UP'}{_reason(result)}"
-        f". {active} active and {backup} backup servers {rest}"
+        f"{_name(backend, server, is_backup=is_backup)} is {'DOWN' if is_down else 'UP'}{why}"
+        f"{_left(standing) if is_down else _online(standing)}"
     )
     return Line(Severity.ALERT if is_down and not was_draining else Severity.NOTICE, text)
+
+
+def admin_lines(
+    backend: str, server: str, old: ServerState, new: ServerState, *, standing: Standing, is_backup: bool = False
+) -> list[Line]:
+    """What HAProxy says when an operator wants something else of a server (src/server.c, srv_update_status)."""
+    name = _name(backend, server, is_backup=is_backup)
+    is_down = new.condition is Condition.DOWN
+    if new.admin is Admin.MAINT:
+        if old.condition is Condition.DOWN:
+            return [Line(Severity.NOTICE, f"{name} was DOWN and now enters maintenance.")]
+        severity = Severity.NOTICE if old.admin is Admin.DRAIN else Severity.ALERT
+        return [Line(severity, f"{name} is going DOWN for maintenance{_left(standing)}")]
+    word = "DOWN" if is_down else "UP"
+    if old.admin is Admin.MAINT:
+        lines = [Line(Severity.NOTICE, f"{name} is {word}/{new.admin.name} (leaving forced maintenance).")]
+        if new.admin is Admin.DRAIN:
+            lines.append(Line(Severity.NOTICE, f"{name} remains in forced drain mode."))
+        return lines
+    if new.admin is Admin.DRAIN:
+        rest = _left(standing) if is_down else _online(standing)
+        return [Line(Severity.NOTICE, f"{name} enters drain state{rest}")]
+    return [Line(Severity.NOTICE, f"{name} is {word} (leaving forced drain).")]
+
+
+def _name(backend: str, server: str, *, is_backup: bool) -> str:
+    return f"{'Backup ' if is_backup else ''}Server {backend}/{server}"
+
+
+def _left(standing: Standing) -> str:
+    return (
+        f"{_servers(standing)} left.{_on_backup(standing)} {standing.sessions} sessions active, "
+        f"{standing.requeued} requeued, {standing.queued} remaining in queue."
+    )
+
+
+def _online(standing: Standing) -> str:
+    return (
+        f"{_servers(standing)} online.{_on_backup(standing)} {standing.requeued} sessions requeued, "
+        f"{standing.queued} total in queue."
+    )
+
+
+def _servers(standing: Standing) -> str:
+    return f". {standing.active} active and {standing.backup} backup servers"
+
+
+def _on_backup(standing: Standing) -> str:
+    return " Running on backup." if standing.backup and not standing.active else ""
 
 
 def no_server_line(backend: str) -> Line:

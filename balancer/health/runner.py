@@ -152,7 +152,8 @@ class Runner:
         now = self._clock()
         for group in self._groups:
             for member in group.members:
-                member.is_paused = self._state_of(member.target.index).admin is Admin.MAINT
+                state = self._state_of(member.target.index)
+                member.is_paused = state.admin is Admin.MAINT or state.is_unwatched
             self._schedule.add(group, now, group.check.interval)
             if all(member.is_paused for member in group.members):
                 self._schedule.remove(group)

@@ -13,7 +13,9 @@ from typing import Literal
 from balancer.config import model
 from balancer.pool.orders import Condition, ServerState
 
-__all__ = ["count", "counted", "initial", "interval", "observe", "resumed", "shortest_interval", "status", "timeout"]
+__all__ = [
+    "count", "counted", "forced", "initial", "interval", "observe", "resumed", "shortest_interval", "status", "timeout"
+]  # fmt: skip
 
 # Of the default of fast_interval, as documented at the key.
 _FAST = 1.0
@@ -64,6 +66,15 @@ def resumed(state: ServerState, check: model.CheckBase | model.NoCheck, *, now: 
     """The state of a server that leaves maintenance: up, and the next check decides alone."""
     health = 0 if isinstance(check, model.NoCheck) else check.rise
     turned = state if state.condition is Condition.UP else _turned(state, Condition.UP, now)
+    return turned._replace(health=health)
+
+
+def forced(
+    state: ServerState, condition: Condition, check: model.CheckBase | model.NoCheck, *, now: int
+) -> ServerState:
+    """The state once an operator has said that the server is up, or down. Checks go on from there: up is fully up."""
+    health = 0 if isinstance(check, model.NoCheck) or condition is Condition.DOWN else check.rise + check.fall - 1
+    turned = state if state.condition is condition else _turned(state, condition, now)
     return turned._replace(health=health)
 
 

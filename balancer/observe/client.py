@@ -14,7 +14,7 @@ __all__ = ["Answer", "ask"]
 _PATIENCE = 15.0
 _PIECE = 64 * 1024
 # syslog's severities from error up.
-_SEVERITY = re.compile(r"\[([0-7])\]:")
+_SEVERITY = re.compile(r"\[([0-7])\]: ")
 _ERROR = 3
 
 

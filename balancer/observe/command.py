@@ -6,6 +6,7 @@ wants to know whether it was an error asks for `set severity-output number` firs
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,9 +14,11 @@ from enum import IntEnum
 from typing import NamedTuple, Protocol
 
 from balancer.config import units
-from balancer.observe import routers, services
+from balancer.observe import columns, info, routers, services, states, steering
+from balancer.observe.columns import Selection
 from balancer.observe.services import View
 from balancer.observe.snapshot import Snapshot
+from balancer.observe.steering import Steering, SteeringError
 from balancer.pool.routers import RouterFacts, Standing, encode
 from balancer.pool.services import Listing, decode
 
@@ -59,6 +62,10 @@ class Desk:
     """Everything at this moment."""
     ask_kernel: KernelAsking | None = None
     """None: the kernel has no rules of ours."""
+    steer: Steering | None = None
+    """Changes servers."""
+    descriptors: int = 0
+    """How many file descriptors a process may have."""
 
 
 @dataclass(slots=True)
@@ -66,6 +73,10 @@ class Session:
     """One who is connected."""
 
     level: Level
+    who: str = "the runtime socket"
+    """For the log."""
+    timeout: float | None = None
+    """Seconds that the one at the prompt may take for a line, if that was set."""
     is_interactive: bool = False
     """Is there a prompt?"""
     severity: str = "none"
@@ -80,7 +91,7 @@ class _Said(NamedTuple):
 
 
 _ERROR, _INFO = 3, 6
-_SEVERITIES = {_ERROR: "error", _INFO: "info"}
+_SEVERITIES = {_ERROR: "err", _INFO: "info"}
 _Run = Callable[[Session, Desk, list[str]], Awaitable[_Said]]
 
 
@@ -114,12 +125,15 @@ async def obey(words: Sequence[str], session: Session, desk: Desk) -> str:
     elif command.level > session.level:
         said = _Said("Permission denied", _ERROR)
     else:
-        said = await command.run(session, desk, list(words[len(command.words) :]))
+        try:
+            said = await command.run(session, desk, list(words[len(command.words) :]))
+        except SteeringError as error:
+            said = _Said(str(error), _ERROR)
     text = said.text if said.text.endswith("\n") or not said.text else f"{said.text}\n"
     if said.severity is None or session.severity == "none":
         return text
     is_number = session.severity == "number"
-    return f"[{said.severity if is_number else _SEVERITIES[said.severity]}]:{text}"
+    return f"[{said.severity if is_number else _SEVERITIES[said.severity]}]: {text}"
 
 
 def _find(words: Sequence[str]) -> _Command | None:
@@ -276,7 +290,128 @@ def _table_of(view: View) -> _Run:
     return run
 
 
+# Servers and statistics
+
+
+def _snapshot(desk: Desk) -> Snapshot:
+    if desk.snapshot is None:
+        raise SteeringError("Nothing is known of servers here.")
+    return desk.snapshot()
+
+
+async def _show_info(_: Session, desk: Desk, rest: list[str]) -> _Said:
+    write = info.typed if "typed" in rest else info.json_ if "json" in rest else info.plain
+    return _Said(write(_snapshot(desk), desk.descriptors))
+
+
+async def _show_stat(_: Session, desk: Desk, rest: list[str]) -> _Said:
+    if rest[:1] == ["domain"]:
+        rest = rest[2:]
+    snapshot = _snapshot(desk)
+    selection = Selection(hides_down="up" in rest, hides_maint="no-maint" in rest)
+    if len(rest) >= 3 and rest[0] not in _FORMATS:
+        try:
+            kinds, sid = int(rest[1]), int(rest[2])
+        except ValueError:
+            return _Said("'show stat' wants a proxy, the sum of 1, 2 and 4 for kinds of rows, and a server.", _ERROR)
+        selection = selection._replace(kinds=kinds, sid=sid)
+        if rest[0] in {row.name for rows in (snapshot.frontends, snapshot.backends) for row in rows}:
+            selection = selection._replace(proxy=rest[0])
+        elif re.fullmatch("-1|[0-9]{1,9}", rest[0]):
+            selection = selection._replace(iid=int(rest[0]))
+        else:
+            return _Said("No such proxy.", _ERROR)
+    write = columns.typed if "typed" in rest else columns.json_ if "json" in rest else columns.csv
+    # Thousands of rows take a while; others have their turn in between.
+    said = []
+    for piece in write(columns.selected(snapshot, selection)):
+        said.append(piece)
+        if len(said) % _ROWS == 0:
+            await asyncio.sleep(0)
+    return _Said("".join(said))
+
+
+_FORMATS = frozenset(("typed", "json", "desc", "up", "no-maint"))
+# Rows between two turns of the loop: a few milliseconds.
+_ROWS = 64
+
+
+def _of_servers(write: Callable[[Snapshot, str | None], str]) -> _Run:
+    async def run(_: Session, desk: Desk, rest: list[str]) -> _Said:
+        snapshot = _snapshot(desk)
+        if rest and all(row.name != rest[0] for row in snapshot.backends):
+            return _Said("Can't find backend.", _ERROR)
+        return _Said(write(snapshot, rest[0] if rest else None))
+
+    return run
+
+
+async def _show_backend(_: Session, desk: Desk, __: list[str]) -> _Said:
+    return _Said(states.backends(_snapshot(desk)))
+
+
+async def _show_version(_: Session, desk: Desk, __: list[str]) -> _Said:
+    return _Said(_snapshot(desk).process.version)
+
+
+async def _get_weight(_: Session, desk: Desk, rest: list[str]) -> _Said:
+    return _Said(steering.weight_of(steering.found(rest, _snapshot(desk))))
+
+
+def _steers(*words: str) -> _Run:
+    async def run(session: Session, desk: Desk, rest: list[str]) -> _Said:
+        if desk.steer is None:
+            return _Said("Nobody here changes servers.", _ERROR)
+        desk.steer(steering.parse([*words, *rest], _snapshot(desk)), session.who)
+        return _Said("")
+
+    return run
+
+
+async def _set_timeout(session: Session, _: Desk, rest: list[str]) -> _Said:
+    if rest[:1] != ["cli"]:
+        return _Said("'set timeout' only supports 'cli'.", _ERROR)
+    try:
+        (text,) = rest[1:]
+        seconds = float(text) if text.isdecimal() else units.duration(text)
+    except ValueError:
+        return _Said("Expects an integer value.", _ERROR)
+    session.timeout = min(max(seconds, 1.0), _LONGEST_TIMEOUT)
+    return _Said("")
+
+
+_LONGEST_TIMEOUT = 86400.0
+
 _TABLE = (
+    _Command("show info [typed|json]", "report information about the running process", Level.USER, _show_info),
+    _Command("show stat [<filter>]*", "report counters for each proxy and server", Level.USER, _show_stat),
+    _Command(
+        "show servers state [<backend>]", "dump volatile server information", Level.USER, _of_servers(states.state)
+    ),
+    _Command(
+        "show servers conn [<backend>]", "dump server connections status", Level.USER, _of_servers(states.connections)
+    ),
+    _Command("show backend", "list backends in the current running config", Level.USER, _show_backend),
+    _Command("show version", "show version of the current process", Level.USER, _show_version),
+    _Command("get weight <bk>/<srv>", "report a server's current weight", Level.USER, _get_weight),
+    _Command(
+        "set server <bk>/<srv> [opts]",
+        "change a server's state, health or weight",
+        Level.ADMIN,
+        _steers("set", "server"),
+    ),
+    _Command("set weight <bk>/<srv>", "change a server's weight", Level.ADMIN, _steers("set", "weight")),
+    _Command("set timeout [cli] <delay>", "change a timeout setting", Level.USER, _set_timeout),
+    _Command("enable server <bk>/<srv>", "end a server's maintenance", Level.ADMIN, _steers("enable", "server")),
+    _Command("disable server <bk>/<srv>", "put a server into maintenance", Level.ADMIN, _steers("disable", "server")),
+    _Command("enable health <bk>/<srv>", "enable health checks", Level.ADMIN, _steers("enable", "health")),
+    _Command("disable health <bk>/<srv>", "disable health checks", Level.ADMIN, _steers("disable", "health")),
+    _Command(
+        "shutdown sessions server <bk>/<srv>",
+        "kill sessions on a server",
+        Level.ADMIN,
+        _steers("shutdown", "sessions", "server"),
+    ),
     _Command("show vrrp", "where the virtual routers stand", Level.USER, _show_vrrp),
     _Command("show vrrp json", "the same, with all that is known, as JSON", Level.USER, _show_vrrp_json),
     _Command("show vrrp why [<name>]*", "the sum that gives each priority", Level.USER, _show_vrrp_why),

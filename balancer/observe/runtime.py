@@ -12,7 +12,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import pwd
 import socket
+import struct
 
 from balancer.observe.command import Desk, Level, Session, commands, obey
 
@@ -65,7 +67,9 @@ class Runtime:
         if not self._make_room():
             writer.transport.abort()
             return
-        connection = self._connections[task] = _Connection(reader, writer, Session(self._level), self._desk)
+        connection = self._connections[task] = _Connection(
+            reader, writer, Session(self._level, _who(writer)), self._desk
+        )
         try:
             await connection.run()
         except OSError:
@@ -87,6 +91,23 @@ class Runtime:
         idle.is_idle = False
         idle.writer.transport.abort()
         return True
+
+
+def _who(writer: asyncio.StreamWriter) -> str:
+    """Who is at the other end, as far as the kernel knows (SO_PEERCRED, unix(7))."""
+    sock: socket.socket = writer.get_extra_info("socket")
+    try:
+        _, uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    except OSError:
+        return "the runtime socket"
+    try:
+        name = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        name = f"uid {uid}"
+    return f"{name} at the runtime socket"
+
+
+_CREDENTIALS = struct.Struct("3i")
 
 
 class _Connection:
@@ -124,7 +145,7 @@ class _Connection:
     async def _line(self) -> str | None:
         """The next line; None when there is none any more."""
         buffer = self._buffer
-        seconds = _PROMPT_SECONDS if self._session.is_interactive else _LINE_SECONDS
+        seconds = self._session.timeout or (_PROMPT_SECONDS if self._session.is_interactive else _LINE_SECONDS)
         self.is_idle = True
         try:
             async with asyncio.timeout(seconds):

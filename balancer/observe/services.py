@@ -156,7 +156,7 @@ def _targets(backend: BackendRow) -> Iterator[TargetFacts]:
     for row in backend.servers:
         if row.state.condition is Condition.DOWN or row.state.admin is Admin.MAINT:
             continue
-        address = parse_address(row.entry.address)
+        address = row.entry.address
         counters = row.counters
         yield TargetFacts(
             name=address.path or row.name,

@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
+from balancer.addr import Address
 from balancer.config import effective, model
 from balancer.pool.facts import Entity, Sums
 from balancer.pool.orders import Admin, Condition, ServerState
@@ -93,8 +94,9 @@ class ServerEntry(NamedTuple):
     name: str
     row: int
     """Its row on the `Board`."""
-    address: str
+    address: Address
     cookie: str
+    mode: Mode
     backup: bool
     weight: int
     is_checked: bool
@@ -108,7 +110,10 @@ class BackendEntry(NamedTuple):
     name: str
     mode: Mode
     balance: str
+    cookie: str
     allbackups: bool
+    purge_delay: float
+    """Seconds after which idle server connections are closed."""
     servers: tuple[ServerEntry, ...]
 
 
@@ -136,24 +141,31 @@ class Roster(NamedTuple):
         modes = {backend: frontend.mode for frontend in config.frontends.values() for backend in frontend.backends}
         backends, first = [], 0
         for name, backend in config.backends.items():
+            mode = modes.get(name, "tcp")
             servers = tuple(
-                _server_entry(name, backend, server, row=first + i) for i, server in enumerate(backend.servers)
+                _server_entry(name, backend, server, mode=mode, row=first + i)
+                for i, server in enumerate(backend.servers)
             )
             first += len(servers)
-            mode = modes.get(name, "tcp")
-            backends.append(BackendEntry(name, mode, str(backend.balance), backend.allbackups, servers))
+            cookie = backend.cookie.name if backend.cookie is not None else ""
+            backends.append(
+                BackendEntry(
+                    name, mode, str(backend.balance), cookie, backend.allbackups, backend.pool_purge_delay, servers
+                )
+            )
         return Roster(frontends, tuple(backends))
 
 
-def _server_entry(name: str, backend: model.Backend, server_name: str, *, row: int) -> ServerEntry:
+def _server_entry(name: str, backend: model.Backend, server_name: str, *, mode: Mode, row: int) -> ServerEntry:
     server, check = backend.servers[server_name], backend.check
     has_check = not isinstance(check, model.NoCheck)
     return ServerEntry(
         backend=name,
         name=server_name,
         row=row,
-        address=str(server.address),
+        address=server.address,
         cookie=server.cookie or "",
+        mode=mode,
         backup=server.backup,
         weight=server.weight,
         is_checked=has_check and server.check.enabled,

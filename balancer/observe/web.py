@@ -17,17 +17,21 @@ import binascii
 import hashlib
 import hmac
 import logging
+import re
 import secrets
 import socket
 import struct
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 from aiohttp import web
 
 from balancer.config import model
-from balancer.observe import metrics, page
+from balancer.observe import columns, metrics, page
+from balancer.observe.columns import Selection
 from balancer.observe.snapshot import Snapshot
 
 __all__ = ["Web"]
@@ -126,18 +130,34 @@ class Web:
         if request.method not in ("GET", "HEAD"):
             return _plain(405, "Only GET and HEAD are understood.")
         config, target = self._config, _target(request)
-        if target == config.uri:
-            headers = {"Content-Type": page.CONTENT_TYPE}
-            if config.refresh is not None:
-                headers["Refresh"] = str(max(round(config.refresh), 1))
-            return await self._send(
-                request, headers, lambda now: page.pieces(now, realm=config.realm, refresh=config.refresh)
-            )
+        wanted = _Wanted.of(target, config.uri)
+        if wanted is not None:
+            return await self._show(request, wanted)
         if config.metrics is not None and target.partition("?")[0] == config.metrics:
             return await self._send(request, {"Content-Type": metrics.CONTENT_TYPE}, metrics.pieces)
         if target == "/":
             return _plain(302, "The statistics are elsewhere.", location=config.uri)
         return _plain(404, "There is nothing here.")
+
+    async def _show(self, request: web.BaseRequest, wanted: _Wanted) -> web.StreamResponse:
+        config = self._config
+        if wanted.format is None:
+            headers = {"Content-Type": page.CONTENT_TYPE}
+            refresh = config.refresh if wanted.refreshes else None
+            if refresh is not None:
+                headers["Refresh"] = str(max(round(refresh), 1))
+            return await self._send(
+                request,
+                headers,
+                lambda now: page.pieces(columns.narrowed(now, wanted.selection), realm=config.realm, refresh=refresh),
+            )
+        write = _WRITERS[wanted.format]
+        type_ = columns.JSON_TYPE if wanted.format == "json" else columns.CSV_TYPE
+        return await self._send(
+            request,
+            {"Content-Type": type_},
+            lambda now: _together(write(columns.selected(now, wanted.selection))),
+        )
 
     async def _send(
         self,
@@ -150,7 +170,7 @@ class Web:
             # Closed at once when the client leaves: else the exception would keep this frame, and that the snapshot.
             with closing(make(self._snapshot())) as pieces:
                 # Before the head is out an error can still be told.
-                first = next(pieces)
+                first = next(pieces, "")
                 response = web.StreamResponse(headers={**_HEADERS, **headers})
                 response.force_close()
                 await response.prepare(request)
@@ -163,6 +183,43 @@ class Web:
                     await response.write(piece.encode("utf-8", "replace"))
                 await response.write_eof()
                 return response
+
+
+class _Wanted(NamedTuple):
+    """What stands behind the page's URI, in HAProxy's words (src/stats.c, http_handle_stats): `;csv`, `;json`,
+    `;typed`, `;up`, `;no-maint`, `;norefresh`, `?scope=` or `;scope=`."""
+
+    format: str | None
+    selection: Selection
+    refreshes: bool
+
+    @staticmethod
+    def of(target: str, uri: str) -> _Wanted | None:
+        """None where the target is something else."""
+        rest = target.removeprefix(uri) if target.startswith(uri) else None
+        if rest is None or rest[:1] not in ("", ";", "?", "&", "/"):
+            return None
+        words = re.split("[;?&/]", rest)
+        scope = next((unquote(word[6:]) for word in words if word.startswith("scope=")), "")
+        return _Wanted(
+            next((word for word in words if word in _WRITERS), None),
+            Selection(scope=scope[:_LONGEST_SCOPE], hides_down="up" in words, hides_maint="no-maint" in words),
+            "norefresh" not in words,
+        )
+
+
+# HAProxy's STAT_SCOPE_TXT_MAXLEN.
+_LONGEST_SCOPE = 20
+_WRITERS = {"csv": columns.csv, "json": columns.json_, "typed": columns.typed}
+# Rows sent at a time.
+_ROWS = 64
+
+
+def _together(rows: Iterable[str]) -> Generator[str, None, None]:
+    """Fewer and larger pieces."""
+    rows = iter(rows)
+    while piece := "".join(islice(rows, _ROWS)):
+        yield piece
 
 
 class _Users:

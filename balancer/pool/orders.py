@@ -48,6 +48,10 @@ class ServerState(NamedTuple):
     downs: int = 0
     check_failures: int = 0
     downtime: int = 0
+    is_unwatched: bool = False
+    """Whether an operator has stopped its checks."""
+    shutdowns: int = 0
+    """How often an operator has ended its sessions."""
 
     @property
     def is_usable(self) -> bool:
@@ -65,7 +69,7 @@ class ServerState(NamedTuple):
         return self.condition is not _DOWN and self.admin is not _MAINT
 
 
-_ROW = struct.Struct("=8q")
+_ROW = struct.Struct("=10q")
 # Octets compared in one go when looking for rows that changed.
 _STRETCH = 64 * _ROW.size
 
@@ -112,4 +116,16 @@ class Board:
 
     @staticmethod
     def _state(row: tuple[int, ...]) -> ServerState:
-        return ServerState(Condition(row[0]), Admin(row[1]), *row[2:])
+        condition, admin, weight, health, last_change, downs, failures, downtime, is_unwatched, shutdowns = row
+        return ServerState(
+            Condition(condition),
+            Admin(admin),
+            weight,
+            health,
+            last_change,
+            downs,
+            failures,
+            downtime,
+            bool(is_unwatched),
+            shutdowns,
+        )

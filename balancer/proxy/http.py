@@ -15,6 +15,7 @@ from typing import cast
 
 from balancer.errors import BadRequest
 from balancer.pool.records import HttpRecord
+from balancer.pool.server import Server
 from balancer.proxy.exchange import Exchange, HttpFrontend, count_status
 from balancer.proxy.origin import ServerConnection
 from balancer.proxy.sweep import NEVER
@@ -202,8 +203,13 @@ class ClientConnection(asyncio.Protocol):
             else:
                 self.deadline = min(self.deadline, self.frontend.clock.now + _LAST_CALL)
 
+    @property
+    def server(self) -> Server | None:
+        """Who answers the exchange that goes on."""
+        return self.exchange.server if self.exchange is not None else None
+
     def kill(self, termination: str) -> None:
-        """End what goes on: K at a hard stop."""
+        """End what goes on: K by the operator or at a hard stop."""
         if self.exchange is not None:
             self.exchange.kill(termination)
         else:

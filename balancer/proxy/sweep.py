@@ -10,6 +10,8 @@ import math
 import time
 from typing import Protocol
 
+from balancer.pool.server import Server
+
 __all__ = ["INTERVAL", "NEVER", "Clock", "Sweeper", "Timed"]
 
 # Ten looks a second: a timeout is early or late by a tenth at most, and 20 000 connections cost 2 % of a core.
@@ -35,6 +37,10 @@ class Timed(Protocol):
     """What the sweep looks at."""
 
     deadline: float
+
+    @property
+    def server(self) -> Server | None:
+        """Who it is served by at the moment."""
 
     def expire(self, now: float) -> None:
         """The deadline has passed. Set another one or leave the sweeper."""

@@ -46,7 +46,7 @@ class Desk:
 
     def check(self, server: str, result: CheckResult) -> None:
         target = self.targets[server]
-        old = self.control._states[target.index]
+        old = self.control._decisions.states[target.index]
         new = verdict.observe(old, result.ok, target.check, now=int(time.time() * 1e6))
         self.control._on_check(Event(target, old, new, result, self.previous.get(target.index)))
         self.previous[target.index] = result

@@ -48,8 +48,8 @@ def test_a_command_is_given_with_its_words_kept_apart(daemon: Callable[..., tupl
 @pytest.mark.parametrize(
     ("said", "answer"),
     [
-        (b"\n[6]:done\n\n", Answer("done\n", False)),
-        (b"\n[3]:No such thing.\n\n", Answer("No such thing.\n", True)),
+        (b"\n[6]: done\n\n", Answer("done\n", False)),
+        (b"\n[3]: No such thing.\n\n", Answer("No such thing.\n", True)),
         (b"\n\n", Answer("", False)),
         (b"\n[x]:text\n\n", Answer("[x]:text\n", False)),
     ],

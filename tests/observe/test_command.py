@@ -184,13 +184,13 @@ def test_a_command_that_is_more_words_than_another_is_meant(room: Room) -> None:
 
 def test_who_asks_for_it_is_told_what_is_an_error(room: Room) -> None:
     assert room.say("set severity-output number") == ""
-    assert room.say("vrrp hold") == "[6]:VI_E: released for 1h\n"
+    assert room.say("vrrp hold") == "[6]: VI_E: released for 1h\n"
     room.answer = (False, ["there is no VI_E"])
-    assert room.say("vrrp hold") == "[3]:there is no VI_E\n"
-    assert room.say("nosuch").startswith("[3]:Unknown command")
+    assert room.say("vrrp hold") == "[3]: there is no VI_E\n"
+    assert room.say("nosuch").startswith("[3]: Unknown command")
     assert not room.say("show vrrp").startswith("[")
     room.say("set severity-output string")
-    assert room.say("vrrp hold") == "[error]:there is no VI_E\n"
+    assert room.say("vrrp hold") == "[err]: there is no VI_E\n"
     room.say("set severity-output none")
     assert room.say("vrrp hold") == "there is no VI_E\n"
     assert room.say("set severity-output loud") == "one of 'none', 'number', 'string' is a required argument\n"
@@ -250,7 +250,7 @@ def test_what_the_kernel_has_is_passed_on(line: str, asked: tuple[str, bool]) ->
 def test_why_the_kernel_does_not_say(line: str) -> None:
     kernel = Kernel((False, b"The kernel process does not answer."))
     kernel.session.severity = "number"
-    assert kernel.say(line) == "[3]:The kernel process does not answer.\n"
+    assert kernel.say(line) == "[3]: The kernel process does not answer.\n"
 
 
 @pytest.mark.parametrize(("view", "title"), [("status", "Forward"), ("stats", "InBytes"), ("rate", "InBPS")])

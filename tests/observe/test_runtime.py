@@ -79,7 +79,7 @@ def test_each_answer_ends_with_an_empty_line(serve) -> None:
         assert (await exchange(path, b"\n")).startswith(UNKNOWN)
         assert await exchange(path, b"set severity-output number\n") == "\n"
         assert await exchange(path, b"set severity-output number;vrrp hold\n") == (
-            "\n[3]:There are no virtual routers (vrrp.instances).\n\n"
+            "\n[3]: There are no virtual routers (vrrp.instances).\n\n"
         )
 
     serve(talk)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from balancer.addr import parse_address
 from balancer.observe.snapshot import Availability, Rates, Roster, ServerEntry, ServerRow
 from balancer.pool.facts import COUNTERS, Entity, Sums
 from balancer.pool.orders import Admin, Condition, ServerState
@@ -12,7 +13,17 @@ WEB = Entity("frontend", "web")
 
 def row(state: ServerState, *, checked: bool = True, rise: int = 2, fall: int = 3) -> ServerRow:
     entry = ServerEntry(
-        "app", "s", 0, "10.0.0.1:80", "", backup=False, weight=1, is_checked=checked, rise=rise, fall=fall
+        "app",
+        "s",
+        0,
+        parse_address("10.0.0.1:80"),
+        "",
+        mode="tcp",
+        backup=False,
+        weight=1,
+        is_checked=checked,
+        rise=rise,
+        fall=fall,
     )
     return ServerRow(entry, state, ZERO, Rates()[Entity("server", "app", "s")], None, 1000.0, 900.0)
 

@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from balancer.pool.orders import Admin, Board, Condition, ServerState
 
 NUMBER = st.integers(-(2**63), 2**63 - 1)
-STATES = st.builds(ServerState, st.sampled_from(Condition), st.sampled_from(Admin), st.integers(0, 256), *[NUMBER] * 5)
+STATES = st.builds(
+    ServerState,
+    st.sampled_from(Condition),
+    st.sampled_from(Admin),
+    st.integers(0, 256),
+    *[NUMBER] * 5,
+    st.booleans(),
+    NUMBER,
+)
 
 
 def board(servers: int) -> tuple[Board, Board]:

@@ -1,0 +1,106 @@
+"""The servers' states as control decides them, and who is told: checks and operators enter here alike.
+
+check  ──┐
+         ├── Decisions.take ── board ── doorbells of workers, `kernel`, those of before a reload
+command ─┘
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from balancer.daemon.memory import Memory, ring
+from balancer.daemon.plan import Plan, Seat
+from balancer.health import report
+from balancer.pool.facts import Entity, Sums
+from balancer.pool.orders import ServerState
+
+__all__ = ["Decisions", "Former", "takes_clients"]
+
+
+class Former(NamedTuple):
+    """A generation of before a reload: some of its workers may still have connections."""
+
+    plan: Plan
+    memory: Memory
+
+
+class Decisions:
+    """The board's only writer."""
+
+    def __init__(self, plan: Plan, memory: Memory, elders: Sequence[Former]) -> None:
+        self._plan = plan
+        self._memory = memory
+        self._elders = elders
+        # The board as we left it: nobody else writes there.
+        self.states = list(memory.board)[: len(plan.seats)]
+        self.has_news = True
+        """Whether anything was decided; whoever has taken note of it says so."""
+        self._usable = {name: _Usable() for name in plan.config.backends}
+        for seat in plan.seats.values():
+            self._usable[seat.backend].count(self.states[seat.index], 1, is_backup=self.is_backup(seat))
+
+    def __getitem__(self, index: int) -> ServerState:
+        return self.states[index]
+
+    def is_backup(self, seat: Seat) -> bool:
+        return self._plan.config.backends[seat.backend].servers[seat.server].backup
+
+    def take(self, seat: Seat, new: ServerState, *, tell: bool) -> None:
+        """From now on this is the server's state. `tell`: others act on it."""
+        old = self.states[seat.index]
+        self.states[seat.index] = self._memory.board[seat.index] = new
+        self.has_news = True
+        for sign, state in ((-1, old), (1, new)):
+            self._usable[seat.backend].count(state, sign, is_backup=self.is_backup(seat))
+        if tell:
+            for bell in (*self._memory.worker_bells, self._memory.kernel_bell):
+                if bell is not None:
+                    ring(bell)
+            self._tell_elders(seat, new)
+
+    def _tell_elders(self, seat: Seat, state: ServerState) -> None:
+        """So that sessions end with their server in workers of before a reload too."""
+        for plan, memory in self._elders:
+            its = plan.seats.get((seat.backend, seat.server))
+            if its is not None and its.address == seat.address:
+                memory.board[its.index] = state
+                for bell in memory.worker_bells:
+                    with contextlib.suppress(OSError):
+                        ring(bell)
+
+    def standing(self, seat: Seat) -> report.Standing:
+        """What is left of its backend, and the sessions it has."""
+        usable = self._usable[seat.backend]
+        return report.Standing(usable.active, usable.backup, self._sessions(seat))
+
+    def _sessions(self, seat: Seat) -> int:
+        """At the moment, those of before a reload with them."""
+        entity = Entity("server", seat.backend, seat.server)
+        return sum(
+            Sums.of(entity, memory.blocks, plan.layout).counters["scur"]
+            for plan, memory in (Former(self._plan, self._memory), *self._elders)
+            if entity in plan.layout.places
+        )
+
+
+class _Usable:
+    """How many servers of a backend take new clients. Those not checked yet count as HAProxy counts them: as up."""
+
+    def __init__(self) -> None:
+        self.active = self.backup = 0
+
+    def count(self, state: ServerState, sign: int, *, is_backup: bool) -> None:
+        """One more (`sign` 1) or one less (-1) in this state."""
+        change = sign * takes_clients(state)
+        if is_backup:
+            self.backup += change
+        else:
+            self.active += change
+
+
+def takes_clients(state: ServerState) -> bool:
+    """Whether clients that are free to go anywhere may come to it."""
+    return state.is_usable or state.is_unchecked

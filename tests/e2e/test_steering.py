@@ -1,0 +1,360 @@
+"""Servers changed while it runs: what becomes of traffic, what is said, and programs made for HAProxy."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from balancer import __version__
+from tests.e2e.bed.clients import curl, get, talk
+from tests.e2e.bed.process import PATIENCE, free_port, until
+from tests.e2e.bed.pybalancer import COMMAND
+
+CONFIG = """
+global: {workers: 2, hard_stop_after: 5s, runtime_socket: {path: "${admin}", level: admin}}
+frontends:
+  ft: {mode: http, bind: "127.0.0.1:${http}", default_backend: web}
+  raw: {mode: tcp, bind: "127.0.0.1:${tcp}", default_backend: plain}
+backends:
+  web:
+    cookie: {name: SERVERID}
+    check: {type: tcp, interval: 200ms}
+    servers:
+      web1: {address: "127.0.0.1:${web1}", cookie: c1, weight: 10}
+      web2: {address: "127.0.0.1:${web2}", cookie: c2, weight: 10}
+  plain:
+    servers:
+      web3: {address: "127.0.0.1:${web3}"}
+"""
+
+
+@pytest.fixture
+def admin(tmp_path) -> str:
+    return str(tmp_path / "admin.sock")
+
+
+@pytest.fixture
+def running(balancer, web, admin):
+    running = balancer(CONFIG, admin=admin, web1=web[0].port, web2=web[1].port, web3=web[2].port)
+    running.wait_until_up("web/web1", "web/web2")
+    return running
+
+
+def say(admin: str, line: str) -> str:
+    """One command to a runtime socket, as socat would give it."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(PATIENCE)
+        sock.connect(admin)
+        sock.sendall(line.encode() + b"\n")
+        return b"".join(iter(lambda: sock.recv(65536), b"")).decode()
+
+
+def stat(admin: str) -> dict[tuple[str, str], dict[str, str]]:
+    rows = csv.DictReader(io.StringIO(say(admin, "show stat").removeprefix("# ").strip()))
+    return {(row["pxname"], row["svname"]): row for row in rows}
+
+
+def served(running, times: int = 8) -> set[str]:
+    """Who answers clients without a cookie; both workers are asked."""
+    return {get(running.ports["http"])["server"] for _ in range(times)}
+
+
+def test_nothing_new_comes_to_a_server_that_is_drained(running, admin) -> None:
+    assert served(running) == {"web1", "web2"}
+    assert say(admin, "set server web/web1 state drain") == "\n"
+    until(lambda: served(running) == {"web2"}, "new clients go elsewhere")
+    assert get(running.ports["http"], Cookie="SERVERID=c1")["server"] == "web1", "who holds its cookie does not"
+    assert stat(admin)["web", "web1"]["status"] == "DRAIN"
+    assert say(admin, "set server web/web1 state ready") == "\n"
+    until(lambda: "web1" in served(running), "it is back")
+    lines = [line.partition(": ")[2] for line in running.log if "web/web1" in line]
+    wanted = [
+        "at the runtime socket: set server web/web1 state drain",
+        "Server web/web1 enters drain state. 1 active and 0 backup servers online. "
+        "0 sessions requeued, 0 total in queue.",
+        "at the runtime socket: set server web/web1 state ready",
+        "Server web/web1 is UP (leaving forced drain).",
+    ]
+    assert [line for line in lines if line.endswith(tuple(wanted))][-4:] == [
+        next(line for line in lines if line.endswith(end)) for end in wanted
+    ]
+
+
+def test_nobody_comes_to_a_server_in_maintenance(running, admin) -> None:
+    say(admin, "set server web/web1 state maint")
+    until(lambda: get(running.ports["http"], Cookie="SERVERID=c1")["server"] == "web2", "not even who holds its cookie")
+    row = stat(admin)["web", "web1"]
+    assert (row["status"], row["check_status"]) == ("MAINT", "")
+    say(admin, "enable server web/web1")
+    until(lambda: get(running.ports["http"], Cookie="SERVERID=c1")["server"] == "web1", "it is back")
+
+
+def test_weights_change_the_shares(running, admin) -> None:
+    assert say(admin, "get weight web/web1") == "10 (initial 10)\n\n"
+    say(admin, "set server web/web1 weight 0")
+    until(lambda: served(running) == {"web2"}, "a weight of 0 gets nothing new")
+    say(admin, "set server web/web1 weight 300%")
+    assert say(admin, "get weight web/web1") == "30 (initial 10)\n\n"
+
+    def share() -> bool:
+        found = [get(running.ports["http"])["server"] for _ in range(32)]
+        return 20 <= found.count("web1") <= 28
+
+    until(share, "three of four")
+
+
+def test_the_health_that_was_said_holds_until_checks_say_otherwise(running, admin) -> None:
+    say(admin, "disable health web/web1; set server web/web1 health down")
+    until(lambda: served(running) == {"web2"}, "down")
+    row = stat(admin)["web", "web1"]
+    assert row["status"].startswith("DOWN")
+    running.wait_for_line("Server web/web1 is DOWN, changed from CLI. 1 active and 0 backup servers left.")
+    say(admin, "enable health web/web1")
+    until(lambda: "web1" in served(running), "checks bring it back")
+
+
+def test_sessions_are_ended(running, admin) -> None:
+    """A tunnel through TCP and one request at a server that is slow to answer."""
+    with socket.create_connection(("127.0.0.1", running.ports["tcp"]), timeout=PATIENCE) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert client.recv(1) == b"H"
+        until(lambda: stat(admin)["plain", "web3"]["scur"] == "1", "its session counts")
+        say(admin, "shutdown sessions server plain/web3")
+        with pytest.raises(ConnectionError):
+            while client.recv(65536):
+                pass
+            raise ConnectionResetError
+    line = running.wait_for_line(" raw plain/web3 ")
+    assert " KD " in line
+    until(lambda: stat(admin)["plain", "web3"]["scur"] == "0", "it is gone")
+    assert talk(running.ports["tcp"], b"GET / HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200")
+
+
+def test_what_was_said_outlives_control_and_a_reload(running, admin) -> None:
+    say(admin, "set server web/web1 state drain; set server web/web2 weight 7")
+    (control,) = running.control
+    os.kill(control, signal.SIGKILL)
+    until(lambda: running.control not in ([], [control]), "another one is there")
+    until(lambda: Path(admin).is_socket() and say(admin, "get weight web/web2") == "7 (initial 10)\n\n", "it knows")
+    assert stat(admin)["web", "web1"]["status"] == "DRAIN"
+    at = len(running.log)
+    running.process.signal(signal.SIGHUP)
+    running.wait_for_line("reloaded", after=at)
+    until(lambda: stat(admin)["web", "web1"]["status"] == "DRAIN", "after a reload too")
+    assert say(admin, "get weight web/web2") == "7 (initial 10)\n\n"
+    assert served(running) == {"web2"}
+
+
+def test_an_operator_sees_and_changes_by_the_command_line(running, admin) -> None:
+    def run(*words: str) -> tuple[int, str, str]:
+        done = subprocess.run(
+            [COMMAND, *words, "--socket", admin], capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    assert run("drain", "web/web1", "web/web2") == (0, "web/web1: state drain\nweb/web2: state drain\n", "")
+    assert stat(admin)["web", "web2"]["status"] == "DRAIN"
+    assert run("ready", "web/web2") == (0, "web/web2: state ready\n", "")
+    assert run("maint", "web/web1", "web/nobody") == (1, "web/web1: state maint\n", "web/nobody: No such server.\n")
+    assert run("weight", "50%", "web/web1") == (0, "web/web1: weight 50%\n", "")
+    assert say(admin, "get weight web/web1") == "5 (initial 10)\n\n"
+
+
+# The second opinion
+
+HAPROXY = """
+global
+  stats socket {admin} level admin
+frontend ft
+  mode http
+  bind 127.0.0.1:{http}
+  default_backend web
+frontend raw
+  mode tcp
+  bind 127.0.0.1:{tcp}
+  default_backend plain
+backend web
+  mode http
+  cookie SERVERID insert
+  server web1 127.0.0.1:{web1} cookie c1 weight 10 check inter 200
+  server web2 127.0.0.1:{web2} cookie c2 weight 10 check inter 200
+backend plain
+  mode tcp
+  server web3 127.0.0.1:{web3}
+"""
+COMMANDS = (
+    "show backend", "show servers state nobody", "show stat 99 7 -1 typed",
+    "set server", "set server web", "set server web/nobody state drain", "set server nobody/web1 state drain",
+    "set server web/web1 state", "set server web/web1 state off", "set server web/web1 state drain",
+    "set server web/web1 weight", "set server web/web1 weight 257", "set server web/web1 weight -1",
+    "set server web/web1 weight x", "set server web/web1 weight 50%", "get weight web/web1",
+    "set weight web/web1 300%", "get weight web/web1", "get weight", "get weight nobody/web1", "get weight web/nobody",
+    "set weight web/web1", "disable server", "disable server web/web1", "enable server web/web1",
+    "enable server web/nobody", "disable health web/web1", "enable health web/web1",
+    "shutdown sessions server web/web1", "shutdown sessions server web/nobody",
+    "set timeout cli 10", "set timeout cli", "set timeout x",
+    "set severity-output number; get weight web/nobody; get weight web/web1",
+    "set severity-output string; set weight web/web1 x",
+)  # fmt: skip
+# What we have not, or know better.
+OURS = {"slim", "idle_conn_cur", "need_conn_est", "check_duration", "check_code", "pid", "weight", "uweight"}
+
+
+@pytest.fixture
+def other(haproxy, tmp_path, web) -> tuple[str, dict[str, int]]:
+    admin, ports = str(tmp_path / "haproxy.sock"), {"http": free_port(), "tcp": free_port()}
+    names = {server.name: server.port for server in web}
+    haproxy(HAPROXY.format(admin=admin, **ports, **names), ports=tuple(ports.values()))
+    until(lambda: stat(admin)["web", "web2"]["check_status"] == "L4OK", "HAProxy has checked")
+    return admin, ports
+
+
+def test_its_answers_are_haproxys(running, admin, other) -> None:
+    differing = {}
+    for command in COMMANDS:
+        ours, theirs = say(admin, command), say(other[0], command)
+        # HAProxy forgets the line's end of some errors.
+        if ours.split("\n") != (theirs if theirs.endswith("\n\n") or theirs == "\n" else theirs + "\n").split("\n"):
+            differing[command] = (ours, theirs)
+    assert not differing
+
+
+def test_the_same_traffic_gives_the_same_numbers(running, admin, other) -> None:
+    """As many requests and connections through both; then every cell is there or not as with HAProxy, and what was
+    counted is the same."""
+    for ports in (running.ports, other[1]):
+        for _ in range(4):
+            get(ports["http"])
+        get(ports["http"], Cookie="SERVERID=c2")
+        talk(ports["http"], b"GET /\x01 HTTP/1.1\r\n\r\n")
+        talk(ports["tcp"], b"GET / HTTP/1.0\r\n\r\n")
+    counted = {
+        "stot", "dreq", "dresp", "ereq", "econ", "eresp", "wretr", "wredis", "status", "act", "bck", "chkdown",
+        "type", "hrsp_1xx", "hrsp_2xx", "hrsp_3xx", "hrsp_4xx", "hrsp_5xx", "hrsp_other", "req_tot", "cli_abrt",
+        "srv_abrt", "check_status", "check_desc", "check_rise", "check_fall", "check_health", "addr", "cookie", "mode",
+        "algo", "conn_tot", "dcon", "dses", "scur", "sid", "lbtot",
+    }  # fmt: skip
+
+    def compare() -> dict[tuple[str, str, str], tuple[str, str]]:
+        ours, theirs = stat(admin), stat(other[0])
+        assert ours.keys() == theirs.keys()
+        wrong = {}
+        for key, row in theirs.items():
+            for name, value in row.items():
+                if name == "-":
+                    break
+                mine = ours[key][name]
+                if name not in OURS and (bool(mine) != bool(value) or (name in counted and mine != value)):
+                    wrong[*key, name] = (mine, value)
+        return wrong
+
+    deadline = time.monotonic() + 5
+    while (found := compare()) and time.monotonic() < deadline:
+        pass
+    assert not found
+
+
+# Programs
+
+
+def program(name: str) -> str:
+    found = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
+    assert found, f"{name} is not installed"
+    return found
+
+
+def run(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    return done.stdout + done.stderr
+
+
+def test_haproxyadmin(running, admin) -> None:
+    script = f"""
+from haproxyadmin import haproxy
+all_ = haproxy.HAProxy(socket_file={admin!r})
+print(sorted(each.name for each in all_.frontends()), sorted(each.name for each in all_.backends()))
+server = all_.server("web1", backend="web")[0]
+print(server.weight, server.status, server.address, server.port)
+server.setweight("50%")
+server.setstate("drain")
+print(server.weight, server.status)
+server.setstate("disable")
+print(server.status)
+server.setstate("enable")
+print(server.status, all_.maxconn > 0, all_.version)
+"""
+    said = run(sys.executable, "-W", "ignore", "-c", script)
+    port = running.config["backends"]["web"]["servers"]["web1"]["address"].partition(":")[2]
+    assert said.splitlines() == [
+        "['ft', 'raw'] ['plain', 'web']",
+        f"10 UP 127.0.0.1 {port}",
+        "5 DRAIN",
+        "MAINT",
+        f"UP True {__version__}-pybalancer",
+    ]
+
+
+def test_haproxy_cli(running, admin) -> None:
+    cli = program("haproxy-cli")
+    assert run(cli, "-k", admin, "-c", "get-weight", "-b", "web", "-s", "web1").startswith("10 (initial 10)")
+    run(cli, "-k", admin, "-c", "set-weight", "-b", "web", "-s", "web1", "-w", "7")
+    run(cli, "-k", admin, "-c", "disable", "-b", "web", "-s", "web2")
+    assert "web1" in run(cli, "-k", admin, "-c", "servers", "-b", "web")
+    rows = stat(admin)
+    assert rows["web", "web1"]["weight"] == "7" and rows["web", "web2"]["status"] == "MAINT"
+
+
+def test_prometheus_haproxy_exporter(running, admin) -> None:
+    port = free_port()
+    command = [program("prometheus-haproxy-exporter"), f"--web.listen-address=127.0.0.1:{port}"]
+    with subprocess.Popen(
+        [*command, f"--haproxy.scrape-uri=unix:{admin}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as exporter:
+        try:
+            page = until(lambda: curl("-s", f"http://127.0.0.1:{port}/metrics").stdout.decode(), "the exporter answers")
+        finally:
+            exporter.kill()
+    for line in (
+        "haproxy_up 1",
+        "haproxy_exporter_csv_parse_failures_total 0",
+        'haproxy_server_up{backend="web",server="web1"} 1',
+        'haproxy_server_up{backend="plain",server="web3"} 1',
+    ):
+        assert line in page.splitlines()
+
+
+def test_hatop(running, admin) -> None:
+    """It needs a terminal, and talks at the prompt."""
+    tmux, name = program("tmux"), f"hatop-{os.getpid()}"
+    subprocess.run(
+        [tmux, "-L", name, "-f", "/dev/null", "new-session", "-d", "-x", "160", "-y", "40",
+         f"TERM=screen {program('hatop')} -s {admin}"],
+        check=True, timeout=PATIENCE,
+    )  # fmt: skip
+    try:
+        screen = until(
+            lambda: (said := run(tmux, "-L", name, "capture-pane", "-p")) and "web3" in said and said, "hatop shows it"
+        )
+        assert re.search(r"^web1 +10 UP +L4OK", screen, re.MULTILINE)
+        assert re.search(r"^FRONTEND +0 OPEN", screen, re.MULTILINE)
+    finally:
+        run(tmux, "-L", name, "kill-server")
+
+
+def test_the_page_gives_the_table_to_programs(running) -> None:
+    text = running.stats("/haproxy?stats;csv;norefresh")
+    assert text.startswith("# pxname,svname,") and "\nweb,BACKEND," in text
+    assert '"name":"pxname"' in running.stats("/haproxy?stats;json")
+    assert ">web1<" in running.stats("/haproxy?stats;up")
+    assert ">web1<" not in running.stats("/haproxy?stats;scope=plain")
