@@ -153,6 +153,8 @@ class Supervisor:
         made = draft(self._config)
         self._identity = privileges.identity(self._config.global_.user, self._config.global_.group)
         log = AccessLog(made.plan.log)
+        # One for as long as we run: a reload has no use for another, and must not fail for want of a descriptor.
+        self._stderr = AccessLog(model.Log(), stdout=_STDERR)
         self._use_log(log, made.plan)
         self._say_all(made)
         plan = self._affordable(made.plan)
@@ -177,7 +179,7 @@ class Supervisor:
 
     def _use_log(self, log: AccessLog, plan: Plan) -> None:
         self._log = log
-        self._console = None if plan.log.target == "stdout" else AccessLog(model.Log(), stdout=_STDERR)
+        self._console = None if plan.log.target == "stdout" else self._stderr
 
     def _workers(self, generation: Generation) -> list[Child]:
         return [

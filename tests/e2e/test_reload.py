@@ -463,6 +463,27 @@ def test_thirty_reloads_leave_nothing(running):
     assert _resident(running.process.pid) - rss < 4096
 
 
+def test_reloads_with_a_log_elsewhere_leave_nothing(balancer):
+    """What is logged elsewhere the first process says on standard error too."""
+    it = balancer(
+        """
+        global: {workers: 1, log: {target: none}}
+        frontends: {tcp: {mode: tcp, bind: "127.0.0.1:${port}", default_backend: b}}
+        backends: {b: {servers: {s: {address: "127.0.0.1:9"}}}}
+        """
+    )
+
+    def held() -> int:
+        return len(list(Path(f"/proc/{it.process.pid}/fd").iterdir()))
+
+    counts = []
+    for number in range(4):
+        it.process.signal(signal.SIGHUP)
+        until(lambda n=number: sum("have ended" in line for line in it.process.err) > n, "it has reloaded")
+        counts.append(held())
+    assert counts[1:] == counts[:-1]
+
+
 def _resident(pid: int) -> int:
     """KiB."""
     return int(re.findall(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())[0])
