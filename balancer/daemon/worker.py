@@ -124,7 +124,7 @@ class Worker:
         self._beat()
         self._go()
         await self._finished.wait()
-        self._process.heartbeat = 0
+        self._process.heartbeat = self._process.tasks = 0
         self._flush()
 
     def _go(self) -> None:
@@ -405,6 +405,7 @@ class Worker:
 
     def _beat(self) -> None:
         self._process.heartbeat = int(time.monotonic() * 1e6)
+        self._process.tasks = len(asyncio.all_tasks())
         self._flush()
 
     def _flush(self) -> None:

@@ -529,6 +529,7 @@ def _process(snapshot: Snapshot) -> Iterator[str]:
         "start_time_seconds": ("Start time in seconds.", int(process.started)),
         "max_connections": ("Limit on the number of client connections.", process.maxconn),
         "current_connections": ("Current number of client connections.", counters["scur"]),
+        "current_tasks": ("Current number of asyncio tasks of the workers.", counters["tasks"]),
         "current_connection_rate": ("Connections accepted over the last second.", rate.connections),
         "max_connection_rate": ("Highest number of connections accepted in a second.", rate.connections_max),
         "current_session_rate": ("Sessions created over the last second.", rate.sessions),

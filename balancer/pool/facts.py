@@ -79,6 +79,7 @@ class _Numbers:
     udp_late: int = 0  # answers that came when nobody waited any more
     udp_forged: int = 0  # answers with the wrong id or question
     log_dropped: int = 0
+    tasks: int = 0  # of the process
     heartbeat: int = 0  # monotonic microseconds of the worker's last flush
 
 
@@ -98,7 +99,7 @@ class Counters(_Numbers):
 
 COUNTERS = tuple(number.name for number in fields(_Numbers))
 # Not carried over to the worker that follows a dead one: they tell of connections that died with it.
-GAUGES = ("scur", "qcur", "srv_icur", "heartbeat")
+GAUGES = ("scur", "qcur", "srv_icur", "tasks", "heartbeat")
 # Over workers the largest counts, not the sum.
 _MAXIMA = frozenset(("lastsess", "qtime_max", "ctime_max", "rtime_max", "ttime_max", "heartbeat"))
 # What a server served counts in its own row alone; a backend's holds what no server got, and what cannot be

@@ -307,6 +307,23 @@ def test_its_heart_beats_while_it_works(bench):
     assert it.sums(PROCESS)["heartbeat"] == 0, "and does not stop as if it hung"
 
 
+def test_its_tasks_are_counted_as_long_as_it_is_there(bench):
+    it = bench()
+
+    async def main():
+        async with at_work(it.worker):
+            await soon(lambda: it.sums(PROCESS)["tasks"])
+            before = it.sums(PROCESS)["tasks"]
+            more = [asyncio.create_task(asyncio.Event().wait()) for _ in range(3)]
+            await soon(lambda: it.sums(PROCESS)["tasks"] == before + 3)
+            for task in more:
+                task.cancel()
+            await soon(lambda: it.sums(PROCESS)["tasks"] == before)
+
+    on_loop(main)
+    assert it.sums(PROCESS)["tasks"] == 0
+
+
 @pytest.mark.parametrize(("maxconn", "workers", "limit"), [(100, 1, 100), (100, 3, 34)])
 def test_its_share_of_the_connections(bench, maxconn, workers, limit):
     it = bench(maxconn=maxconn, workers=workers)

@@ -103,7 +103,7 @@ def config(backends: Mapping[str, object] | None = None) -> model.Config:
 def house() -> House:
     house = House(config())
     house.feed(NOW - 1)
-    house.count("process", "", scur=7, stot=900, conn_tot=900, log_dropped=3)
+    house.count("process", "", scur=7, stot=900, conn_tot=900, log_dropped=3, tasks=2)
     house.count("frontend", "web", scur=5, smax=8, stot=700, conn_tot=700, req_tot=5000, bin=10_000, bout=2_000_000,
                 ereq=2, hrsp_2xx=4990, hrsp_4xx=10, intercepted=2)  # fmt: skip
     house.count("frontend", "tls", scur=10, smax=10, stot=200, conn_tot=200, bin=300, bout=400)
