@@ -23,7 +23,7 @@ from balancer.daemon.memory import Memory, answer, ring
 from balancer.daemon.plan import Plan
 from balancer.observe.log import AccessLog
 from balancer.pool.backend import Backend
-from balancer.pool.facts import Counters, Entity, Ledger
+from balancer.pool.facts import Counters, Entity, Ledger, let_go
 from balancer.pool.records import Record
 from balancer.pool.server import Server
 from balancer.pool.sticky import Persistence
@@ -124,8 +124,10 @@ class Worker:
         self._beat()
         self._go()
         await self._finished.wait()
-        self._process.heartbeat = self._process.tasks = 0
+        self._process.heartbeat = 0
         self._flush()
+        # What is idle, or was cut off, ends with us.
+        let_go(self._memory.blocks[self._number], self._plan.layout)
 
     def _go(self) -> None:
         """Take clients, if told so by now."""

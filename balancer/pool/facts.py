@@ -414,7 +414,7 @@ def fold(block: memoryview, layout: Layout, elder: Elder) -> None:
 
 
 def let_go(block: memoryview, layout: Layout) -> None:
-    """Of one whose writer has died and is not replaced: its connections died with it."""
+    """Of one whose writer is gone and is not replaced: its connections went with it."""
     for offset in layout.offsets:
         for column in _COLUMNS_OF_GAUGES:
             start = offset + column

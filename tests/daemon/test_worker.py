@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import re
 import select
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import uvloop
@@ -305,6 +307,21 @@ def test_its_heart_beats_while_it_works(bench):
 
     on_loop(main)
     assert it.sums(PROCESS)["heartbeat"] == 0, "and does not stop as if it hung"
+
+
+def test_what_it_held_is_not_counted_once_it_has_ended(bench):
+    """Over a reload its numbers go on counting, beside those of the worker that came after it."""
+    it = bench()
+
+    async def main():
+        async with at_work(it.worker):
+            server = it.worker._servers[0]
+            it.backend.take(server)
+            server.idle.append(SimpleNamespace(idle_since=math.inf, close=lambda: None))
+            await soon(lambda: it.sums(SERVER)["srv_icur"] == 1 == it.sums(SERVER)["scur"])
+
+    on_loop(main)
+    assert (it.sums(SERVER)["srv_icur"], it.sums(SERVER)["scur"], it.sums(SERVER)["stot"]) == (0, 0, 1)
 
 
 def test_its_tasks_are_counted_as_long_as_it_is_there(bench):
