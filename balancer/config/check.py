@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator
@@ -18,6 +19,7 @@ from balancer.config.model import (
     Balance,
     Bind,
     CheckBase,
+    Compression,
     Config,
     DnsCheck,
     ErrorFiles,
@@ -38,6 +40,8 @@ _SMALLEST_HEAD = 1024
 _SHORTEST_INTERVAL = 0.01
 # The kernel's sets forget on a clock of their own, and a shorter stay is none.
 _SHORTEST_STAY = 1.0
+# Algorithm to the Python module that it wants, and Debian's package of it.
+_MODULES = {"br": ("brotli", "python3-brotli"), "zstd": ("zstandard", "python3-zstandard")}
 # What rules and balancing find out later.
 _NOT_IN_REQUEST_ID = frozenset(("request_id", "user", "backend", "server", *"123456789"))
 # What a rule can name: nftables has no way to write a quotation mark, and a star at the end stands for any name.
@@ -137,6 +141,10 @@ def _frontend(name: str, frontend: Frontend) -> Iterator[Finding]:
             yield Finding((*loc, "request_id", "header"), text)
         for name in sorted(variables(frontend.request_id.format) & _NOT_IN_REQUEST_ID):
             yield Finding((*loc, "request_id", "format"), f"%[{name}] is not known yet when a request gets its name")
+    if frontend.compression is not None:
+        if frontend.mode != "http":
+            yield Finding((*loc, "compression"), f"is for mode http only, this is mode {frontend.mode}", "key")
+        yield from _compression((*loc, "compression"), frontend.compression)
     for i, bind in enumerate(frontend.bind):
         at = (*loc, "bind", i)
         yield from _bind(at, bind)
@@ -154,6 +162,16 @@ def _frontend(name: str, frontend: Frontend) -> Iterator[Finding]:
         elif is_kernel and not bind.address.is_name and (why := unreachable(bind.address.host)):
             yield Finding((*at, "address"), f"{bind.address} {why}; wants engine proxy")
     yield from _error_files((*loc, "error_files"), frontend.error_files)
+
+
+def _compression(loc: Loc, own: Compression) -> Iterator[Finding]:
+    for i, algorithm in enumerate(own.algorithms):
+        module, package = _MODULES.get(algorithm, ("zlib", ""))
+        if importlib.util.find_spec(module) is None:
+            text = f"{algorithm} wants the Python module {module}: pip install 'pybalancerd[compression]', or {package}"
+            yield Finding((*loc, "algorithms", i), text)
+        if algorithm in own.algorithms[:i]:
+            yield Finding((*loc, "algorithms", i), f"{algorithm} stands here twice")
 
 
 def _bind(loc: Loc, bind: Bind) -> Iterator[Finding]:
@@ -176,6 +194,11 @@ def _backend(name: str, backend: Backend, users: list[tuple[str, Frontend]]) -> 
             text = f"a cookie needs a frontend of mode http, but {users[0][0]} is of mode {users[0][1].mode}"
             yield Finding((*loc, "cookie"), text, "key")
         yield from _cookies(loc, backend)
+    if backend.compression is not None:
+        if users and all(frontend.mode != "http" for _, frontend in users):
+            text = f"compression needs a frontend of mode http, but {users[0][0]} is of mode {users[0][1].mode}"
+            yield Finding((*loc, "compression"), text, "key")
+        yield from _compression((*loc, "compression"), backend.compression)
     yield from _servers(loc, backend, users)
     if backend.persistence_timeout is not None and backend.persistence_timeout < _SHORTEST_STAY:
         yield Finding((*loc, "persistence_timeout"), "is too short; the shortest is 1s")

@@ -9,10 +9,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeVar
 
-from balancer.config.model import Backend, Config, FlowLog, Frontend, TcpKeepalive, Timeouts
+from balancer.config.model import Backend, Compression, Config, FlowLog, Frontend, TcpKeepalive, Timeouts
 from balancer.config.vrrp import VrrpInstance
 
-__all__ = ["BackendSettings", "FrontendSettings", "Waits", "backend", "frontend", "is_ipv6", "vrrp_version"]
+__all__ = [
+    "BackendSettings",
+    "FrontendSettings",
+    "Waits",
+    "backend",
+    "compression",
+    "frontend",
+    "is_ipv6",
+    "vrrp_version",
+]
 
 T = TypeVar("T")
 
@@ -90,6 +99,12 @@ def backend(config: Config, name: str) -> BackendSettings:
         tcp_keepalive=_keepalive(own, config),
         error_files=defaults.error_files.paths | own.error_files.paths,
     )
+
+
+def compression(config: Config, frontend: str, backend: str) -> Compression | None:
+    """How responses of `backend` are compressed for clients of `frontend`; None: not at all."""
+    own = config.backends[backend]
+    return own.compression if "compression" in own.model_fields_set else config.frontends[frontend].compression
 
 
 def _waits(own: Timeouts, defaults: Timeouts) -> Waits:

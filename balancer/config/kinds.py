@@ -30,6 +30,7 @@ __all__ = [
     "IpAddress",
     "Location",
     "LogTarget",
+    "MediaType",
     "Name",
     "Network",
     "OnlyTrue",
@@ -116,6 +117,10 @@ DnsType = Annotated[str, Unit(units.dns_type, {"type": "string", "pattern": "^[A
 DnsRcode = Annotated[str, Unit(units.dns_rcode, {"type": "string", "pattern": "^[A-Za-z]+$"})]
 # RFC 9110 section 5.6.2: it stands in a header line as it is.
 Token = Annotated[str, Written(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", "allowed are letters, digits and !#$%&'*+-.^_`|~", 256)]
+# RFC 9110 section 8.3.1.
+MediaType = Annotated[
+    str, Written(r"[!#$%&'+.^_`|~0-9A-Za-z-]+/(?:\*|[!#$%&'+.^_`|~0-9A-Za-z-]+)", "write text/html, or text/*", 128)
+]
 # RFC 9110 section 5.5, without obs-text.
 FieldValue = Annotated[str, Written(r"[!-~](?:[\t -~]*[!-~])?", "a header's value is printable ASCII")]
 # RFC 6265 section 4.1.1, cookie-octet.

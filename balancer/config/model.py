@@ -27,6 +27,7 @@ from balancer.config.kinds import (
     Interface,
     IpAddress,
     LogTarget,
+    MediaType,
     Name,
     Network,
     Password,
@@ -55,6 +56,8 @@ __all__ = [
     "Bind",
     "Check",
     "CheckOverride",
+    "Compression",
+    "CompressionLevel",
     "Config",
     "Cookie",
     "Defaults",
@@ -223,6 +226,12 @@ class Global(Model):
     """Octets of a request's target; more is answered 414."""
     max_headers: Count = 200
     """Field lines of a request or response; more is answered 431 or 502."""
+    maxcompcpuusage: Annotated[int, Whole(1, 100)] = 100
+    """Percent of each worker's time that `compression` may take; above it further responses go as they are. 100: no
+    limit."""
+    maxcompmem: Size = 128 * 1024 * 1024
+    """Octets of memory that `compression` may take in all (HAProxy's `maxzlibmem`), about a MiB for each response that
+    is compressed at a time, an equal share for each worker; further responses go as they are."""
 
 
 class Defaults(Model):
@@ -303,6 +312,43 @@ class RequestId(Model):
     """Its text, with variables; %[uuid] is a random one."""
 
 
+class CompressionLevel(Model):
+    """How hard to try, by algorithm: more costs more time for each response. Higher ones than these would hold up
+    everybody else's traffic."""
+
+    gzip: Annotated[int, Whole(1, 9)] = 1
+    """1 (some 100 MB/s) to 9 (15 MB/s)."""
+    br: Annotated[int, Whole(1, 9)] = 3
+    """1 (250 MB/s) to 9 (10 MB/s); 3 is smaller than gzip's 9 at the speed of its 1."""
+    zstd: Annotated[int, Whole(1, 9)] = 3
+    """1 (350 MB/s) to 9 (50 MB/s)."""
+
+    def of(self, algorithm: Literal["zstd", "br", "gzip"]) -> int:
+        """That of one algorithm."""
+        level: int = getattr(self, algorithm)
+        return level
+
+
+class Compression(Model):
+    """Compressed responses for clients that take them (HAProxy's `compression algo`, `type` and `offload`)."""
+
+    algorithms: Annotated[tuple[Literal["zstd", "br", "gzip"], ...], Field(min_length=1), OneOrMany()] = ("gzip",)
+    """zstd, br (Brotli) or gzip; one or a list, of which clients get the first of those that they want most. zstd and
+    br want Python modules: `pip install 'pybalancerd[compression]'`."""
+    types: Annotated[tuple[MediaType, ...], Field(min_length=1), OneOrMany()] = (
+        "text/*", "application/javascript", "application/json", "application/ld+json", "application/manifest+json",
+        "application/rss+xml", "application/atom+xml", "application/xhtml+xml", "application/xml",
+        "application/wasm", "image/svg+xml", "font/ttf", "font/otf", "image/x-icon",
+    )  # fmt: skip
+    """Media types that are compressed, `text/*` for all of a kind; one or a list."""
+    min_size: Size = 1024
+    """Shorter content is left as it is, where its length is known."""
+    level: CompressionLevel = CompressionLevel()
+    """How hard to try, by algorithm: {gzip, br, zstd}."""
+    offload: bool = False
+    """Hide from the servers that clients take compressed content, so that all is compressed here."""
+
+
 class Udp(Model):
     """How datagrams are taken apart (`mode: udp`, `engine: proxy`)."""
 
@@ -358,6 +404,8 @@ class Frontend(Model):
     Default: nobody is trusted, and nothing is taken away."""
     request_id: Annotated[RequestId | None, Switch()] = None
     """mode http: true, or {header, format}: a name for each request, in the log and for the servers."""
+    compression: Annotated[Compression | None, Switch()] = None
+    """mode http: true, or {algorithms, types, …}: compress responses of backends that say nothing of it themselves."""
     error_files: ErrorFiles = ErrorFiles()
     """mode http: used in place of those in `defaults`, status by status."""
     tcp_keepalive: Keepalive = None
@@ -568,6 +616,9 @@ class Backend(Model):
     """How to tell that a server is alive. Without it, servers always count as up."""
     cookie: Cookie | None = None
     """mode http: clients stay with their server by a cookie."""
+    compression: Annotated[Compression | None, Switch()] = None
+    """mode http: true, false or {algorithms, types, …}: whether its responses are compressed. Default: as the frontend
+    says."""
     redispatch: bool | None = None
     """Whether a retry may go to another server. Default `defaults.redispatch`."""
     retries: Retries | None = None

@@ -27,8 +27,10 @@ from balancer.pool.facts import Counters, Entity, Ledger, let_go
 from balancer.pool.records import Record
 from balancer.pool.server import Server
 from balancer.pool.sticky import Persistence
+from balancer.proxy.compress import Budget, Compression
 from balancer.proxy.dns import DnsForwarder
 from balancer.proxy.exchange import Exchange, ForwardedFor, HttpBackend, HttpFrontend
+from balancer.proxy.filters import FilteredExchange
 from balancer.proxy.http import ClientConnection
 from balancer.proxy.listen import Gate, Listener
 from balancer.proxy.origin import Pool
@@ -90,6 +92,7 @@ class Worker:
         self._is_going = False
         self._handing: Giving | Taking | None = None
         self._upstreams: dict[str, Upstream] = {}
+        self._budget: Budget | None = None
         self._stop_at: float | None = None
         self._ticks = 0
         self._seen = bytearray()
@@ -252,13 +255,17 @@ class Worker:
         front = effective.frontend(self._config, name)
         of_all = self._config.global_
         forwarded_for = frontend.forwarded_for
-        backends = {each: self._http_backend(each) for each in frontend.backends}
+        backends = {each: self._http_backend(name, each) for each in frontend.backends}
+        filters = any(each.compression is not None for each in backends.values())
         replies = self._replies(front.error_files)
         default = backends.get(frontend.default_backend) or nowhere(loop, name, replies)
-        if frontend.has_rules:
+        if frontend.has_rules or filters:
             self.routers[name] = Router(
                 frontend, self._config.acls, backends, nowhere(loop, name, replies), self._plan.pages
             )
+        exchange: Callable[..., Exchange] = Exchange
+        if name in self.routers:
+            exchange = functools.partial(FilteredExchange if filters else RoutedExchange, self.routers[name])
         shared = HttpFrontend(
             name=name,
             loop=loop,
@@ -267,7 +274,7 @@ class Worker:
             gate=gate,
             limits=Limits(head=of_all.max_header_size, uri=of_all.max_uri_size, fields=of_all.max_headers),
             default=default,
-            exchange=functools.partial(RoutedExchange, self.routers[name]) if name in self.routers else Exchange,
+            exchange=exchange,
             replies=replies,
             forwarded_for=_forwarded_for(forwarded_for) if forwarded_for is not None else None,
             client_timeout=front.timeouts.client,
@@ -279,7 +286,7 @@ class Worker:
         )
         return functools.partial(ClientConnection, shared)
 
-    def _http_backend(self, name: str) -> HttpBackend:
+    def _http_backend(self, frontend: str, name: str) -> HttpBackend:
         backend = self._backends[name]
         config = backend.config
         settings = effective.backend(self._config, name)
@@ -300,7 +307,18 @@ class Worker:
             server_timeout=settings.timeouts.server,
             tunnel_timeout=settings.timeouts.tunnel,
             replies=self._replies(settings.error_files),
+            compression=self._compression(frontend, name),
         )
+
+    def _compression(self, frontend: str, backend: str) -> Compression | None:
+        config = effective.compression(self._config, frontend, backend)
+        if config is None:
+            return None
+        if self._budget is None:
+            of_all = self._config.global_
+            share = of_all.maxcompcpuusage / 100
+            self._budget = Budget(memory=of_all.maxcompmem // self._plan.workers, share=share)
+        return Compression(config, self._budget)
 
     def _replies(self, files: dict[int, str]) -> Replies:
         return Replies({status: self._plan.pages[path] for status, path in files.items()})

@@ -2,7 +2,7 @@
 labels of keepalived-exporter (github.com/mehdy/keepalived-exporter), and a few of our own (`pybalancer_…`).
 
 Text format 0.0.4. Written by hand: prometheus_client keeps an object for each sample and takes several times as long
-for thousands of servers. What HAProxy has and pybalancer does not (TLS, compression, cache, …) is left out.
+for thousands of servers. What HAProxy has and pybalancer does not (TLS, …) is left out.
 """
 
 from __future__ import annotations
@@ -151,6 +151,33 @@ def _common(prefix: str) -> list[_Family]:
     ]
 
 
+def _compressed(prefix: str) -> list[_Family]:
+    """What frontends and backends of mode http have in common."""
+    return [
+        _counter(
+            f"{prefix}_http_comp_bytes_in_total", "comp_in", "Total number of bytes compressed.", applies=_is_http
+        ),
+        _counter(
+            f"{prefix}_http_comp_bytes_out_total",
+            "comp_out",
+            "Total number of bytes that they were compressed to.",
+            applies=_is_http,
+        ),
+        _counter(
+            f"{prefix}_http_comp_bytes_bypassed_total",
+            "comp_byp",
+            "Total number of bytes not compressed because of a limit (processor, memory).",
+            applies=_is_http,
+        ),
+        _counter(
+            f"{prefix}_http_comp_responses_total",
+            "comp_rsp",
+            "Total number of HTTP responses that were compressed.",
+            applies=_is_http,
+        ),
+    ]
+
+
 def _served(prefix: str) -> list[_Family]:
     """What backends and servers have in common."""
     families = [
@@ -231,6 +258,7 @@ _FRONTEND = [
         "Total number of HTTP requests answered by the balancer itself.",
         applies=_is_http,
     ),
+    *_compressed("haproxy_frontend"),
     _counter(
         "pybalancer_frontend_udp_dropped_total",
         "udp_dropped",
@@ -282,6 +310,7 @@ _BACKEND = [
     ),
     _Family("haproxy_backend_http_responses_total", "counter", "Total number of HTTP responses.", _responses, _is_http),
     _counter("haproxy_backend_http_requests_total", "req_tot", "Total number of HTTP requests.", applies=_is_http),
+    *_compressed("haproxy_backend"),
     _aggregate("haproxy_backend_agg_server_status", "Number of servers in each status."),
     _histogram(
         "pybalancer_backend_connect_seconds", "connect", "ctime", "Time waiting for a server connection to complete."

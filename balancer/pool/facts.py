@@ -65,6 +65,10 @@ class _Numbers:
     eint: int = 0  # our own faults
     qcur: int = 0
     qmax: int = 0
+    comp_in: int = 0  # octets of content that were compressed,
+    comp_out: int = 0  # what became of them,
+    comp_byp: int = 0  # and those that were not, since it would have cost too much
+    comp_rsp: int = 0  # responses that were compressed
     srv_icur: int = 0  # idle server connections
     lastsess: int = 0  # Unix time
     qtime: int = 0

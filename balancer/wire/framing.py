@@ -50,7 +50,7 @@ _SIZE, _DATA, _DATA_END, _TRAILER, _DONE = range(5)
 class ChunkedReader:
     """Follows a chunked body from one piece of data to the next."""
 
-    __slots__ = ("_error", "_extensions", "_held", "_left", "_payload_only", "_state", "done", "rest")
+    __slots__ = ("_error", "_extensions", "_held", "_left", "_payload_only", "_state", "done", "rest", "trailers")
 
     def __init__(self, error: type[ProtocolError], *, payload_only: bool = False) -> None:
         """`error` is raised on invalid data; `payload_only` gives the content alone, not in chunks."""
@@ -67,6 +67,8 @@ class ChunkedReader:
         """Whether the body has ended."""
         self.rest = b""
         """What came after its end."""
+        self.trailers = b""
+        """The trailer lines that may go on, known at its end."""
 
     def feed(self, data: bytes) -> bytes:
         """What of `data`, and of what was held before, may go on.
@@ -157,7 +159,7 @@ class ChunkedReader:
                     self._held = data[at:]
                     size = at
                     break
-                kept = self._checked_trailers(data[at : end - 2])
+                kept = self.trailers = self._checked_trailers(data[at : end - 2])
                 if not payload_only and len(kept) != end - 2 - at:
                     pieces += (data[since:at], kept)
                     since = end - 2
