@@ -28,6 +28,7 @@ from balancer.config.model import (
     Server,
     TcpCheck,
 )
+from balancer.config.sources import RequestLimit, SourceLimits
 from balancer.config.tree import Finding, Loc
 from balancer.config.warn import warnings
 from balancer.config.words import did_you_mean, printable
@@ -42,6 +43,14 @@ _SHORTEST_INTERVAL = 0.01
 _SHORTEST_STAY = 1.0
 # Algorithm to the Python module that it wants, and Debian's package of it.
 _MODULES = {"br": ("brotli", "python3-brotli"), "zstd": ("zstandard", "python3-zstandard")}
+# What a worker that dies leaves in a table is wiped by the supervisor, who has other things to do: a millisecond.
+_LARGEST_TABLE = 1 << 20
+_MODES_OF_LIMITS = {
+    "connections": ("tcp", "http"),
+    "connection_rate": ("tcp", "http"),
+    "request_rate": ("http", "udp"),
+    "error_rate": ("http",),
+}
 # What rules and balancing find out later.
 _NOT_IN_REQUEST_ID = frozenset(("request_id", "user", "backend", "server", *"123456789"))
 # What a rule can name: nftables has no way to write a quotation mark, and a star at the end stands for any name.
@@ -161,6 +170,8 @@ def _frontend(name: str, frontend: Frontend) -> Iterator[Finding]:
             yield Finding((*at, "address"), text)
         elif is_kernel and not bind.address.is_name and (why := unreachable(bind.address.host)):
             yield Finding((*at, "address"), f"{bind.address} {why}; wants engine proxy")
+    if frontend.limits is not None:
+        yield from _limits((*loc, "limits"), frontend, frontend.limits)
     yield from _error_files((*loc, "error_files"), frontend.error_files)
 
 
@@ -172,6 +183,23 @@ def _compression(loc: Loc, own: Compression) -> Iterator[Finding]:
             yield Finding((*loc, "algorithms", i), text)
         if algorithm in own.algorithms[:i]:
             yield Finding((*loc, "algorithms", i), f"{algorithm} stands here twice")
+def _limits(loc: Loc, frontend: Frontend, limits: SourceLimits) -> Iterator[Finding]:
+    if frontend.engine == "kernel":
+        yield Finding(loc, "the kernel does not count what a client takes; wants engine proxy", "key")
+    for key, modes in _MODES_OF_LIMITS.items():
+        given = getattr(limits, key)
+        if given is None:
+            continue
+        if frontend.mode not in modes:
+            text = f"is for mode {' and '.join(modes)} only, this is mode {frontend.mode}"
+            yield Finding((*loc, key), text, "key")
+        elif isinstance(given, RequestLimit) and frontend.mode == "udp":
+            for answer in sorted(given.model_fields_set - {"limit"}):
+                yield Finding((*loc, key, answer), "is for mode http only: a datagram gets no answer", "key")
+    if all(getattr(limits, key) is None for key in _MODES_OF_LIMITS):
+        yield Finding(loc, f"limits nothing; give one of {', '.join(_MODES_OF_LIMITS)}", "key")
+    if limits.table_size > _LARGEST_TABLE:
+        yield Finding((*loc, "table_size"), f"is too large; at most {_LARGEST_TABLE >> 20}m")
 
 
 def _bind(loc: Loc, bind: Bind) -> Iterator[Finding]:

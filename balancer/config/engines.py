@@ -49,6 +49,8 @@ def _reasons(config: Config, name: str, frontend: Frontend) -> Iterator[str]:
             yield f"the kernel forgets connections by its own rules (timeout.{key})"
     if effective.frontend(config, name).maxconn is not None:
         yield "the kernel counts no connections (maxconn)"
+    if frontend.limits is not None:
+        yield "the kernel does not count what a client takes (limits)"
     if frontend.mode == "tcp":
         if (
             effective.frontend(config, name).tcp_keepalive

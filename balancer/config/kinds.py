@@ -41,6 +41,7 @@ __all__ = [
     "Pattern",
     "PlainPath",
     "Port",
+    "RateOf",
     "Realm",
     "Retries",
     "Size",
@@ -64,6 +65,7 @@ Duration = Annotated[
 DurationOrOff = Annotated[
     float, Unit(units.duration_or_off, {"type": "string", "pattern": r"^[0-9]{1,12}(\.[0-9]{1,6})?(us|ms|s|m|h|d)$"})
 ]
+RateOf = Annotated[units.Rate, Unit(units.rate, {"type": "string", "pattern": "^[0-9]{1,9}/[0-9]{0,6}(s|m|h)$"})]
 Command = Annotated[
     tuple[str, ...],
     Unit(

@@ -47,6 +47,7 @@ from balancer.config.kinds import (
     Workers,
 )
 from balancer.config.rules import AnyCondition, Condition, HttpRequestRule, HttpResponseRule, UseBackend
+from balancer.config.sources import SourceLimits
 from balancer.config.values import Model, OneOrMany, Short, Switch, Whole, Written
 from balancer.config.vrrp import Vrrp
 
@@ -391,6 +392,8 @@ class Frontend(Model):
     """mode http: which requests go elsewhere; the first rule that holds counts."""
     maxconn: Count | None = None
     """Connections of this frontend, an equal share for each worker. Default `defaults.maxconn`."""
+    limits: SourceLimits | None = None
+    """engine proxy: what one client address may take. Default: no limits."""
     timeout: Timeouts = Timeouts()
     """client, client_fin, http_request and http_keep_alive are taken from here."""
     forwarded_for: Annotated[ForwardedFor | None, Switch()] = None

@@ -6,7 +6,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import shlex
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import dns.exception
 import dns.name
@@ -20,6 +20,7 @@ from balancer.regex import compile_regex
 
 __all__ = [
     "DENY_STATUSES",
+    "Rate",
     "command",
     "deny_status",
     "dns_name",
@@ -40,6 +41,7 @@ __all__ = [
     "path_template",
     "pattern",
     "plain_path",
+    "rate",
     "size",
     "status_set",
     "statuses",
@@ -51,6 +53,10 @@ _DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)(us|ms|s|m|h|d)")
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 # HAProxy's bound for a cookie's maxlife, the longest time that anybody configures.
 _LONGEST = 3650 * 86400.0
+
+_RATE = re.compile(r"([0-9]{1,9})/([0-9]{0,6}(?:s|m|h))")
+# A shorter period is over before anybody has looked; of a longer one a client would be kept out for days.
+_SHORTEST_PERIOD, _LONGEST_PERIOD = 1.0, 86400.0
 
 _SIZE = re.compile(r"([0-9]{1,10})([kmg]?)")
 _OCTETS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
@@ -91,6 +97,25 @@ def duration_or_off(value: Any) -> float:
     """As `duration`, and `0s`, which is 0."""
     match = _DURATION.fullmatch(value) if isinstance(value, str) else None
     return 0.0 if match is not None and float(match[1]) == 0 else duration(value)
+
+
+class Rate(NamedTuple):
+    """So many in so many seconds."""
+
+    most: int
+    period: float
+
+
+def rate(value: Any) -> Rate:
+    """`100/10s`, `5/m`: a count and the time that it is for."""
+    match = _RATE.fullmatch(value) if isinstance(value, str) else None
+    if match is None or not int(match[1]):
+        raise ValueError(f"{shown(value)} is no rate; write a count and a time: 100/10s, 20/s, 500/5m")
+    written = match[2]
+    period = duration(written if written[0].isdigit() else f"1{written}")
+    if not _SHORTEST_PERIOD <= period <= _LONGEST_PERIOD:
+        raise ValueError(f"{shown(value)}: the time of a rate is from 1s to 24h")
+    return Rate(int(match[1]), period)
 
 
 def command(value: Any) -> tuple[str, ...]:

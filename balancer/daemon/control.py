@@ -206,6 +206,7 @@ class Control:
             ask_kernel=self._kernel.ask if self._kernel is not None else None,
             steer=self._helm,
             descriptors=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+            tables={name: of.blocks + of.elders for name, of in self._memory.sources.items()},
         )
 
     def _routers(self) -> Standing | None:

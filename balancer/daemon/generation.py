@@ -73,7 +73,7 @@ class Generation:
         """Without processes. StartError and OSError: then nothing is there that was not `before`."""
         memory = None
         try:
-            memory = Memory(plan)
+            memory = Memory(plan, before.memory if before is not None else None)
             initialise(plan, memory)
             if before is not None:
                 inherit(plan, memory, before.former)
@@ -128,6 +128,8 @@ class Generation:
     def bury(self, child: Child, *, was_killed: bool) -> None:
         """It has ended, and nobody takes its place."""
         self.children.remove(child)
+        if child.number is not None:
+            self.memory.let_go(child.number, for_good=True)
         blocks = self.memory.blocks
         if was_killed and (child.number is not None or child.is_of_network):
             let_go(blocks[child.number if child.number is not None else -1], self.plan.layout)

@@ -11,6 +11,9 @@
     going                 whether the workers are to take clients, written by the supervisor alone
     notice                where the virtual routers stand, written by the supervisor alone
 
+and, of each frontend with `limits`, what its clients have lately taken: a block per worker, written by that worker
+alone, in memory of its own (pool.sources), which a reload that leaves its geometry hands on.
+
 A doorbell is an eventfd(2): control rings a worker's and the kernel process's when it has written the board, a worker
 rings control's when a server failed it. All of this outlives the processes at either end, so whoever is started
 in the place of a dead one finds everything as it was. A reload makes a generation beside it, with a memory of its own.
@@ -22,6 +25,8 @@ import contextlib
 import mmap
 import os
 import socket
+import time
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from balancer.config.model import Config
@@ -29,8 +34,9 @@ from balancer.config.vrrp import Vrrp
 from balancer.daemon.plan import Plan
 from balancer.pool.notice import Notice
 from balancer.pool.orders import Board
+from balancer.pool.sources import Block, Geometry
 
-__all__ = ["KernelLine", "Line", "Memory", "Succession", "answer", "ring"]
+__all__ = ["KernelLine", "Line", "Memory", "Sources", "Succession", "answer", "ring"]
 
 # Octets of a native signed 64-bit integer.
 _NUMBER = 8
@@ -74,10 +80,20 @@ class Succession(NamedTuple):
             end.close()
 
 
+class Sources(NamedTuple):
+    """What the clients of one frontend have taken."""
+
+    blocks: list[Block]
+    """One per worker."""
+    elders: list[Block]
+    """Those of before a reload: they still count, or did until lately."""
+
+
 class Memory:
     """The shared memory, the doorbells and the lines of one generation. OSError where there can be no more of them."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, before: Memory | None = None) -> None:
+        """`before` a reload: what clients have taken goes on to count."""
         size = plan.layout.size
         backends = plan.config.backends
         blocks = plan.workers + plan.has_kernel
@@ -115,6 +131,10 @@ class Memory:
         """From control to the process `kernel`; None where there is none."""
         self.successions: list[Succession] = []
         """Of each worker, where there is something to hand over."""
+        self.secret: bytes = before.secret if before is not None else os.urandom(16)
+        """Nobody outside can tell which sources share a set."""
+        self.sources: dict[str, Sources] = _sources(plan, before.sources if before is not None else {})
+        """By frontend."""
         self.control_bell = _bell()
         self._is_open = True
         try:
@@ -140,6 +160,12 @@ class Memory:
         for bell in self.worker_bells:
             ring(bell)
 
+    def let_go(self, worker: int, *, for_good: bool) -> None:
+        """That worker has ended, its connections with it; `for_good`: nobody takes its place."""
+        now = time.monotonic()
+        for sources in self.sources.values():
+            sources.blocks[worker].end(now, for_good=for_good)
+
     def close(self, *, keeps_workers: bool = False) -> None:
         """Close doorbells and lines, as far as this process is concerned; `keeps_workers`: but for the workers' bells.
         What is in memory stays readable."""
@@ -155,6 +181,21 @@ class Memory:
         for line in (self.line, self.kernel_line, *self.successions):
             if line is not None:
                 line.close()
+
+
+def _sources(plan: Plan, before: Mapping[str, Sources]) -> dict[str, Sources]:
+    found = {}
+    now = time.monotonic()
+    for name, frontend in plan.config.frontends.items():
+        limits = frontend.limits
+        if limits is None or frontend.engine != "proxy":
+            continue
+        connections, requests, errors = (rate.period if rate is not None else 0.0 for rate in limits.rates)
+        geometry = Geometry(limits.table_size, limits.ipv6_prefix, (connections, requests, errors))
+        old = before.get(name, Sources([], []))
+        elders = [block for block in old.blocks + old.elders if block.geometry == geometry and not block.is_over(now)]
+        found[name] = Sources([Block(geometry) for _ in range(plan.workers)], elders)
+    return found
 
 
 def _tallies(config: Config) -> int:

@@ -453,6 +453,8 @@ class Supervisor:
             if status and not self._stopping and not generation.is_killed:
                 self._say(Level.ALERT, f"{child.name} of before the reload {ending}")
             return
+        if generation is not None and child.number is not None:
+            generation.memory.let_go(child.number, for_good=False)
         self._is_missing(child, f"{child.name} {ending}")
 
     def _is_missing(self, child: Child, why: str) -> None:

@@ -21,11 +21,12 @@ from balancer.daemon.faults import report_to
 from balancer.daemon.handover import Giving, Taking
 from balancer.daemon.memory import Memory, answer, ring
 from balancer.daemon.plan import Plan
-from balancer.observe.log import AccessLog
+from balancer.observe.log import AccessLog, Level
 from balancer.pool.backend import Backend
 from balancer.pool.facts import Counters, Entity, Ledger, let_go
-from balancer.pool.records import Record
+from balancer.pool.records import HttpRecord, Record
 from balancer.pool.server import Server
+from balancer.pool.sources import Table
 from balancer.pool.sticky import Persistence
 from balancer.proxy.compress import Budget, Compression
 from balancer.proxy.dns import DnsForwarder
@@ -36,9 +37,10 @@ from balancer.proxy.listen import Gate, Listener
 from balancer.proxy.origin import Pool
 from balancer.proxy.replies import Replies
 from balancer.proxy.route import RoutedExchange, Router, nowhere
+from balancer.proxy.sources import LimitedClient, LimitedReceiver, LimitedTcpFrontend, Limiter, RequestLimiter
 from balancer.proxy.sweep import INTERVAL, Clock, Sweeper
 from balancer.proxy.tcp import TcpFrontend
-from balancer.proxy.udp import FlowForwarder
+from balancer.proxy.udp import FlowForwarder, Receiver
 from balancer.proxy.upstream import Upstream
 from balancer.wire.http1 import Limits
 
@@ -47,6 +49,8 @@ __all__ = ["Worker"]
 # Counters reach shared memory every so many sweeps: four times a second, with INTERVAL at 0.1 s.
 _SWEEPS_PER_FLUSH = 3
 _SWEEPS_PER_PURGE = 10
+# What limits have refused beyond the records of it is said every five seconds.
+_SWEEPS_PER_SUM = 50
 # Records written in one go, two milliseconds of work.
 _LOG_BATCH = 256
 # The time that reading server states took, this many times over, belongs to the traffic before they are read again.
@@ -84,6 +88,8 @@ class Worker:
         self._pools: dict[str, Pool] = {}
         self.routers: dict[str, Router] = {}
         """By frontend; of those alone that have rules."""
+        self._limiters: dict[str, Limiter] = {}
+        """By frontend; of those alone that have limits."""
         self._servers: list[Server] = []
         self._gates: list[Gate] = []
         self._listeners: list[Listener] = []
@@ -226,12 +232,23 @@ class Worker:
     def _record_sink(self, frontend: model.Frontend) -> Callable[[Record], None] | None:
         return self._log.write if frontend.log and self._config.global_.log.target != "none" else None
 
+    def _limiter(self, name: str, frontend: model.Frontend) -> Limiter | None:
+        if frontend.limits is None:
+            return None
+        sources = self._memory.sources[name]
+        others = [block for number, block in enumerate(sources.blocks) if number != self._number]
+        table = Table(self._memory.secret, sources.blocks[self._number], others + sources.elders)
+        limiter = self._limiters[name] = Limiter(name, frontend, table)
+        return limiter
+
     def _tcp(
         self, loop: asyncio.AbstractEventLoop, name: str, frontend: model.Frontend, gate: Gate
     ) -> Callable[..., asyncio.Protocol]:
         front = effective.frontend(self._config, name)
         back = effective.backend(self._config, frontend.default_backend).timeouts
-        return TcpFrontend(
+        limiter = self._limiter(name, frontend)
+        make = functools.partial(LimitedTcpFrontend, limiter=limiter) if limiter is not None else TcpFrontend
+        return make(
             name=name,
             loop=loop,
             clock=self._clock,
@@ -263,9 +280,15 @@ class Worker:
             self.routers[name] = Router(
                 frontend, self._config.acls, backends, nowhere(loop, name, replies), self._plan.pages
             )
+        limiter = self._limiter(name, frontend)
+        router = self.routers.get(name)
         exchange: Callable[..., Exchange] = Exchange
-        if name in self.routers:
-            exchange = functools.partial(FilteredExchange if filters else RoutedExchange, self.routers[name])
+        if router is not None:
+            exchange = functools.partial(FilteredExchange if filters else RoutedExchange, router)
+        log: Callable[[HttpRecord], None] | None = self._record_sink(frontend)
+        if limiter is not None:
+            requests = RequestLimiter(limiter, frontend, exchange, router, nowhere(loop, name, replies))
+            exchange, log = requests if requests.is_needed else exchange, requests.log(log)
         shared = HttpFrontend(
             name=name,
             loop=loop,
@@ -281,9 +304,11 @@ class Worker:
             request_timeout=front.timeouts.http_request,
             keep_alive_timeout=front.timeouts.http_keep_alive,
             keepalive=front.tcp_keepalive,
-            log=self._record_sink(frontend),
+            log=log,
             dontlognull=front.dontlognull,
         )
+        if limiter is not None:
+            return functools.partial(LimitedClient, limiter, shared)
         return functools.partial(ClientConnection, shared)
 
     def _http_backend(self, frontend: str, name: str) -> HttpBackend:
@@ -330,6 +355,10 @@ class Worker:
         sockets: Sequence[socket.socket] = [sock for _, sock in self._sockets[name]]
         counters: Counters = self._ledger[Entity("frontend", name)]
         udp = frontend.udp
+        limiter = self._limiter(name, frontend)
+        receiver: Callable[[socket.socket], Receiver] = Receiver
+        if limiter is not None:
+            receiver = functools.partial(LimitedReceiver, limiter, counters)
         is_dns = udp.protocol == "dns" or (
             udp.protocol == "auto"
             and (backend.config.check.type == "dns" or any(bind.address.port == _DNS_PORT for bind in frontend.bind))
@@ -344,6 +373,7 @@ class Worker:
                 timeout=udp.timeout or _DNS_TIMEOUT,
                 max_flows=udp.max_flows,
                 log=self._record_sink(frontend),
+                receiver=receiver,
             )
         flows = self._flows[name] = FlowForwarder(
             loop,
@@ -355,6 +385,7 @@ class Worker:
             responses=udp.responses,
             max_flows=udp.max_flows,
             log=self._record_sink(frontend),
+            receiver=receiver,
         )
         return flows
 
@@ -414,6 +445,10 @@ class Worker:
                 pool.purge(now)
             for member in self._sweeper.members:
                 member.report()
+        if self._ticks % _SWEEPS_PER_SUM == 0:
+            for limiter in self._limiters.values():
+                for text in limiter.tidy(now):
+                    self._log.event(Level.WARNING, text)
         if self._stop_at is not None:
             self._see_whether_done(now)
 

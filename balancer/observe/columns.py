@@ -147,7 +147,7 @@ _OF_ALL: dict[str, _Read] = {
 }
 _OF_PROXIES: dict[str, _Read] = {
     **_counters("dreq"),
-    **_constant(0, "comp_in", "comp_out", "comp_byp", "comp_rsp"),
+    **_counters("comp_in", "comp_out", "comp_byp", "comp_rsp"),
     **_if(_is_http, _constant(0, "cache_lookups", "cache_hits")),
 }
 _SERVED: dict[str, _Read] = {

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import NamedTuple, Protocol
 
 from balancer.config import units
-from balancer.observe import columns, info, routers, services, states, steering
+from balancer.observe import columns, info, routers, services, sources, states, steering
 from balancer.observe.columns import Selection
 from balancer.observe.services import View
 from balancer.observe.snapshot import Snapshot
 from balancer.observe.steering import Steering, SteeringError
 from balancer.pool.routers import RouterFacts, Standing, encode
 from balancer.pool.services import Listing, decode
+from balancer.pool.sources import Block
 
 __all__ = ["Desk", "KernelAsking", "Level", "Session", "commands", "obey"]
 
@@ -66,6 +67,8 @@ class Desk:
     """Changes servers."""
     descriptors: int = 0
     """How many file descriptors a process may have."""
+    tables: Mapping[str, Sequence[Block]] = field(default_factory=dict)
+    """What clients have taken, by the name of the frontend that limits it."""
 
 
 @dataclass(slots=True)
@@ -270,6 +273,19 @@ async def _of_kernel(desk: Desk, what: str, *, is_numeric: bool = False) -> _Sai
     return _Said(octets.decode("utf-8", "replace"), None if is_good else _ERROR)
 
 
+async def _show_table(_: Session, desk: Desk, rest: list[str]) -> _Said:
+    names = rest[:1] or list(desk.tables)
+    if rest and rest[0] not in desk.tables:
+        known = ", ".join(desk.tables) or "none: no frontend has `limits`"
+        return _Said(f"No such table: '{rest[0]}'; there are {known}.", _ERROR)
+    try:
+        wanted = sources.wanted(rest[1:])
+    except ValueError as error:
+        return _Said(str(error), _ERROR)
+    found = [await sources.table(name, desk.tables[name], wanted, with_rows=bool(rest)) for name in names]
+    return _Said("".join(found))
+
+
 def _table_of(view: View) -> _Run:
     async def run(_: Session, desk: Desk, rest: list[str]) -> _Said:
         if rest not in ([], ["numeric"]):
@@ -420,6 +436,12 @@ _TABLE = (
     _Command("show kernel stats [numeric]", "what they have carried, as of ipvsadm", Level.USER, _table_of("stats")),
     _Command("show kernel rate [numeric]", "what they carry a second, as of ipvsadm", Level.USER, _table_of("rate")),
     _Command("show kernel connections [numeric]", "the connections, as of ipvsadm -Lc", Level.USER, _show_connections),
+    _Command(
+        "show table [<name> [<filter>]]",
+        "what clients take of frontends with limits (filter: key <address> | data.<type> <op> <number>)",
+        Level.USER,
+        _show_table,
+    ),
     _Command(
         "vrrp release [<name>] [for <duration>]", "leave addresses to other directors, for 1h", Level.OPERATOR, _release
     ),

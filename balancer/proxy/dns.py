@@ -114,6 +114,7 @@ class DnsForwarder:
         timeout: float,
         max_flows: int,
         log: Callable[[UdpRecord], None] | None = None,
+        receiver: Callable[[socket.socket], Receiver] = Receiver,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -126,7 +127,7 @@ class DnsForwarder:
         self._log = log
         self._clock = clock
         self._wall = wall
-        self._receivers = [Receiver(sock) for sock in sockets]
+        self._receivers = [receiver(sock) for sock in sockets]
         self._peers: dict[Server, _Peer] = {}
         self._current: dict[Server, _Channel] = {}
         """Which of a server's sockets takes the next queries, until its ids are used up."""

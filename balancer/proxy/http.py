@@ -295,9 +295,9 @@ class ClientConnection(asyncio.Protocol):
             return
         if header.source is not None:
             self.source, self.destination = header.source, header.destination
-        self._identify()
         self.phase = _HEAD
         self.buffer = self.buffer[header.size :]
+        self._identify()
         self._next()
 
     def _next(self) -> None:

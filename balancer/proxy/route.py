@@ -119,6 +119,18 @@ class Router:
             zone = self._zones[source[0]] = self._networks.zone(source[0])
         return zone
 
+    def asker(self, request: Request, source: tuple[str, int] | None) -> tuple[str, int] | None:
+        """Who asks, of a connection from `source`: the client that a trusted proxy tells of, else `source` itself."""
+        forwarding = self.forwarding
+        if source is None or forwarding is None or not self.zone(source) & forwarding.trusted:
+            return source
+        host = forwarding.client(request.section, source[0], self._is_trusted)
+        return source if host == source[0] else (host, source[1])
+
+    def _is_trusted(self, host: str) -> bool:
+        assert self.forwarding is not None
+        return bool(self.zone((host, 0)) & self.forwarding.trusted)
+
     def section(self, section: Section, edits: Edits, subject: Subject) -> Section:
         """A request's fields with what the rules change."""
         return _edited(section, edits, subject, self._sections)

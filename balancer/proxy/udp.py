@@ -258,6 +258,7 @@ class FlowForwarder:
         max_flows: int,
         responses: int | None = None,
         log: Callable[[UdpRecord], None] | None = None,
+        receiver: Callable[[socket.socket], Receiver] = Receiver,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -271,7 +272,7 @@ class FlowForwarder:
         self._log = log
         self._clock = clock
         self._wall = wall
-        self._tables: dict[Receiver, dict[bytes, _Flow]] = {Receiver(sock): {} for sock in sockets}
+        self._tables: dict[Receiver, dict[bytes, _Flow]] = {receiver(sock): {} for sock in sockets}
         """Flows by where they came in and by client."""
         self._due: list[tuple[float, int, _Flow]] = []
         """A heap: every flow once, with the earliest time it can be over, and a number to tell equal times apart."""

@@ -54,6 +54,10 @@ def test_the_kernel_serves_what_it_can(config: Load) -> None:
         ("default_backend", "timeout: {client_fin: 1h}, default_backend",
          "the kernel forgets connections by its own rules (timeout.client_fin)"),
         ("default_backend", "maxconn: 10, default_backend", "the kernel counts no connections (maxconn)"),
+        (
+            "default_backend", "limits: {connections: 5}, default_backend",
+            "the kernel does not count what a client takes (limits)",
+        ),
         ("default_backend", "tcp_keepalive: true, default_backend",
          "the connections are not the kernel's own (tcp_keepalive)"),
         ("mode: tcp", "mode: udp, udp: {responses: 1}", "the kernel forgets flows by its own rules (udp.responses)"),

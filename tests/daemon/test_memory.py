@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from balancer.daemon.memory import Memory, answer, ring
+from balancer.daemon.plan import Plan
 from balancer.pool.facts import Entity, Ledger, Sums
 from balancer.pool.orders import Condition, ServerState
 
@@ -186,3 +187,23 @@ def test_without_descriptors_nothing_is_left(plan, monkeypatch):
     with pytest.raises(OSError, match="Too many"):
         Memory(made)
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_what_clients_have_taken_outlives_a_reload(plan) -> None:
+    front = {"mode": "http", "bind": "127.0.0.1:9999", "default_backend": "b"}
+
+    def limited(**limits: object) -> Plan:
+        return plan({"frontends": {"f": front | {"limits": limits}}})
+
+    made = limited(request_rate="5/1h")
+    first = Memory(made)
+    second = Memory(limited(request_rate="9/1h", connections=3), first)
+    assert second.secret == first.secret
+    assert second.sources["f"].elders == first.sources["f"].blocks
+    third = Memory(made, second)
+    assert third.sources["f"].elders == second.sources["f"].blocks + first.sources["f"].blocks
+    # What is counted otherwise begins anew.
+    other = Memory(limited(request_rate="5/2h"), third)
+    assert other.sources["f"].elders == []
+    for each in (first, second, third, other):
+        each.close()
