@@ -33,7 +33,7 @@ from balancer.observe.runtime import Runtime
 from balancer.observe.snapshot import Availability, LastCheck, Process, Rates, Roster, Snapshot, take
 from balancer.observe.web import Web
 from balancer.pool import routers
-from balancer.pool.facts import Elder, Entity, Sums, Totals
+from balancer.pool.facts import Elder, Entity, Sums, Totals, forget_peaks
 from balancer.pool.orders import Condition
 from balancer.pool.routers import Standing
 
@@ -77,7 +77,7 @@ class Control:
         self._availability = Availability(started)
         self._elders = elders
         past = [Elder([memory.past], plan.layout), *(Elder(each.memory.blocks, each.plan.layout) for each in elders)]
-        self._totals = Totals(memory.blocks, plan.layout, past)
+        self._totals = Totals(memory.blocks, plan.layout, past, memory.cleared)
         self._decisions = Decisions(plan, memory, elders)
         self._checks: dict[int, LastCheck] = {}
         self._silent: set[int] = set()
@@ -194,6 +194,20 @@ class Control:
                     self._runner.hint(index)
                 self._failures[entity] = failures
 
+    def _clear(self, everything: bool, by: str) -> None:
+        """Forget maxima, or all that was counted."""
+        self._log.event(Level.NOTICE, f"{by}: clear counters{' all' if everything else ''}")
+        for plan, memory in (Former(self._plan, self._memory), *self._elders):
+            memory.peaks[0] += 1
+            forget_peaks(memory.past, plan.layout)
+        self._decisions.tell()
+        self._rates.forget_peaks()
+        if everything:
+            self._look()
+            self._totals.clear()
+            self._failures = {entity: _failures(self._totals.sums[entity]) for entity in self._checked}
+            self._decisions.forget_failures()
+
     # Virtual routers
 
     def _desk(self) -> command.Desk:
@@ -205,6 +219,7 @@ class Control:
             snapshot=self._snapshot,
             ask_kernel=self._kernel.ask if self._kernel is not None else None,
             steer=self._helm,
+            clear=self._clear,
             descriptors=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
             tables={name: of.blocks + of.elders for name, of in self._memory.sources.items()},
         )

@@ -56,10 +56,24 @@ class Decisions:
         for sign, state in ((-1, old), (1, new)):
             self._usable[seat.backend].count(state, sign, is_backup=self.is_backup(seat))
         if tell:
-            for bell in (*self._memory.worker_bells, self._memory.kernel_bell):
-                if bell is not None:
-                    ring(bell)
             self._tell_elders(seat, new)
+            self.tell()
+
+    def tell(self) -> None:
+        """Something is to be read."""
+        for bell in (*self._memory.worker_bells, self._memory.kernel_bell):
+            if bell is not None:
+                ring(bell)
+        for _, memory in self._elders:
+            for bell in memory.worker_bells:
+                with contextlib.suppress(OSError):
+                    ring(bell)
+
+    def forget_failures(self) -> None:
+        """What checks have counted of them is counted anew."""
+        for index, state in enumerate(self.states):
+            if state.downs or state.check_failures:
+                self.states[index] = self._memory.board[index] = state._replace(downs=0, check_failures=0)
 
     def _tell_elders(self, seat: Seat, state: ServerState) -> None:
         """So that sessions end with their server in workers of before a reload too."""
@@ -67,9 +81,6 @@ class Decisions:
             its = plan.seats.get((seat.backend, seat.server))
             if its is not None and its.address == seat.address:
                 memory.board[its.index] = state
-                for bell in memory.worker_bells:
-                    with contextlib.suppress(OSError):
-                        ring(bell)
 
     def standing(self, seat: Seat) -> report.Standing:
         """What is left of its backend, and the sessions it has."""

@@ -111,6 +111,7 @@ class Generation:
         inherit(self.plan, self.memory, before.former)
         layout = self.plan.layout
         fold(self.memory.past, layout, Elder([before.memory.past], before.plan.layout))
+        fold(self.memory.cleared, layout, Elder([before.memory.cleared], before.plan.layout))
         for elder in before.elders:
             if elder.children:
                 self.elders.append(elder)

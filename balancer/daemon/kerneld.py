@@ -164,6 +164,7 @@ class Engine:
         self._planner = Planner(plan.config, addresses, lambda *pair: plan.seats[pair].index, plan.bound)
         self._answering = Answering(memory.kernel_line.kernel, self._answer, aside=("rules", "connections"))
         self._ledger = Ledger(memory.blocks[-1], plan.layout)
+        self._peaks = memory.peaks[0]
         # Its servers, by row.
         used = {each.default_backend for each in plan.config.frontends.values() if each.engine == "kernel"}
         self._own = {seat.index: seat for seat in plan.seats.values() if seat.backend in used}
@@ -433,6 +434,9 @@ class Engine:
 
     def _read_board(self) -> bool:
         """Whether there is anything new."""
+        if self._peaks != self._memory.peaks[0]:
+            self._peaks = self._memory.peaks[0]
+            self._ledger.forget_peaks()
         is_new = False
         for index, state in self._memory.board.changes(self._seen):
             if index not in self._own:

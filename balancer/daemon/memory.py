@@ -2,7 +2,10 @@
 
     block 0 … block N-1   counters, one per worker, written by that worker alone
     block N               counters of the process `kernel`, where there is one
-    past                  counters of those before a reload who have ended, written by the supervisor, once
+    past                  counters of those before a reload who have ended, written by the supervisor, once; then by
+                          control, who forgets their maxima
+    cleared               what had been counted when the counters were cleared, written by control alone
+    peaks                 how often maxima were to be forgotten, written by control alone
     board                 server states, written by control alone
     turns                 whose turn was last, one number per backend, written by every worker
     tallied               what the kernel's counters said last, written by `kernel` alone
@@ -98,19 +101,22 @@ class Memory:
         backends = plan.config.backends
         blocks = plan.workers + plan.has_kernel
         past = size * blocks
-        board = past + size
+        cleared = past + size
+        board = cleared + size
         turns = board + Board.size(len(plan.seats))
         tallied = turns + _NUMBER * len(backends)
         applied = tallied + _NUMBER * (1 + _TALLY * _tallies(plan.config))
         beat = applied + _NUMBER
         going = beat + _NUMBER
-        notice = going + _NUMBER
+        peaks = going + _NUMBER
+        notice = peaks + _NUMBER
         end = notice + Notice.size(_longest_notice(plan.config.vrrp))
         self._map = mmap.mmap(-1, end)
         view = memoryview(self._map)
         self.blocks = [view[i * size : (i + 1) * size] for i in range(blocks)]
         """The workers', then the kernel process's."""
-        self.past = view[past:board]
+        self.past = view[past:cleared]
+        self.cleared = view[cleared:board]
         self.board = Board(view[board:turns])
         numbers = view[turns:tallied].cast("q")
         self.turns = {name: numbers[i : i + 1] for i, name in enumerate(backends)}
@@ -120,8 +126,10 @@ class Memory:
         """One number: monotonic microseconds, 0 for never."""
         self.beat = view[beat:going].cast("q")
         """The same."""
-        self.going = view[going:notice].cast("q")
+        self.going = view[going:peaks].cast("q")
         """One number: 0 or 1."""
+        self.peaks = view[peaks:notice].cast("q")
+        """One number."""
         self.notice = Notice(view[notice:end])
         self.worker_bells: list[int] = []
         self.line: Line | None = None

@@ -102,6 +102,7 @@ class Worker:
         self._stop_at: float | None = None
         self._ticks = 0
         self._seen = bytearray()
+        self._peaks = memory.peaks[0]
         self._read_at = 0.0
         self._reading: asyncio.TimerHandle | None = None
         self._failures: dict[Counters, int] = {}
@@ -402,6 +403,9 @@ class Worker:
         self._reading = None
         loop = asyncio.get_running_loop()
         began = loop.time()
+        if self._peaks != self._memory.peaks[0]:
+            self._peaks = self._memory.peaks[0]
+            self._ledger.forget_peaks()
         changed: set[str] = set()
         # A board without servers has a row all the same.
         for index, state in self._memory.board.changes(self._seen) if self._servers else ():

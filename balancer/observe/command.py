@@ -65,6 +65,8 @@ class Desk:
     """None: the kernel has no rules of ours."""
     steer: Steering | None = None
     """Changes servers."""
+    clear: Callable[[bool, str], None] | None = None
+    """Forgets maxima, or everything that was counted; by whom."""
     descriptors: int = 0
     """How many file descriptors a process may have."""
     tables: Mapping[str, Sequence[Block]] = field(default_factory=dict)
@@ -384,6 +386,16 @@ def _steers(*words: str) -> _Run:
     return run
 
 
+def _clears(*, everything: bool) -> _Run:
+    async def run(session: Session, desk: Desk, rest: list[str]) -> _Said:
+        if desk.clear is None or rest:
+            return _Said("'clear counters' has no argument but 'all'.", _ERROR)
+        desk.clear(everything, session.who)
+        return _Said("")
+
+    return run
+
+
 async def _set_timeout(session: Session, _: Desk, rest: list[str]) -> _Said:
     if rest[:1] != ["cli"]:
         return _Said("'set timeout' only supports 'cli'.", _ERROR)
@@ -409,6 +421,8 @@ _TABLE = (
     ),
     _Command("show backend", "list backends in the current running config", Level.USER, _show_backend),
     _Command("show version", "show version of the current process", Level.USER, _show_version),
+    _Command("clear counters", "clear max statistics counters", Level.OPERATOR, _clears(everything=False)),
+    _Command("clear counters all", "clear all counters", Level.ADMIN, _clears(everything=True)),
     _Command("get weight <bk>/<srv>", "report a server's current weight", Level.USER, _get_weight),
     _Command(
         "set server <bk>/<srv> [opts]",

@@ -272,6 +272,14 @@ class Rates:
         if len(tracks) != len(sums):
             self._tracks = {entity: tracks[entity] for entity in sums}
 
+    def forget_peaks(self) -> None:
+        """Maxima begin anew from what is now."""
+        for track in self._tracks.values():
+            rate = track.rate
+            track.rate = rate._replace(
+                sessions_max=rate.sessions, requests_max=rate.requests, connections_max=rate.connections
+            )
+
     def __getitem__(self, entity: Entity) -> Rate:
         """All zero for an entity never fed."""
         track = self._tracks.get(entity)

@@ -22,7 +22,7 @@ from typing import Literal, NamedTuple
 
 __all__ = [
     "BUCKETS", "COUNTERS", "GAUGES", "HISTOGRAMS", "Counters", "Elder", "Entity", "Layout",
-    "Ledger", "Sums", "Totals", "fold", "let_go",
+    "Ledger", "Sums", "Totals", "fold", "forget_peaks", "let_go",
 ]  # fmt: skip
 
 HISTOGRAMS = ("connect", "response", "total")
@@ -115,7 +115,14 @@ _COLUMNS_OF_SERVERS = tuple((name, column) for column, name in enumerate(COUNTER
 
 # Of those before a reload and those after it the larger: they were never all there at one time.
 _PEAKS = frozenset(("smax", "qmax"))
+# What clearing the counters leaves: what is there now, and when something was last.
+_KEPT = _PEAKS | _MAXIMA | frozenset(GAUGES)
 _NUMBER = 8
+_COLUMNS_OF_PEAKS = tuple(
+    _NUMBER * column
+    for column, name in enumerate(COUNTERS)
+    if name in _PEAKS or (name in _MAXIMA and name.endswith("_max"))
+)
 _COLUMNS_OF_GAUGES = tuple(_NUMBER * COUNTERS.index(name) for name in GAUGES)
 
 _ROW = struct.Struct(f"={len(COUNTERS)}q")
@@ -213,6 +220,16 @@ class Ledger:
                 counters.dirty = False
 
 
+    def forget_peaks(self) -> None:
+        """Maxima begin anew from what is there now."""
+        for counters in self._of.values():
+            counters.smax, counters.qmax = counters.scur, counters.qcur
+            counters.qtime_max = counters.ctime_max = counters.rtime_max = counters.ttime_max = 0
+            if not counters.dirty:
+                counters.dirty = True
+                self.touched.append(counters)
+
+
 class Sums(NamedTuple):
     """One entity's numbers over all workers. Never changed once made, so whoever holds one may keep it."""
 
@@ -293,9 +310,19 @@ class Totals:
     """Everybody's numbers over all workers, kept up.
 
     `elders`: what others have counted before, or still count. What a server served that is no more is its backend's.
+    `cleared`: a block of the same layout with what had been counted when the counters were cleared.
     """
 
-    def __init__(self, blocks: Sequence[memoryview], layout: Layout, elders: Iterable[Elder] = ()) -> None:
+    def __init__(
+        self,
+        blocks: Sequence[memoryview],
+        layout: Layout,
+        elders: Iterable[Elder] = (),
+        cleared: memoryview | None = None,
+    ) -> None:
+        self._layout = layout
+        self._cleared = cleared
+        self._is_cleared = cleared is not None and any(cleared)
         self._rows = _Rows(blocks, layout)
         self._elders = [(_Rows(*elder), _heirs(elder.layout, layout)) for elder in elders]
         # Which rows of elders belong to one of ours.
@@ -327,6 +354,21 @@ class Totals:
         changed = dict.fromkeys(self._rows.look())
         for rows, heirs in self._elders:
             changed.update(dict.fromkeys(heirs[entity] for entity in rows.look() if entity in heirs))
+        self._take(changed)
+        return list(changed)
+
+    def clear(self) -> None:
+        """Count from nothing, from now on. Maxima are the workers' to forget."""
+        assert self._cleared is not None
+        for entity, offset in zip(self._layout.rows, self._layout.offsets, strict=True):
+            sums = self._counted(entity)
+            _ROW.pack_into(self._cleared, offset, *(0 if name in _KEPT else sums.counters[name] for name in COUNTERS))
+            for i, times in enumerate(sums.histograms.values()):
+                _HISTOGRAM.pack_into(self._cleared, offset + _ROW.size + i * _HISTOGRAM.size, *times)
+        self._is_cleared = True
+        self._take(self._layout.rows)
+
+    def _take(self, changed: Iterable[Entity]) -> None:
         backends = set()
         for entity in changed:
             sums = self._row(entity)
@@ -339,9 +381,22 @@ class Totals:
                 backends.add(self._backend_of[entity])
         for backend in backends:
             self.sums[backend] = self._with_servers(backend)
-        return list(changed)
 
     def _row(self, entity: Entity) -> Sums:
+        sums = self._counted(entity)
+        if not self._is_cleared or self._cleared is None or sums is _NOTHING:
+            return sums
+        before = Sums.of(entity, [self._cleared], self._layout)
+        return Sums(
+            {name: number - before.counters[name] for name, number in sums.counters.items()},
+            {
+                name: tuple(now - then for now, then in zip(times, before.histograms[name], strict=True))
+                for name, times in sums.histograms.items()
+            },
+        )
+
+    def _counted(self, entity: Entity) -> Sums:
+        """Since ever."""
         sums = self._rows.sums.get(entity)
         for rows, elder in self._inherited.get(entity, ()):
             more = rows.sums.get(elder)
@@ -415,6 +470,13 @@ def fold(block: memoryview, layout: Layout, elder: Elder) -> None:
         _ROW.pack_into(block, offset, *(counters[name] for name in COUNTERS))
         for i, times in enumerate(sums.histograms.values()):
             _HISTOGRAM.pack_into(block, offset + _ROW.size + i * _HISTOGRAM.size, *times)
+
+
+def forget_peaks(block: memoryview, layout: Layout) -> None:
+    """Of those who have ended: their maxima count no more."""
+    for offset in layout.offsets:
+        for column in _COLUMNS_OF_PEAKS:
+            block[offset + column : offset + column + _NUMBER] = bytes(_NUMBER)
 
 
 def let_go(block: memoryview, layout: Layout) -> None:

@@ -156,6 +156,40 @@ def test_what_was_said_outlives_control_and_a_reload(running, admin) -> None:
     assert served(running) == {"web2"}
 
 
+def test_counters_are_cleared(running, admin) -> None:
+    """Also what workers of before a reload have counted, and for whoever takes control's place."""
+
+    def numbers(name: str) -> tuple[int, ...]:
+        rows = stat(admin)
+        return tuple(int(rows[key][name]) for key in (("ft", "FRONTEND"), ("web", "web1"), ("web", "BACKEND")))
+
+    for _ in range(4):
+        get(running.ports["http"])
+    until(lambda: numbers("req_tot") == (4, 2, 4), "all are counted")
+    at = len(running.log)
+    running.process.signal(signal.SIGHUP)
+    running.wait_for_line("reloaded", after=at)
+    until(lambda: Path(admin).is_socket() and numbers("req_tot") == (4, 2, 4), "after a reload too")
+    assert max(numbers("smax")) > 0
+    assert say(admin, "clear counters") == "\n"
+    until(lambda: numbers("smax") == (0, 0, 0), "maxima are forgotten")
+    assert numbers("req_tot") == (4, 2, 4)
+    say(admin, "clear counters all")
+    for name in ("req_tot", "hrsp_2xx", "bout"):
+        assert numbers(name) == (0, 0, 0)
+    for _ in range(2):
+        get(running.ports["http"])
+    until(lambda: numbers("req_tot") == (2, 1, 2), "counted anew")
+    (control,) = running.control
+    os.kill(control, signal.SIGKILL)
+    until(lambda: running.control not in ([], [control]), "another one is there")
+    until(lambda: Path(admin).is_socket() and numbers("req_tot") == (2, 1, 2), "it knows")
+    at = len(running.log)
+    running.process.signal(signal.SIGHUP)
+    running.wait_for_line("reloaded", after=at)
+    until(lambda: numbers("req_tot") == (2, 1, 2), "and after another reload")
+
+
 def test_an_operator_sees_and_changes_by_the_command_line(running, admin) -> None:
     def run(*words: str) -> tuple[int, str, str]:
         done = subprocess.run(
@@ -204,6 +238,7 @@ COMMANDS = (
     "enable server web/nobody", "disable health web/web1", "enable health web/web1",
     "shutdown sessions server web/web1", "shutdown sessions server web/nobody",
     "set timeout cli 10", "set timeout cli", "set timeout x",
+    "clear counters", "clear counters all",
     "set severity-output number; get weight web/nobody; get weight web/web1",
     "set severity-output string; set weight web/web1 x",
 )  # fmt: skip

@@ -19,6 +19,7 @@ from balancer.pool.facts import (
     Sums,
     Totals,
     fold,
+    forget_peaks,
     let_go,
 )
 
@@ -369,3 +370,42 @@ def test_of_one_that_was_killed_connections_are_gone_and_totals_are_not():
     sums = Sums.read([memory], LAYOUT)
     assert {sums[entity].counters[name] for entity in LAYOUT.rows for name in GAUGES} == {0}
     assert (sums[S1].counters["stot"], sums[PROCESS].counters["stot"]) == (5, 8)
+
+
+def test_what_was_counted_can_be_cleared() -> None:
+    """What was there at that moment is taken off, of histograms too; maxima are the workers' to forget."""
+    layout = Layout.of(["ft"], [("be", ["s1", "s2"])])
+    block, past, cleared = (memoryview(bytearray(layout.size)) for _ in range(3))
+    ledger = Ledger(block, layout)
+    server, backend = Entity("server", "be", "s1"), Entity("backend", "be")
+
+    def count(requests: int) -> None:
+        counters = ledger[server]
+        counters.req_tot += requests
+        counters.smax = max(counters.smax, requests)
+        counters.scur = 1
+        ledger[backend].total_times[3] += requests
+        if not counters.dirty:
+            counters.dirty = True
+            ledger.touched.append(counters)
+        ledger.flush()
+
+    count(5)
+    totals = Totals([block], layout, [Elder([past], layout)], cleared)
+    assert totals.sums[backend].counters["req_tot"] == 5
+    totals.clear()
+    for entity in (server, backend):
+        assert totals.sums[entity].counters["req_tot"] == 0
+    assert totals.sums[server].counters["scur"] == 1, "what is there now is there"
+    assert totals.sums[server].counters["smax"] == 5
+    ledger.forget_peaks()
+    count(2)
+    totals.look()
+    # Whoever reads the same memory sees the same.
+    for each in (totals, Totals([block], layout, [Elder([past], layout)], cleared)):
+        assert each.sums[server].counters["req_tot"] == each.sums[backend].counters["req_tot"] == 2
+        assert each.sums[server].counters["smax"] == 2
+        assert each.sums[backend].histograms["total"][3] == 2
+    forget_peaks(block, layout)
+    totals.look()
+    assert totals.sums[server].counters["smax"] == 0 and totals.sums[server].counters["req_tot"] == 2
