@@ -36,6 +36,7 @@ class Task:
     log_port: int | None = None
     """UDP port of a syslog sink for access records; None logs nothing."""
     stats_port: int | None = None
+    maxconn: int = MAXCONN
 
     @property
     def port(self) -> int:
@@ -75,7 +76,7 @@ def render_haproxy(task: Task) -> str:
     log = "" if task.log_port is None else f"    log 127.0.0.1:{task.log_port} local0\n"
     lines = [
         "global\n",
-        f"    maxconn {MAXCONN}\n    nbthread {task.workers}\n{log}",
+        f"    maxconn {task.maxconn}\n    nbthread {task.workers}\n{log}",
         "defaults\n",
         f"    timeout connect 5s\n    timeout client {IDLE}s\n    timeout server {IDLE}s\n",
         f"    timeout http-request {IDLE}s\n    timeout http-keep-alive {IDLE}s\n",
@@ -130,7 +131,7 @@ def render_pybalancer(task: Task) -> str:
     text = textwrap.dedent(f"""\
         global:
           workers: {task.workers}
-          maxconn: {MAXCONN}
+          maxconn: {task.maxconn}
           log: {{target: "{target}"}}
           hard_stop_after: 1s
         defaults:

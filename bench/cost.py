@@ -156,6 +156,7 @@ def versions(options: argparse.Namespace) -> dict[str, str]:
         "named": "-v",
         "wrk": "-v",
         "dnsperf": "-h",
+        "h2load": "--version",
     }
     for program, option in asked.items():
         try:

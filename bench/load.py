@@ -1,4 +1,4 @@
-"""The clients: wrk and dnsperf for requests, sockets of our own for idle connections and one big body."""
+"""The clients: wrk, h2load and dnsperf for requests, sockets of our own for idle connections and one big body."""
 
 from __future__ import annotations
 
@@ -10,13 +10,31 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from rig import BenchError, Rig, find_tool
+from rig import LOAD_CORE, BenchError, Rig, find_tool
 from servers import DNS_NAME
 
-__all__ = ["CLIENTS", "Load", "Tally", "download", "idle_connections", "parse_dnsperf", "parse_wrk"]
+__all__ = [
+    "CLIENTS",
+    "UPLOAD",
+    "Load",
+    "Pace",
+    "Tally",
+    "download",
+    "idle_connections",
+    "parse_dnsperf",
+    "parse_h2load",
+    "parse_wrk",
+]
 
 CLIENTS = 32
 OUTSTANDING_QUERIES = 100
+# Where a request has a body.
+UPLOAD = "/upload"
+# So many connections that each has time to answer before its next request is due; they come so many at a time.
+PACED_CLIENTS = 400
+PACED_AT_ONCE = 4
+PACED_EVERY_MS = 11
+PACED_RAMP = PACED_CLIENTS / PACED_AT_ONCE * PACED_EVERY_MS / 1000
 # What a load may take beyond its own duration before it counts as hung.
 GRACE = 15.0
 
@@ -31,6 +49,8 @@ done = function(summary, latency, requests)
     e.connect, e.read, e.write, e.status, e.timeout))
 end
 """
+
+WRK_UPLOAD = 'wrk.method = "POST"\nwrk.body = string.rep("x", 1048576)\n'
 
 
 @dataclass(frozen=True)
@@ -57,6 +77,43 @@ def parse_wrk(text: str) -> Tally:
         seconds=report["microseconds"] / 1e6,
         p50_us=report["p50"],
         p99_us=report["p99"],
+    )
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What became of requests sent at a fixed rate."""
+
+    rate: float
+    """Requests per second, as sent."""
+    failed: int
+    p50_us: float
+    p99_us: float
+    p999_us: float
+    late: float
+    """The share of answers that took as long as a connection's time between two requests: the next one on it was sent
+    later than it should have been, and its wait is not seen whole. Percentiles up to one less this are exact."""
+
+
+def parse_h2load(text: str, *, period: float) -> Pace:
+    """From h2load's log: the time when it was sent (us since 1970), the status and the duration (us) of each request.
+    `period` is a connection's time between two requests (seconds). What was sent while clients still came, or some had
+    left, does not count."""
+    rows = [(int(sent), int(status), int(took)) for sent, status, took in map(str.split, text.splitlines())]
+    if not rows:
+        raise BenchError("h2load logged nothing")
+    first, last = min(rows)[0] + PACED_RAMP * 1e6, max(rows)[0] - PACED_RAMP * 1e6
+    steady = [row for row in rows if first <= row[0] <= last]
+    if last <= first or not steady:
+        raise BenchError("h2load was done before all its clients had come")
+    took = sorted(row[2] for row in steady)
+    return Pace(
+        rate=len(steady) / (last - first) * 1e6,
+        failed=sum(not 200 <= row[1] < 400 for row in rows),
+        p50_us=took[len(took) // 2],
+        p99_us=took[len(took) * 99 // 100],
+        p999_us=took[len(took) * 999 // 1000],
+        late=sum(one >= period * 1e6 for one in took) / len(took),
     )
 
 
@@ -87,15 +144,44 @@ class Load:
     def __init__(self, rig: Rig) -> None:
         self._rig = rig
         self._report = rig.write("report.lua", WRK_REPORT)
+        self._upload = rig.write("upload.lua", WRK_UPLOAD + WRK_REPORT)
         self._queries = rig.write("queries", f"{DNS_NAME} A\n")
 
-    def http(self, port: int, seconds: float, *, close: bool) -> Tally:
-        """32 clients over HTTP, none of which keeps a cookie; `close` gives each request a connection of its own."""
-        command = [find_tool("wrk"), "-t1", f"-c{CLIENTS}", f"-d{max(round(seconds), 1)}s", "--timeout", "10s"]
-        command += ["-s", str(self._report), f"http://127.0.0.1:{port}/"]
+    def http(
+        self,
+        port: int,
+        seconds: float,
+        *,
+        close: bool = False,
+        path: str = "/",
+        cookie: str | None = None,
+        clients: int = CLIENTS,
+        core: int | None = LOAD_CORE,
+    ) -> Tally:
+        """So many clients over HTTP. `close` gives each request a connection of its own. All send `cookie`, or none
+        and keep none. What goes to UPLOAD has a body of 1 MiB."""
+        report = self._upload if path == UPLOAD else self._report
+        command = [find_tool("wrk"), "-t1", f"-c{clients}", f"-d{max(round(seconds), 1)}s", "--timeout", "10s"]
+        command += ["-s", str(report), f"http://127.0.0.1:{port}{path}"]
         if close:
             command[1:1] = ["-H", "Connection: close"]
-        return parse_wrk(self._rig.run(command, within=seconds + GRACE))
+        if cookie is not None:
+            command[1:1] = ["-H", f"Cookie: {cookie}"]
+        return parse_wrk(self._rig.run(command, within=seconds + GRACE, core=core))
+
+    def paced(self, port: int, rate: float, seconds: float) -> Pace:
+        """So many requests per second over keep-alive connections, each sent when its time has come, however long the
+        answers to others take."""
+        log = self._rig.directory / f"{self._rig.unique('paced')}.log"
+        each = max(round(rate * seconds / PACED_CLIENTS), 1)
+        command = [find_tool("h2load"), "--h1", "-c", str(PACED_CLIENTS), "-n", str(each * PACED_CLIENTS)]
+        # They connect one after the other, a few at a time, lest all of them ask at the same moment ever after.
+        command += ["-r", str(PACED_AT_ONCE), "--rate-period", f"{PACED_EVERY_MS}ms"]
+        command += ["--rps", f"{rate / PACED_CLIENTS:.3f}", "--log-file", str(log), f"http://127.0.0.1:{port}/"]
+        self._rig.run(command, within=seconds + PACED_RAMP + GRACE)
+        pace = parse_h2load(log.read_text(), period=PACED_CLIENTS / rate)
+        log.unlink()
+        return pace
 
     def dns(self, port: int, seconds: float) -> Tally:
         """100 queries under way at any time, from 8 sockets."""

@@ -74,6 +74,9 @@ NOISE_LIMIT = 0.05
 NOISE_HELD = ("cpu_us", "rate")
 # The kernel's own work on a quiet machine's core stays under this.
 OTHERS_LIMIT = 0.05
+# Answers that took so long that their client's next request was late: above this share a p99 is too low.
+LATE = ("same_late", "own_late")
+LATE_LIMIT = 0.005
 LEFT = ("work", "figure", "unit", "reference", "held to")
 
 
@@ -130,6 +133,11 @@ def remarks(results: Sequence[Result]) -> list[str]:
         if others and stats.median(others) > OTHERS_LIMIT:
             taken = percent(stats.median(others))
             found.append(f"{result.work.name}: other programs took {taken} of the balancer's core, rates are too low")
+        late = [sample.values.get(key, 0.0) for samples in result.rounds for sample in samples for key in LATE]
+        if late and max(late) > LATE_LIMIT:
+            found.append(
+                f"{result.work.name}: up to {percent(max(late))} of its answers made a client late for its next"
+            )
         if result.failed:
             found.append(f"{result.work.name}: {result.failed} requests failed, its figures mean nothing")
     return found

@@ -29,6 +29,7 @@ __all__ = [
     "Rig",
     "find_tool",
     "free_port",
+    "open_files",
     "wait_for",
 ]
 
@@ -36,8 +37,10 @@ BALANCER_CORE = 0
 LOAD_CORE = 1
 # Below the kernel's range for outgoing connections (ip_local_port_range): the load's own ports never take one of ours.
 LISTEN_PORTS = range(20000, 32000)
-# A 3 000 connection TCP proxy holds 6 000 sockets, and HAProxy asks for some more than two for each of its maxconn.
-OPEN_FILES = 12000
+# A TCP proxy holds two sockets for each connection, and HAProxy asks for some more than two for each of its maxconn.
+# With less than the first number no work can be done, more than the second none needs.
+LEAST_OPEN_FILES = 12000
+OPEN_FILES = 20000
 END_AFTER = 4.0
 PR_SET_PDEATHSIG = 1
 _prctl = ctypes.CDLL(None, use_errno=True).prctl
@@ -51,6 +54,7 @@ PACKAGES = {
     "named": "bind9",
     "wrk": "wrk",
     "dnsperf": "dnsperf",
+    "h2load": "nghttp2-client",
 }
 
 
@@ -93,16 +97,22 @@ def wait_for(what: str, holds: Callable[[], bool], *, within: float, every: floa
         time.sleep(every)
 
 
-class Process:
-    """One program under way, with all that it starts."""
+def open_files() -> int:
+    """How many a process may have."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return OPEN_FILES if soft == resource.RLIM_INFINITY else soft
 
-    def __init__(self, name: str, command: Sequence[str], *, core: int, directory: Path) -> None:
+
+class Process:
+    """One program under way, with all that it starts, on `core`, or on both where that is None."""
+
+    def __init__(self, name: str, command: Sequence[str], *, core: int | None, directory: Path) -> None:
         self.name = name
         self.log = directory / f"{name}.log"
         parent = os.getpid()
 
         def on_this_core() -> None:
-            os.sched_setaffinity(0, {core})
+            os.sched_setaffinity(0, {BALANCER_CORE, LOAD_CORE} if core is None else {core})
             # Should the bench itself be killed with no chance to tidy up, its processes go with it.
             _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
             if os.getppid() != parent:
@@ -130,6 +140,11 @@ class Process:
         """The process and its descendants. Raises BenchError if it has ended."""
         self.require_alive()
         return procfs.tree(self.pid)
+
+    def move(self, core: int) -> None:
+        """To another core, with all that it has started."""
+        for pid in self.pids():
+            os.sched_setaffinity(pid, {core})
 
     def ended(self, *, within: float = 0.0) -> bool:
         """Whether it has ended, or does so within that many seconds. It stays a zombie until `end`."""
@@ -180,10 +195,11 @@ class Rig:
             allowed = sorted(self._cores)
             raise BenchError(f"cores {BALANCER_CORE} and {LOAD_CORE} are needed; this process may use {allowed}")
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if hard != resource.RLIM_INFINITY and hard < OPEN_FILES:
-            raise BenchError(f"{OPEN_FILES} open files are needed and {hard} allowed: raise it with ulimit -Hn")
+        if hard != resource.RLIM_INFINITY and hard < LEAST_OPEN_FILES:
+            raise BenchError(f"{LEAST_OPEN_FILES} open files are needed and {hard} allowed: raise it with ulimit -Hn")
         if soft != resource.RLIM_INFINITY:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, OPEN_FILES), hard))
+            wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
         os.sched_setaffinity(0, {LOAD_CORE})
         self.directory = Path(tempfile.mkdtemp(prefix="pybalancer-bench-"))
         return self
@@ -211,7 +227,7 @@ class Rig:
         self._count += 1
         return f"{stem}-{self._count}"
 
-    def start(self, name: str, command: Sequence[str], *, core: int) -> Process:
+    def start(self, name: str, command: Sequence[str], *, core: int | None) -> Process:
         process = Process(name, command, core=core, directory=self.directory)
         self._processes.append(process)
         return process
@@ -222,13 +238,13 @@ class Rig:
         self._processes.remove(process)
         return status
 
-    def run(self, command: Sequence[str], *, within: float) -> str:
-        """Run a load on the load's core to its end and return what it printed.
+    def run(self, command: Sequence[str], *, within: float, core: int | None = LOAD_CORE) -> str:
+        """Run a load on the load's core, or on both, to its end and return what it printed.
 
         Raises BenchError when it fails or takes longer than `within` seconds.
         """
         name = self.unique(Path(command[0]).name)
-        process = self.start(name, command, core=LOAD_CORE)
+        process = self.start(name, command, core=core)
         in_time = process.ended(within=within)
         status = self.end(process)
         if not in_time:

@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from rig import LOAD_CORE, Rig, find_tool, free_port, wait_for
+from rig import LOAD_CORE, Process, Rig, find_tool, free_port, wait_for
 
 __all__ = ["BIG_BODY", "DNS_NAME", "ask_dns", "fetch", "start_named", "start_nginx"]
 
@@ -19,12 +19,14 @@ DNS_NAME = "bench.test"
 START_WITHIN = 10.0
 
 
-def start_nginx(rig: Rig) -> tuple[int, ...]:
-    """nginx with a five octet answer at /, a 1 GiB body at /big and, at /seen, what it sees of a request."""
+def start_nginx(rig: Rig) -> tuple[Process, tuple[int, ...]]:
+    """nginx with a five octet answer at /, bodies at /64k, /1m and /big (1 GiB), at /seen what it sees of a request,
+    and at /upload an answer once it has read the whole request."""
     program = find_tool("nginx")
     ports = tuple(free_port() for _ in range(PORTS))
-    with (rig.directory / "big").open("wb") as big:
-        big.truncate(BIG_BODY)  # a hole: it costs no disk
+    for name, size in (("64k", 1 << 16), ("1m", 1 << 20), ("big", BIG_BODY)):
+        with (rig.directory / name).open("wb") as file:
+            file.truncate(size)  # a hole: it costs no disk
     config = rig.write("nginx.conf", render_nginx(ports, rig.directory, root=os.geteuid() == 0))
     process = rig.start("nginx", [program, "-p", str(rig.directory), "-e", "stderr", "-c", str(config)], core=LOAD_CORE)
 
@@ -33,7 +35,7 @@ def start_nginx(rig: Rig) -> tuple[int, ...]:
         return all(fetch(port) is not None for port in ports)
 
     wait_for("nginx serves", serves, within=START_WITHIN)
-    return ports
+    return process, ports
 
 
 def start_named(rig: Rig) -> tuple[int, ...]:
@@ -61,19 +63,31 @@ def render_nginx(ports: Sequence[int], directory: Path, *, root: bool) -> str:
         daemon off;
         worker_processes 1;
         pid {directory}/nginx.pid;
-        events {{ worker_connections 8192; }}
+        events {{ worker_connections 10000; }}
         http {{
             access_log off;
             {temporary} uwsgi_temp_path {directory}/nginx-uwsgi; scgi_temp_path {directory}/nginx-scgi;
             keepalive_timeout 3600s;
             keepalive_requests 1000000000;
+            client_max_body_size 0;
             sendfile on;
             default_type text/plain;
             server {{
                 {listen}
                 location = / {{ return 200 "hello"; }}
                 location = /seen {{ return 200 "$server_port,$http_x_forwarded_for"; }}
-                location = /big {{ root {directory}; }}
+                location ~ ^/(64k|1m|big)$ {{ root {directory}; }}
+                # `return` answers before the body is read; a request to another server is made after that.
+                location = /upload {{
+                    proxy_pass http://unix:{directory}/read.sock;
+                    proxy_pass_request_body off;
+                    proxy_set_header Content-Length "";
+                    client_body_buffer_size 2m;
+                }}
+            }}
+            server {{
+                listen unix:{directory}/read.sock;
+                location / {{ return 200 "hello"; }}
             }}
         }}
         """)

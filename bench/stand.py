@@ -9,7 +9,7 @@ from typing import Literal
 
 from balancers import Contestant, Frontend, Mode, Task
 from load import Load
-from rig import BALANCER_CORE, BenchError, Process, Rig, free_port, wait_for
+from rig import BALANCER_CORE, LOAD_CORE, BenchError, Process, Rig, free_port, wait_for
 from servers import ask_dns, fetch, start_named, start_nginx
 
 __all__ = ["READY_WITHIN", "Bench", "Kind"]
@@ -27,8 +27,12 @@ class Bench:
         self._rig = rig
 
     @cached_property
-    def web(self) -> tuple[int, ...]:
+    def _nginx(self) -> tuple[Process, tuple[int, ...]]:
         return start_nginx(self._rig)
+
+    @property
+    def web(self) -> tuple[int, ...]:
+        return self._nginx[1]
 
     @cached_property
     def dns(self) -> tuple[int, ...]:
@@ -38,9 +42,17 @@ class Bench:
         return Frontend(mode=mode, port=free_port(), servers=self.dns if mode == "udp" else self.web)
 
     @contextmanager
-    def running(self, contestant: Contestant, task: Task) -> Iterator[Process]:
-        """The balancer at its task, every server of every frontend in use."""
-        with self.starting(contestant, task) as process:
+    def web_beside_balancer(self) -> Iterator[None]:
+        """The web server on the balancer's core, so that the load has the other for itself."""
+        process, _ = self._nginx
+        process.move(BALANCER_CORE)
+        yield
+        process.move(LOAD_CORE)
+
+    @contextmanager
+    def running(self, contestant: Contestant, task: Task, *, core: int | None = BALANCER_CORE) -> Iterator[Process]:
+        """The balancer at its task, every server of every frontend in use; `core` None: on both."""
+        with self.starting(contestant, task, core=core) as process:
             for frontend in task.frontends:
                 if contestant.name.startswith("HAProxy") and frontend.mode == "udp":
                     continue
@@ -48,12 +60,10 @@ class Bench:
             yield process
 
     @contextmanager
-    def starting(self, contestant: Contestant, task: Task) -> Iterator[Process]:
+    def starting(self, contestant: Contestant, task: Task, *, core: int | None = BALANCER_CORE) -> Iterator[Process]:
         """The balancer just started: it may not serve yet."""
         config = self._rig.write(f"{self._rig.unique('task')}.{contestant.suffix}", contestant.render(task))
-        process = self._rig.start(
-            self._rig.unique(contestant.name), contestant.command(str(config)), core=BALANCER_CORE
-        )
+        process = self._rig.start(self._rig.unique(contestant.name), contestant.command(str(config)), core=core)
         yield process
         self._rig.end(process)
 

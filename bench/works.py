@@ -11,16 +11,23 @@ from typing import Literal
 
 import procfs
 import stats
-from balancers import Contestant, Mode, Task
-from load import Load, Tally, download, idle_connections
-from rig import BALANCER_CORE, BenchError, Process, free_port, wait_for
+from balancers import Contestant, Frontend, Mode, Task
+from load import UPLOAD, Load, Pace, Tally, download, idle_connections
+from rig import BALANCER_CORE, BenchError, Process, free_port, open_files, wait_for
 from servers import BIG_BODY, fetch
 from stand import READY_WITHIN, Bench, Kind
 
 __all__ = ["WORKS", "Requests", "Row", "Sample", "Target", "Work"]
 
 WINDOW = 1
-IDLE_CONNECTIONS = 3000
+# Of what a balancer could do at most; for so many seconds at a time.
+SATURATION = 0.7
+PACED = 4.0
+# Enough that the kernel's dice spread them evenly over two workers.
+MANY_CLIENTS = 512
+# Or as many as the limit of open files allows.
+IDLE_CONNECTIONS = 8000
+SPARE_FILES = 1500
 WARM_CONNECTIONS = 100
 # Memory counts as settled once two readings this far apart differ by no more than this.
 SETTLE_EVERY = 0.5
@@ -35,13 +42,20 @@ class Target:
     """What pybalancer is held to."""
 
     least_ratio: float | None = None
+    least: float | None = None
     most: float | None = None
 
     def is_met(self, ours: float, ratio: float) -> bool:
-        return (self.least_ratio is None or ratio >= self.least_ratio) and (self.most is None or ours <= self.most)
+        return (
+            (self.least_ratio is None or ratio >= self.least_ratio)
+            and (self.least is None or ours >= self.least)
+            and (self.most is None or ours <= self.most)
+        )
 
     def __str__(self) -> str:
-        return f"ratio >= {self.least_ratio:g}" if self.least_ratio is not None else f"<= {self.most:g}"
+        if self.least_ratio is not None:
+            return f"ratio >= {self.least_ratio:g}"
+        return f"<= {self.most:g}" if self.most is not None else f">= {self.least:g}"
 
 
 @dataclass(frozen=True)
@@ -78,6 +92,9 @@ class Requests:
     close: bool = False
     reuse: Literal["safe", "always"] = "safe"
     log: bool = False
+    path: str = "/"
+    cookie: bool = False
+    """Whether clients hold the cookie of the first server."""
     rounds: int = 6
     windows: int = 4
 
@@ -97,27 +114,31 @@ class Requests:
         self, bench: Bench, contestants: Sequence[Contestant], task: Task, sink: socket.socket
     ) -> list[Sample]:
         with ExitStack() as stack:
-            ports: dict[str, int] = {}
+            frontends: dict[str, Frontend] = {}
             processes: dict[str, Process] = {}
             for contestant in contestants:
-                own = replace(task, frontends=(bench.frontend(self.mode),))
-                ports[contestant.name] = own.port
+                frontend = frontends[contestant.name] = bench.frontend(self.mode)
+                own = replace(task, frontends=(frontend,))
                 processes[contestant.name] = stack.enter_context(bench.running(contestant, own))
-                self._drive(bench.load, own.port)  # warm
+                self._drive(bench.load, frontend)  # warm
             samples = []
             for contestant in stats.turns(contestants, self.windows):
                 drain(sink)
-                samples.append(self._sample(bench.load, contestant.name, processes[contestant.name], ports))
+                name = contestant.name
+                samples.append(self._sample(bench.load, name, processes[name], frontends[name]))
                 if self.log and not drain(sink):
                     raise BenchError(f"{contestant.name} logged nothing")
         return samples
 
-    def _drive(self, load: Load, port: int) -> Tally:
-        return load.dns(port, WINDOW) if self.mode == "udp" else load.http(port, WINDOW, close=self.close)
+    def _drive(self, load: Load, frontend: Frontend) -> Tally:
+        if self.mode == "udp":
+            return load.dns(frontend.port, WINDOW)
+        cookie = f"SERVERID=s{frontend.servers[0]}" if self.cookie else None
+        return load.http(frontend.port, WINDOW, close=self.close, path=self.path, cookie=cookie)
 
-    def _sample(self, load: Load, name: str, process: Process, ports: Mapping[str, int]) -> Sample:
+    def _sample(self, load: Load, name: str, process: Process, frontend: Frontend) -> Sample:
         core_before, began, cpu_before = procfs.core_time(BALANCER_CORE), time.monotonic(), cpu_by_pid(process)
-        tally = self._drive(load, ports[name])
+        tally = self._drive(load, frontend)
         cpu_after, seconds, core_after = cpu_by_pid(process), time.monotonic() - began, procfs.core_time(BALANCER_CORE)
         if not cpu_before.keys() <= cpu_after.keys():
             raise BenchError(f"a process of {name} ended under load: {process.last_words()}")
@@ -163,7 +184,7 @@ class IdleMemory:
     tools: tuple[str, ...] = ("nginx",)
     rows: tuple[Row, ...] = (
         Row("tcp, both sides", "KiB", "tcp", stats.median, target=Target(most=6)),
-        Row("http client", "KiB", "http", stats.median, target=Target(most=3)),
+        Row("http client", "KiB", "http", stats.median, target=Target(most=2)),
     )
 
     def round(self, bench: Bench, number: int) -> list[Sample]:
@@ -174,14 +195,15 @@ class IdleMemory:
         ]
 
     def _measure(self, bench: Bench, contestant: Contestant, mode: Mode) -> float:
-        task = Task(frontends=(bench.frontend(mode),))
+        count = min(IDLE_CONNECTIONS, (open_files() - SPARE_FILES) // 2)
+        task = Task(frontends=(bench.frontend(mode),), maxconn=count + WARM_CONNECTIONS)
         with bench.running(contestant, task) as process:
             with idle_connections(task.port, WARM_CONNECTIONS):
                 pass
             before = settled_private_kib(process)
-            with idle_connections(task.port, IDLE_CONNECTIONS):
+            with idle_connections(task.port, count):
                 after = settled_private_kib(process)
-        return (after - before) / IDLE_CONNECTIONS
+        return (after - before) / count
 
 
 def settled_private_kib(process: Process) -> int:
@@ -267,20 +289,136 @@ class Rest:
         return Sample(contestant.name, {"pss": pss, "start": start, "processes": len(pids)})
 
 
+@dataclass(frozen=True)
+class Latency:
+    """How long answers take at a fixed rate: 70 % of HAProxy's most, and 70 % of each one's own. The most is what 32
+    clients get that never wait. Balancer and server share a core; who asks has the other, and time to spare on it."""
+
+    name: str = "latency"
+    reference: Kind = "haproxy"
+    rounds: int = 4
+    windows: int = 2
+    tools: tuple[str, ...] = ("nginx", "wrk", "h2load")
+    rows: tuple[Row, ...] = (
+        Row("p50, same rate", "us", "same_p50", stats.lower_quartile),
+        Row("p99, same rate", "us", "same_p99", stats.lower_quartile),
+        Row("p99.9, same rate", "us", "same_p999", stats.lower_quartile),
+        Row("p50, own rate", "us", "own_p50", stats.lower_quartile),
+        Row("p99, own rate", "us", "own_p99", stats.lower_quartile, target=Target(least_ratio=0.77)),
+        Row("p99.9, own rate", "us", "own_p999", stats.lower_quartile),
+    )
+
+    def round(self, bench: Bench, number: int) -> list[Sample]:
+        contestants = stats.order(bench.contestants[self.reference], number)
+        with bench.web_beside_balancer(), ExitStack() as stack:
+            ports: dict[str, int] = {}
+            most: dict[str, float] = {}
+            for contestant in contestants:
+                task = Task(frontends=(bench.frontend("http"),))
+                stack.enter_context(bench.running(contestant, task))
+                ports[contestant.name] = task.port
+                bench.load.http(task.port, WINDOW)  # warm
+            tallies = {name: [bench.load.http(ports[name], WINDOW) for _ in range(3)] for name in ports}
+            for name, runs in tallies.items():
+                most[name] = stats.median([tally.requests / tally.seconds for tally in runs])
+            theirs = [name for name in ports if name.startswith("HAProxy")]
+            rate = SATURATION * sum(most[name] for name in theirs) / len(theirs)
+            samples = []
+            for contestant in stats.turns(contestants, self.windows):
+                name = contestant.name
+                same = bench.load.paced(ports[name], rate, PACED)
+                own = same if name in theirs else bench.load.paced(ports[name], SATURATION * most[name], PACED)
+                values = {"most": most[name]} | pace_values("same", same) | pace_values("own", own)
+                samples.append(Sample(name, values, same.failed + own.failed))
+        return samples
+
+
+def pace_values(which: str, pace: Pace) -> dict[str, float]:
+    return {
+        f"{which}_rate": pace.rate,
+        f"{which}_late": pace.late,
+        f"{which}_p50": pace.p50_us,
+        f"{which}_p99": pace.p99_us,
+        f"{which}_p999": pace.p999_us,
+    }
+
+
+@dataclass(frozen=True)
+class Workers:
+    """What a second worker (or thread) adds, had each a core for itself: twice as much, less by what a request costs
+    more when there are two, and by how unevenly the work is spread."""
+
+    name: str = "workers"
+    reference: Kind = "haproxy"
+    rounds: int = 4
+    windows: int = 3
+    tools: tuple[str, ...] = ("nginx", "wrk")
+    rows: tuple[Row, ...] = (
+        Row("two against one", "x", "gain", stats.median, "higher", Target(least=1.8)),
+        Row("cost, two to one", "x", "dearer", stats.median),
+        Row("evenness", "", "even", stats.median, "higher"),
+    )
+
+    def round(self, bench: Bench, number: int) -> list[Sample]:
+        samples = []
+        for contestant in stats.order(bench.contestants[self.reference], number):
+            with ExitStack() as stack:
+                running: dict[int, tuple[Process, int]] = {}
+                for workers in (1, 2):
+                    task = Task(frontends=(bench.frontend("http"),), workers=workers)
+                    process = stack.enter_context(bench.running(contestant, task, core=None))
+                    running[workers] = process, task.port
+                    self._turn(bench.load, process, task.port, workers)  # warm
+                costs: dict[int, list[float]] = {1: [], 2: []}
+                evens: list[float] = []
+                failed = 0
+                for workers in stats.turns((1, 2), self.windows):
+                    cost, even, wrong = self._turn(bench.load, *running[workers], workers)
+                    failed += wrong
+                    costs[workers].append(cost)
+                    if workers == 2:
+                        evens.append(even)
+            dearer = stats.lower_quartile(costs[2]) / stats.lower_quartile(costs[1])
+            even = stats.median(evens)
+            values = {"gain": 2 / dearer * even, "dearer": dearer, "even": even}
+            samples.append(Sample(contestant.name, values, failed))
+        return samples
+
+    def _turn(self, load: Load, process: Process, port: int, workers: int) -> tuple[float, float, int]:
+        """CPU time per request in us, the mean worker's share of the busiest one's work, and what failed."""
+        before = procfs.cpu_by_thread(process.pids())
+        tally = load.http(port, WINDOW, clients=MANY_CLIENTS, core=None)
+        after = procfs.cpu_by_thread(process.pids())
+        spent = sorted((after[thread] - before.get(thread, 0) for thread in after), reverse=True)
+        busiest = spent[:workers]
+        return sum(spent) / 1000 / max(tally.requests, 1), sum(busiest) / workers / max(busiest[0], 1), tally.failed
+
+
 def _cpu_row(label: str = "CPU", *, unit: str = "us/request", target: Target | None = None) -> Row:
     return Row(label, unit, "cpu_us", stats.lower_quartile, target=target)
 
 
-Work = Requests | IdleMemory | BigBody | Rest
+Work = Requests | IdleMemory | BigBody | Rest | Latency | Workers
 """Each has a name, a reference, the tools it needs, its rows and its rounds; `round` measures every contestant."""
 
+
+def _held(least_ratio: float) -> tuple[Row, ...]:
+    return (_cpu_row(target=Target(least_ratio=least_ratio)),)
+
+
 WORKS: tuple[Work, ...] = (
-    Requests("http-keepalive", "http", (_cpu_row(target=Target(least_ratio=0.8)),)),
+    Requests("http-keepalive", "http", _held(1.0)),
+    Requests("http-keepalive-cookie", "http", _held(1.0), cookie=True, rounds=4),
     Requests("http-keepalive-log", "http", (_cpu_row(),), log=True, rounds=4),
-    Requests("http-newconn", "http", (_cpu_row(),), close=True),
-    Requests("http-newconn-reuse", "http", (_cpu_row(),), close=True, reuse="always", rounds=4),
-    Requests("tcp-keepalive", "tcp", (_cpu_row(),)),
-    Requests("tcp-newconn", "tcp", (_cpu_row(),), close=True),
+    Requests("http-newconn", "http", _held(1.3), close=True),
+    Requests("http-newconn-reuse", "http", _held(1.0), close=True, reuse="always", rounds=4),
+    Requests("http-64k", "http", _held(0.9), path="/64k", rounds=4),
+    Requests("http-download", "http", _held(0.9), path="/1m", rounds=4),
+    Requests("http-upload", "http", _held(0.9), path=UPLOAD, rounds=4),
+    Requests("tcp-keepalive", "tcp", _held(0.9)),
+    Requests("tcp-newconn", "tcp", _held(0.75), close=True),
+    Requests("tcp-download", "tcp", _held(0.9), path="/1m", rounds=4),
+    Requests("tcp-upload", "tcp", _held(0.9), path=UPLOAD, rounds=4),
     Requests(
         "udp-dns",
         "udp",
@@ -290,6 +428,8 @@ WORKS: tuple[Work, ...] = (
         ),
         reference="dnsdist",
     ),
+    Latency(),
+    Workers(),
     IdleMemory(),
     BigBody(),
     Rest(),

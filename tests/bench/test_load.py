@@ -61,3 +61,32 @@ def test_dnsperf_without_any_answer() -> None:
 def test_dnsperf_that_said_something_else() -> None:
     with pytest.raises(BenchError, match="Queries completed"):
         load.parse_dnsperf("Warning: failed to bind\n")
+
+
+def log_of(count: int, *, every: int, took: int = 200, status: int = 200) -> str:
+    """h2load's log of requests in even steps (us), a second and a half before and after those that count included."""
+    return "".join(f"{10**15 + number * every}\t{status}\t{took}\n" for number in range(count))
+
+
+def test_h2load_counts_what_was_sent_while_all_clients_were_there() -> None:
+    pace = load.parse_h2load(log_of(5000, every=1000), period=0.4)
+    assert (round(pace.rate), pace.failed, pace.p50_us, pace.p99_us, pace.late) == (1000, 0, 200, 200, 0.0)
+
+
+def test_h2load_with_slow_answers() -> None:
+    lines = log_of(5000, every=1000).splitlines(keepends=True)
+    lines[2500:2600] = log_of(1, every=1, took=500_000).replace(str(10**15), str(10**15 + 2_500_000)) * 100
+    pace = load.parse_h2load("".join(lines), period=0.4)
+    assert pace.p50_us == 200
+    assert pace.p99_us == pace.p999_us == 500_000
+    assert pace.late == pytest.approx(100 / 2800, rel=0.01)
+
+
+def test_h2load_with_failures() -> None:
+    assert load.parse_h2load(log_of(5000, every=1000, status=-1), period=0.4).failed == 5000
+
+
+@pytest.mark.parametrize(("text", "why"), [("", "logged nothing"), (log_of(500, every=1000), "before all its clients")])
+def test_h2load_that_was_done_too_soon(text: str, why: str) -> None:
+    with pytest.raises(BenchError, match=why):
+        load.parse_h2load(text, period=0.4)

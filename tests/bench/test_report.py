@@ -55,6 +55,13 @@ def test_a_ceiling_is_held_by_our_figure_alone() -> None:
     assert report.figures(result(row, (9, 9), [6.1]))[0].is_met is False
 
 
+def test_a_floor_too() -> None:
+    row = Row("gain", "x", "gain", stats.median, "higher", Target(least=1.8))
+    assert report.figures(result(row, (1.5, 1.5), [1.8]))[0].is_met
+    assert report.figures(result(row, (1.5, 1.5), [1.79]))[0].is_met is False
+    assert str(row.target) == ">= 1.8"
+
+
 def test_without_pybalancer_only_the_reference_has_figures() -> None:
     (figure,) = report.figures(result(COST, (20, 20), []))
     assert (figure.ours, figure.ratio, figure.is_met) == (None, None, None)
@@ -80,6 +87,14 @@ def test_remarks_name_noise_and_strangers_and_failures() -> None:
         "a-work: other programs took 10.0% of the balancer's core, rates are too low",
         "a-work: 9 requests failed, its figures mean nothing",
     ]
+
+
+def test_a_remark_where_the_load_could_not_keep_to_its_rate() -> None:
+    samples = tuple(Sample(name, {"p99": 900, "own_late": 0.02, "same_late": 0.0}) for name in ("A", "A-twin", "ours"))
+    late = Result(
+        Requests("a-work", "http", (Row("p99", "us", "p99", stats.median),)), ("A", "A-twin", "ours"), (samples,)
+    )
+    assert report.remarks([late]) == ["a-work: up to 2.0% of its answers made a client late for its next"]
 
 
 def test_json_holds_figures_and_samples() -> None:
