@@ -488,9 +488,9 @@ def _frame(desired: Desired) -> _Ruleset:
             )
             for network in networks:
                 frame.elements[f"networks{family}"][f"{network} . {network}"] = ""
-        if len(near[family]) > _FEW:
+        if near.is_listed(family):
             frame.sets[f"near{family}"] = f"type {_WORDS[family].address}; flags interval; auto-merge;"
-            for network in near[family]:
+            for network in near.networks[family]:
                 frame.elements[f"near{family}"][str(network)] = ""
         if f"queries{family}" in used:
             address = _WORDS[family].address
@@ -578,51 +578,82 @@ def _number(address: str) -> int:
     return int(ip_address(address))
 
 
-def _near(desired: Desired) -> dict[int, list[Network]]:
-    """The networks of per-query servers: clients there could get no answer without state."""
+class _Near(NamedTuple):
+    """The networks of per-query servers, by family: clients there could get no answer without state."""
+
+    networks: Mapping[int, Sequence[Network]]
+    is_all: frozenset[int]
+    """Families whose servers are all in these."""
+
+    def is_listed(self, family: int) -> bool:
+        """Are they looked up in a set, being too many to compare?"""
+        return len(self.networks[family]) > _FEW
+
+    def says_whose(self, family: int) -> bool:
+        """Does it come cheap that a server's answer is for this host itself? It asks from an address of its own in the
+        server's network, if it has one there."""
+        return family in self.is_all and not self.is_listed(family)
+
+    def outside(self, family: int, side: str) -> str:
+        """The condition that this side of a packet is not there."""
+        ip = _WORDS[family].ip
+        if self.is_listed(family):
+            return f"{ip} {side} != @near{family} "
+        # Masked, for a prefix is compared by as many octets as it has, and of three the kernel makes much ado.
+        return "".join(
+            f"{ip} {side} & {network.netmask} != {network.network_address} " for network in self.networks[family]
+        )
+
+
+def _near(desired: Desired) -> _Near:
     found: dict[int, list[Network]] = {4: [], 6: []}
     servers = {
         (service.family, target.address)
         for service in desired.services if service.is_per_query
         for target in service.targets
     }  # fmt: skip
+    away = set(servers)
     for network in desired.networks:
         first, last = int(network.network_address), int(network.broadcast_address)
-        if any(family == network.version and first <= _number(address) <= last for family, address in servers):
+        inside = {(of, at) for of, at in servers if of == network.version and first <= _number(at) <= last}
+        if inside:
             found[network.version].append(network)
-    return found
+            away -= inside
+    return _Near(found, frozenset(found) - {family for family, _ in away})
 
 
-def _raw(frame: _Ruleset, used: frozenset[str], near: Mapping[int, Sequence[Network]]) -> None:
-    rules, answers = [], []
+def _raw(frame: _Ruleset, used: frozenset[str], near: _Near) -> None:
+    rules, answers, own = [], [], []
     for family, (ip, _) in _WORDS.items():
         if f"queries{family}" not in used:
             continue
-        to, back = f"{ip} daddr . udp dport", f"{ip} saddr . udp sport"
-        if f"near{family}" in frame.sets:
-            far = f"{ip} saddr != @near{family} "
-        else:
-            # Masked, for a prefix is compared by as many octets as it has, and of three the kernel makes much ado.
-            far = "".join(
-                f"{ip} saddr & {network.netmask} != {network.network_address} " for network in near[family]
-            )
-        rules.append(f"{_IS_ANSWER} 0 {far}{to} vmap @queries{family}")
+        # All are UDP that come so far: to say so again in each rule would cost as much as to look at the address.
+        to, back = f"{ip} daddr . th dport", f"{ip} saddr . th sport"
+        rules.append(f"{_IS_ANSWER} 0 {near.outside(family, 'saddr')}{to} vmap @queries{family}")
         if f"answering{family}" in used:
             # Who asks a server itself is answered by the server itself.
             rules.append(f"{_IS_ANSWER} 0 {to} @answering{family} update @direct{family} {{ {back} . {to} }} accept")
-            # What is for this host itself (the answers to its checks) is its own affair.
-            answers.append(
-                f"{_IS_ANSWER} 1 {back} @answering{family} fib daddr type != local "
-                f"{to} . {back} != @direct{family} notrack"
-            )
+            # What is for this host itself (the answers to its checks) is its own affair. Where it asks from the
+            # servers' own networks these tell, and cost a fifth.
+            is_ours = near.outside(family, "daddr") if near.says_whose(family) else "fib daddr type != local "
+            asked = f"{to} . {back} != @direct{family} notrack"
+            answers.append(f"{_IS_ANSWER} 1 {back} @answering{family} {is_ours}{asked} accept")
+            if near.says_whose(family):
+                # From another of its addresses it is one of those who ask a server itself.
+                own.append(
+                    f"meta l4proto udp {_IS_ANSWER} 0 {near.outside(family, 'saddr')}"
+                    f"{to} @answering{family} update @direct{family} {{ {back} . {to} }}"
+                )
+            # Of a server on this host.
+            own.append(f"meta l4proto udp {_IS_ANSWER} 1 {back} @answering{family} fib daddr type != local {asked}")
     if rules:
+        # Answers first: a query passes by them at its first look.
         frame.chain(
-            "raw", "meta l4proto != udp accept", *rules, *answers,
+            "raw", "meta l4proto != udp accept", *answers, *rules,
             spec="type filter hook prerouting priority raw; policy accept;",
         )  # fmt: skip
-    if answers:
-        # Of a server on this host.
-        frame.chain("raw_output", *answers, spec="type filter hook output priority raw; policy accept;")
+    if own:
+        frame.chain("raw_output", *own, spec="type filter hook output priority raw; policy accept;")
 
 
 def _strays(frame: _Ruleset, used: frozenset[str], group: int) -> None:
@@ -728,17 +759,21 @@ def _ours(frame: _Ruleset) -> Iterator[str]:
 def _passing(frame: _Ruleset, used: frozenset[str]) -> None:
     """What every packet meets, past the filters: what a firewall drops was not carried. Here a packet to a server has
     its address as destination, one from it as source, whoever's flow it is of."""
-    counting, answering = [], []
+    first, answering, later = [], [], []
     to, back = list(_counting(used, "to", "in")), list(_counting(used, "from", "out"))
     if to:
         frame.chain("to_server", *to)
         frame.chain("from_server", *back)
-        counting += ["ct status dnat ct direction original goto to_server", "ct status dnat goto from_server"]
+        # One look at what is not translated, and no more: it may be a datagram of those without state.
+        frame.chain("going_on", "ct direction original goto to_server", "goto from_server")
+        first.append("ct status dnat goto going_on")
     for family, (ip, _) in _WORDS.items():
         if f"sources{family}" in used:
-            answering.append(f"ct state untracked {ip} saddr set {ip} saddr . udp sport map @sources{family} accept")
+            answering.append(
+                f"ct state untracked {_IS_ANSWER} 1 {ip} saddr set {ip} saddr . udp sport map @sources{family} accept"
+            )
         if f"answers{family}" in used:
-            answering.append(f"ct state untracked {ip} saddr . udp sport vmap @answers{family}")
+            answering.append(f"ct state untracked {_IS_ANSWER} 1 {ip} saddr . udp sport vmap @answers{family}")
         if f"finals{family}" in used:
             # conntrack begins no flow with such a segment, so its source is changed without one.
             answering.append(
@@ -755,10 +790,10 @@ def _passing(frame: _Ruleset, used: frozenset[str]) -> None:
             f"ct status snat meta l4proto {stem[:3]} "
             f"ct reply {_WORDS[int(stem[3])].ip} daddr . ct reply proto-dst @{stem}_ours"
         )
-        counting += [f"{ours} ct direction original goto from_server", f"{ours} goto to_server"]
+        later += [f"{ours} ct direction original goto from_server", f"{ours} goto to_server"]
     for name, hook in (("forward", "forward"), ("input", "input"), ("outgoing", "output")):
         # What comes to this host itself was never translated.
-        rules = counting + (answering if hook != "input" else [])
+        rules = first + (answering if hook != "input" else []) + later
         if rules:
             frame.chain(name, *rules, spec=f"type filter hook {hook} priority 10; policy accept;")
 

@@ -493,6 +493,21 @@ def test_straight_to_a_server(bed: Bed, make: object) -> None:
                     assert through.ask()[0] in SERVERS
 
 
+def test_straight_to_a_server_from_the_services_own_address(bed: Bed) -> None:
+    """The director's own answers are told by the servers' network; this one is not of it."""
+    kernel = Kernel(bed, udp_text())
+    with asking(bed.director, ADDRESSES["web2"], source=VIP) as straight, asking(bed.client, VIP) as through:
+        for _ in range(3):
+            assert straight.ask() == ("web2", VIP)
+            assert through.ask()[0] in SERVERS
+        port = straight.sock.getsockname()[1]
+    # Its answers keep the state that a firewall of this host may go by.
+    assert f"{VIP} . {port} . {ADDRESSES['web2']} . 53" in bed.nft.run(f"list set {render.TABLE} direct4")
+    rules = render.whole(kernel.desired).splitlines()
+    # Else it would prove nothing.
+    assert not any(" raw " in rule and "fib" in rule for rule in rules)
+
+
 @FAMILIES
 def test_a_server_on_the_director_itself(bed: Bed, family: int) -> None:
     address, client = (INSIDE, CLIENT) if family == 4 else (INSIDE_V6, CLIENT_V6)
