@@ -551,7 +551,11 @@ class Engine:
         services = self._planner.services(self._states.__getitem__)
         families = {service.family for service in services}
         families |= {6 if ":" in way.source else 4 for way in self._config.gateway.masquerade}
-        for line in self._sysctl.apply(families, is_liberal=self._planner.goes_on, is_logged=self._is_logged):
+        frontends = self._config.frontends.values()
+        is_passing = all(frontend.engine == "kernel" and frontend.mode != "http" for frontend in frontends)
+        for line in self._sysctl.apply(
+            families, is_liberal=self._planner.goes_on, is_logged=self._is_logged, is_passing=is_passing
+        ):
             self._log.event(Level.NOTICE, line)
 
     def _look_around(self) -> None:

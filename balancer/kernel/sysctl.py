@@ -39,6 +39,11 @@ _LOGGED = {
     # Told of also where it began while nobody listened: we may have to be started anew.
     "net/netfilter/nf_conntrack_events": "1",
 }
+_PASSING = {
+    # Each packet that comes in is looked for among this host's own sockets before its route is: for one that passes
+    # through, lost time (ip-sysctl.rst). Of both versions of IP.
+    "net/ipv4/ip_early_demux": "0",
+}
 _TIMEOUTS = {
     **{
         word: f"tcp_timeout_{word.lower()}"
@@ -76,18 +81,24 @@ class Sysctl:
         self._usage: Usage | None = None
         self._strays = _strays()
 
-    def apply(self, families: Collection[int], *, is_liberal: bool, is_logged: bool = False) -> list[str]:
+    def apply(
+        self, families: Collection[int], *, is_liberal: bool, is_logged: bool = False, is_passing: bool = False
+    ) -> list[str]:
         """Set what forwarding for these IP versions needs, and say what was changed.
 
         `is_liberal`: connections are to survive a change of the director. `is_logged`: it is to be known when they
-        began and ended; where not, what an earlier run has set for that is put back. May be repeated, and should once
-        the rules are there, with which the kernel begins to have settings for connections. What fails is in `findings`.
+        began and ended. `is_passing`: what comes here passes through, and hardly anything is for this host itself.
+        Where these are not so, what an earlier run has set for them is put back. May be repeated, and should once the
+        rules are there, with which the kernel begins to have settings for connections. What fails is in `findings`.
         """
         self._wanted = {_FORWARDING[family]: "1" for family in families} | _CONNTRACK | (_LIBERAL if is_liberal else {})
-        if is_logged:
-            self._wanted |= _LOGGED
         self._missing = {}
-        said = [] if is_logged else self._forget(_LOGGED)
+        said: list[str] = []
+        for is_so, settings in ((is_logged, _LOGGED), (is_passing, _PASSING)):
+            if is_so:
+                self._wanted |= settings
+            else:
+                said += self._forget(settings)
         for name, value in self._wanted.items():
             try:
                 found = _read(name)

@@ -62,6 +62,7 @@ stats: {bind: FOLDER/stats.sock, metrics: /metrics}
 # What is written to /run is in this directory of the daemon's folder.
 ALONE = 'mount --bind "$RUN" /run; exec "$@"'
 IP_FORWARD = "net/ipv4/ip_forward"
+EARLY_DEMUX = "net/ipv4/ip_early_demux"
 CAPABILITIES = 1 << 12 | 1 << 13
 
 
@@ -206,7 +207,8 @@ def test_it_serves_tells_and_leaves_nothing_behind(director, bed):
     assert seen_as(bed.client, VIP) == CLIENT
     with asking(bed.client, VIP_2) as asker:
         assert {asker.ask()[0] for _ in range(4)} == {"web1", "web2"}
-    assert it.setting(IP_FORWARD) == "1"
+    # The proxy has a frontend too.
+    assert (it.setting(IP_FORWARD), it.setting(EARLY_DEMUX)) == ("1", "1")
     # Rules as they are.
     shown = it.ask("show", "kernel")
     assert shown.startswith("table inet pybalancer {\n") and f"chain tcp_{VIP}_80 {{" in shown
@@ -673,6 +675,15 @@ def test_flows_go_on_over_reloads(director, bed):
             assert it.ask("status").count("Masq") == 5
         who(bed.client, VIP)
         until(lambda: it.metric("haproxy_frontend_sessions_total", proxy="web") > total, "it counts on")
+
+
+def test_own_sockets_are_looked_for_where_the_proxy_serves_something(director):
+    it = director()
+    by_proxy, by_kernel = 'mode: tcp, bind: "VIP:8000"', 'mode: tcp, engine: kernel, bind: "VIP:8000"'
+    by_proxy, by_kernel = by_proxy.replace("VIP", VIP), by_kernel.replace("VIP", VIP)
+    for change, setting in (((by_proxy, by_kernel), "0"), ((by_kernel, by_proxy), "1")):
+        reload(it, change)
+        assert it.setting(EARLY_DEMUX) == setting
 
 
 def test_no_connection_is_refused_while_it_reloads(director, bed):

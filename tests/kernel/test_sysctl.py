@@ -40,7 +40,10 @@ def state(tmp_path: Path) -> Path:
 def settings() -> dict[str, str]:
     """All that can be of interest."""
     found = {}
-    for pattern in ("ipv?/conf/*/forwarding", "ipv6/conf/*/accept_ra", "netfilter/nf_conntrack_*", "ipv4/ip_forward"):
+    for pattern in (
+        *("ipv?/conf/*/forwarding", "ipv6/conf/*/accept_ra", "netfilter/nf_conntrack_*"),
+        *("ipv4/ip_forward", "ipv4/ip_early_demux"),
+    ):
         found |= {str(path.relative_to(SYS)): path.read_text().strip() for path in SYS.glob(pattern)}
     return found
 
@@ -255,6 +258,23 @@ def test_what_somebody_has_changed_since_is_his(net: Net, state: Path) -> None:
     after.apply([4], is_liberal=False)
     assert EVENTS.read_text() == "0\n"
     after.restore()
+
+
+DEMUX = SYS / "ipv4/ip_early_demux"
+
+
+def test_own_sockets_come_second_only_where_all_passes_through(net: Net, state: Path) -> None:
+    before = settings()
+    sysctl = Sysctl(state)
+    assert sysctl.apply([4], is_liberal=False, is_passing=True)[1:] == ["net.ipv4.ip_early_demux set from 1 to 0"]
+    assert sysctl.apply([4], is_liberal=False, is_passing=True) == []
+    # A reload brings a frontend that the proxy serves; a crash comes before that.
+    after = Sysctl(state)
+    assert after.apply([4], is_liberal=False) == ["net.ipv4.ip_early_demux put back to 1"]
+    assert DEMUX.read_text() == "1\n"
+    assert after.apply([4], is_liberal=False, is_passing=True) == ["net.ipv4.ip_early_demux set from 1 to 0"]
+    after.restore()
+    assert differences(before) == {}
 
 
 def test_timeouts_are_those_of_the_namespace(net: Net) -> None:
