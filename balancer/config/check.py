@@ -227,6 +227,14 @@ def _backend(name: str, backend: Backend, users: list[tuple[str, Frontend]]) -> 
             text = f"compression needs a frontend of mode http, but {users[0][0]} is of mode {users[0][1].mode}"
             yield Finding((*loc, "compression"), text, "key")
         yield from _compression((*loc, "compression"), backend.compression)
+    if backend.cache is not None:
+        if users and all(frontend.mode != "http" for _, frontend in users):
+            text = f"a cache needs a frontend of mode http, but {users[0][0]} is of mode {users[0][1].mode}"
+            yield Finding((*loc, "cache"), text, "key")
+        largest = backend.cache.max_object_size
+        if largest is not None and largest > backend.cache.total_max_size // 2:
+            text = f"is more than half of total_max_size ({backend.cache.total_max_size})"
+            yield Finding((*loc, "cache", "max_object_size"), text)
     yield from _servers(loc, backend, users)
     if backend.persistence_timeout is not None and backend.persistence_timeout < _SHORTEST_STAY:
         yield Finding((*loc, "persistence_timeout"), "is too short; the shortest is 1s")

@@ -55,6 +55,7 @@ __all__ = [
     "Backend",
     "Balance",
     "Bind",
+    "Cache",
     "Check",
     "CheckOverride",
     "Compression",
@@ -350,6 +351,21 @@ class Compression(Model):
     """Hide from the servers that clients take compressed content, so that all is compressed here."""
 
 
+class Cache(Model):
+    """Small objects that servers let everybody keep (HAProxy's `cache` section, `cache-use` and `cache-store`)."""
+
+    total_max_size: Size = 16 * 1024 * 1024
+    """Octets of memory for all of them, an equal share for each worker, which has a cache of its own."""
+    max_object_size: Size | None = None
+    """Octets; larger content is not kept. Default: a 256th of `total_max_size`. At most half a worker's share."""
+    max_age: Duration = 60.0
+    """Nothing is kept for longer than this, whatever the server allows."""
+    process_vary: bool = False
+    """Keep responses with a Vary header too, one for each value of the headers that it names."""
+    max_secondary_entries: Count = 10
+    """So many of one host and target."""
+
+
 class Udp(Model):
     """How datagrams are taken apart (`mode: udp`, `engine: proxy`)."""
 
@@ -622,6 +638,8 @@ class Backend(Model):
     compression: Annotated[Compression | None, Switch()] = None
     """mode http: true, false or {algorithms, types, …}: whether its responses are compressed. Default: as the frontend
     says."""
+    cache: Annotated[Cache | None, Switch()] = None
+    """mode http: true, or {total_max_size, max_age, …}: answer from memory what its servers let everybody keep."""
     redispatch: bool | None = None
     """Whether a retry may go to another server. Default `defaults.redispatch`."""
     retries: Retries | None = None

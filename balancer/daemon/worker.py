@@ -28,6 +28,7 @@ from balancer.pool.records import HttpRecord, Record
 from balancer.pool.server import Server
 from balancer.pool.sources import Table
 from balancer.pool.sticky import Persistence
+from balancer.proxy.cache import Cache
 from balancer.proxy.compress import Budget, Compression
 from balancer.proxy.dns import DnsForwarder
 from balancer.proxy.exchange import Exchange, ForwardedFor, HttpBackend, HttpFrontend
@@ -99,6 +100,7 @@ class Worker:
         self._handing: Giving | Taking | None = None
         self._upstreams: dict[str, Upstream] = {}
         self._budget: Budget | None = None
+        self._caches: dict[str, Cache] = {}
         self._stop_at: float | None = None
         self._ticks = 0
         self._seen = bytearray()
@@ -274,7 +276,7 @@ class Worker:
         of_all = self._config.global_
         forwarded_for = frontend.forwarded_for
         backends = {each: self._http_backend(name, each) for each in frontend.backends}
-        filters = any(each.compression is not None for each in backends.values())
+        filters = any(each.compression is not None or each.cache is not None for each in backends.values())
         replies = self._replies(front.error_files)
         default = backends.get(frontend.default_backend) or nowhere(loop, name, replies)
         if frontend.has_rules or filters:
@@ -334,7 +336,15 @@ class Worker:
             tunnel_timeout=settings.timeouts.tunnel,
             replies=self._replies(settings.error_files),
             compression=self._compression(frontend, name),
+            cache=self._cache(backend),
         )
+
+    def _cache(self, backend: Backend) -> Cache | None:
+        """One for all frontends."""
+        config = backend.config.cache
+        if config is not None and backend.name not in self._caches:
+            self._caches[backend.name] = Cache(config, workers=self._plan.workers, counters=backend.counters)
+        return self._caches.get(backend.name)
 
     def _compression(self, frontend: str, backend: str) -> Compression | None:
         config = effective.compression(self._config, frontend, backend)

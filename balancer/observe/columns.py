@@ -146,9 +146,8 @@ _OF_ALL: dict[str, _Read] = {
     "-": lambda _: "-",
 }
 _OF_PROXIES: dict[str, _Read] = {
-    **_counters("dreq"),
-    **_counters("comp_in", "comp_out", "comp_byp", "comp_rsp"),
-    **_if(_is_http, _constant(0, "cache_lookups", "cache_hits")),
+    **_counters("dreq", "comp_in", "comp_out", "comp_byp", "comp_rsp"),
+    **_if(_is_http, _counters("cache_lookups", "cache_hits")),
 }
 _SERVED: dict[str, _Read] = {
     **_counters(

@@ -253,6 +253,22 @@ async def _order(desk: Desk, order: str, rest: list[str], seconds: float | None)
     return _Said("\n".join(filter(None, lines)), _INFO if is_done else _ERROR)
 
 
+async def _show_cache(_: Session, desk: Desk, rest: list[str]) -> _Said:
+    if rest:
+        return _Said(f"'show cache' has no argument '{rest[0]}'.", _ERROR)
+    backends = desk.snapshot().backends if desk.snapshot is not None else ()
+    lines = []
+    for row in backends:
+        if row.entry.cache_size:
+            have = row.counters
+            lines.append(
+                f"{row.name}: {have['cache_objects']} objects, "
+                f"{have['cache_octets']} of {row.entry.cache_size} octets, "
+                f"{have['cache_lookups']} lookups, {have['cache_hits']} hits\n"
+            )
+    return _Said("".join(lines)) if lines else _Said("No backend has a cache.", _ERROR)
+
+
 _NO_RULES = "The kernel has no rules of ours: there is no frontend of engine kernel, and no gateway.masquerade."
 
 
@@ -445,6 +461,7 @@ _TABLE = (
     _Command("show vrrp", "where the virtual routers stand", Level.USER, _show_vrrp),
     _Command("show vrrp json", "the same, with all that is known, as JSON", Level.USER, _show_vrrp_json),
     _Command("show vrrp why [<name>]*", "the sum that gives each priority", Level.USER, _show_vrrp_why),
+    _Command("show cache", "what the caches hold, and how often that was of use", Level.USER, _show_cache),
     _Command("show kernel", "the rules as the kernel has them", Level.USER, _show_kernel),
     _Command("show kernel status [numeric]", "services and servers, as of ipvsadm -L", Level.USER, _table_of("status")),
     _Command("show kernel stats [numeric]", "what they have carried, as of ipvsadm", Level.USER, _table_of("stats")),

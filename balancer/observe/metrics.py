@@ -106,6 +106,10 @@ def _seconds(microseconds: float) -> str:
     return f"{microseconds * 1e-6:.6f}".rstrip("0").rstrip(".")
 
 
+def _has_cache(row: BackendRow) -> bool:
+    return row.entry.cache_size > 0
+
+
 def _is_http(row: FrontendRow | BackendRow) -> bool:
     return row.entry.mode == "http"
 
@@ -148,6 +152,15 @@ def _common(prefix: str) -> list[_Family]:
         _counter(f"{prefix}_responses_denied_total", "dresp", "Total number of denied responses since start."),
         _counter(f"{prefix}_internal_errors_total", "eint", "Total number of internal errors since start."),
         *_current_session_rate(prefix),
+    ]
+
+
+def _cached(prefix: str) -> list[_Family]:
+    return [
+        _counter(
+            f"{prefix}_http_cache_lookups_total", "cache_lookups", "Total number of cache lookups.", applies=_is_http
+        ),
+        _counter(f"{prefix}_http_cache_hits_total", "cache_hits", "Total number of cache hits.", applies=_is_http),
     ]
 
 
@@ -259,6 +272,7 @@ _FRONTEND = [
         applies=_is_http,
     ),
     *_compressed("haproxy_frontend"),
+    *_cached("haproxy_frontend"),
     _counter(
         "pybalancer_frontend_udp_dropped_total",
         "udp_dropped",
@@ -311,6 +325,9 @@ _BACKEND = [
     _Family("haproxy_backend_http_responses_total", "counter", "Total number of HTTP responses.", _responses, _is_http),
     _counter("haproxy_backend_http_requests_total", "req_tot", "Total number of HTTP requests.", applies=_is_http),
     *_compressed("haproxy_backend"),
+    *_cached("haproxy_backend"),
+    _gauge("pybalancer_backend_cache_objects", "cache_objects", "Objects in the cache.", applies=_has_cache),
+    _gauge("pybalancer_backend_cache_bytes", "cache_octets", "What they take.", applies=_has_cache),
     _aggregate("haproxy_backend_agg_server_status", "Number of servers in each status."),
     _histogram(
         "pybalancer_backend_connect_seconds", "connect", "ctime", "Time waiting for a server connection to complete."

@@ -115,6 +115,8 @@ class BackendEntry(NamedTuple):
     purge_delay: float
     """Seconds after which idle server connections are closed."""
     servers: tuple[ServerEntry, ...]
+    cache_size: int = 0
+    """Octets that its cache may take; 0: it has none."""
 
 
 class Roster(NamedTuple):
@@ -150,7 +152,14 @@ class Roster(NamedTuple):
             cookie = backend.cookie.name if backend.cookie is not None else ""
             backends.append(
                 BackendEntry(
-                    name, mode, str(backend.balance), cookie, backend.allbackups, backend.pool_purge_delay, servers
+                    name,
+                    mode,
+                    str(backend.balance),
+                    cookie,
+                    backend.allbackups,
+                    backend.pool_purge_delay,
+                    servers,
+                    backend.cache.total_max_size if backend.cache is not None else 0,
                 )
             )
         return Roster(frontends, tuple(backends))

@@ -69,6 +69,10 @@ class _Numbers:
     comp_out: int = 0  # what became of them,
     comp_byp: int = 0  # and those that were not, since it would have cost too much
     comp_rsp: int = 0  # responses that were compressed
+    cache_lookups: int = 0
+    cache_hits: int = 0
+    cache_objects: int = 0  # there now,
+    cache_octets: int = 0  # and what they take
     srv_icur: int = 0  # idle server connections
     lastsess: int = 0  # Unix time
     qtime: int = 0
@@ -103,7 +107,7 @@ class Counters(_Numbers):
 
 COUNTERS = tuple(number.name for number in fields(_Numbers))
 # Not carried over to the worker that follows a dead one: they tell of connections that died with it.
-GAUGES = ("scur", "qcur", "srv_icur", "tasks", "heartbeat")
+GAUGES = ("scur", "qcur", "cache_objects", "cache_octets", "srv_icur", "tasks", "heartbeat")
 # Over workers the largest counts, not the sum.
 _MAXIMA = frozenset(("lastsess", "qtime_max", "ctime_max", "rtime_max", "ttime_max", "heartbeat"))
 # What a server served counts in its own row alone; a backend's holds what no server got, and what cannot be

@@ -24,6 +24,7 @@ from balancer.pool.facts import Counters
 from balancer.pool.records import HttpRecord
 from balancer.pool.server import Server
 from balancer.pool.sticky import NO_COOKIE, Choice, Persistence
+from balancer.proxy.cache import Cache
 from balancer.proxy.compress import Compression
 from balancer.proxy.listen import Gate
 from balancer.proxy.origin import Pool, ServerConnection, Stage
@@ -82,6 +83,7 @@ class HttpBackend:
     tunnel_timeout: float
     replies: Replies
     compression: Compression | None = None
+    cache: Cache | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,34 +1,43 @@
-"""Exchanges whose responses are changed on their way: compressed, as HAProxy's filter of that name does.
+"""Exchanges whose responses are kept and compressed on their way, as HAProxy's filters of these names do.
 
-    server ── its framing off ── compressor, a piece in a turn of the loop ── chunks ── client
+    server ── its framing off ── cache ── rules ── compressor, a piece in a turn of the loop ── chunks ── client
 
-Where nobody asks for that, frontends have `Exchange` or `RoutedExchange`, and nothing here is run.
+What is kept is what the server said. The rules for responses, and then compression, come between server or cache and
+the client. Where nobody asks for any of this, frontends have `Exchange` or `RoutedExchange`, and nothing here is run.
 """
 
 from __future__ import annotations
 
 import time
 
+from balancer.pool.records import HttpRecord
+from balancer.pool.sticky import NO_COOKIE
+from balancer.proxy.cache import Cache, Capture, Entry, Key, Question
 from balancer.proxy.compress import PIECE, Compression, Encoder
 from balancer.proxy.exchange import Client, Exchange, HttpBackend, Step
 from balancer.proxy.origin import ServerConnection
 from balancer.proxy.route import RoutedExchange, Router
+from balancer.proxy.sweep import NEVER
+from balancer.wire import caching, rewrite
 from balancer.wire.encoding import can_encode, encoded, varied
 from balancer.wire.fields import with_fields, without_fields
 from balancer.wire.framing import ChunkedReader
-from balancer.wire.http1 import Request, Response
+from balancer.wire.http1 import CHUNKED, Request, Response
 
 __all__ = ["FilteredExchange"]
 
 _ACCEPT_ENCODING = frozenset((b"accept-encoding",))
+# RFC 9110 section 9.2.1.
+_SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE"))
 _OVER = Step.OVER
 
 
 class FilteredExchange(RoutedExchange):
-    """An exchange of a frontend some of whose backends' responses are compressed."""
+    """An exchange of a frontend some of whose backends' responses are kept or compressed."""
 
     __slots__ = (
-        "_backlog", "_coding", "_ended", "_is_bypassed", "_is_due", "_memory", "_ready", "_trailers", "encoder",
+        "_backlog", "_capture", "_coding", "_ended", "_is_bypassed", "_is_due", "_is_framed", "_is_from_cache",
+        "_memory", "_outdated", "_question", "_ready", "_trailers", "encoder",
     )  # fmt: skip
 
     def __init__(self, router: Router, client: Client, request: Request, began: float, parsed: float) -> None:
@@ -36,6 +45,13 @@ class FilteredExchange(RoutedExchange):
         self._coding: bytes | None = None
         self.encoder: Encoder | None = None
         self._memory = 0
+        # The content comes without its framing, and goes on in chunks of ours.
+        self._is_framed = False
+        self._question: Question | None = None
+        self._capture: Capture | None = None
+        # What this request changes on the server, if it succeeds.
+        self._outdated: Key | None = None
+        self._is_from_cache = False
         # Of a chunked response: where its trailers will be found.
         self._trailers: ChunkedReader | None = None
         # Content that waits for its turn to be compressed; the server is not read from meanwhile.
@@ -57,20 +73,148 @@ class FilteredExchange(RoutedExchange):
                 if b"accept-encoding:" in section.lower:
                     section = with_fields(section, without_fields(section.end_to_end, _ACCEPT_ENCODING))
                     self.request = Request(self.request.line, section, self.request.size)
-        super()._go(to)
+        if to.cache is None or not self._ask(to, to.cache):
+            super()._go(to)
+
+    # From the cache
+
+    def _ask(self, to: HttpBackend, cache: Cache) -> bool:
+        """Whether the answer comes from the cache. The key is of the request as the server would get it."""
+        line, section = self.request.line, self.request.section
+        key = (section.host, line.target)
+        if line.method not in _SAFE:
+            self._outdated = key
+        if line.method not in (b"GET", b"HEAD") or section.body or section.upgrade or not line.minor:
+            return False
+        wish = caching.wish(section)
+        question = Question(key, wish, self.asked.section, section, is_https=self.is_https)
+        if line.method == b"GET":
+            self._question = question
+        self.to = to
+        found = None
+        if wish.may_use:
+            front, back = self.frontend.gate.counters, to.backend.counters
+            front.cache_lookups += 1
+            back.cache_lookups += 1
+            found = cache.find(question, self.frontend.clock.wall)
+            if found is not None:
+                front.cache_hits += 1
+                back.cache_hits += 1
+                self._answer_from(found)
+                return True
+        if wish.only_if_cached:
+            # RFC 9111 section 5.2.1.7.
+            self._answer(504, "not in the cache", "LR")
+            return True
+        return False
+
+    def _answer_from(self, entry: Entry) -> None:
+        """Deliver an object, in the coding that the client wants most."""
+        self._is_from_cache = True
+        self._question = None
+        response = self._by_rule(entry.response)
+        compression, coding = self.to.compression, self._coding
+        if compression is None or not can_encode(response, compression.types, compression.least):
+            self._deliver(entry, response, entry.body)
+            return
+        if coding is not None and self.request.line.method == b"GET":
+            octets = entry.encoded.get(coding)
+            if octets is not None:
+                self._deliver(entry, encoded(response, coding, len(octets)), octets)
+                return
+            if self._take_encoder(compression, coding, response):
+                self.client.deadline = NEVER
+                self._backlog = entry.body
+                self._prepare(entry, response, coding)
+                return
+        self._deliver(entry, varied(response), entry.body)
+
+    def _prepare(self, entry: Entry, response: Response, coding: bytes) -> None:
+        """Compress an object, and deliver it when that is done."""
+        encoder, cache = self.encoder, self.to.cache
+        if self.step is _OVER or encoder is None or cache is None:
+            return
+        data, self._backlog = self._backlog[:PIECE], self._backlog[PIECE:]
+        began = time.perf_counter()
+        octets = encoder.feed(data)
+        if not self._backlog:
+            octets += encoder.finish()
+        self._count(len(data), len(octets), began)
+        self._ready += octets
+        if self._backlog:
+            self.frontend.loop.call_soon(self._prepare, entry, response, coding)
+            return
+        octets = self._ready
+        cache.keep_encoded(entry, coding, octets)
+        self._deliver(entry, encoded(response, coding, len(octets)), octets)
+
+    def _deliver(self, entry: Entry, response: Response, body: bytes) -> None:
+        client, frontend, request = self.client, self.frontend, self.request
+        now = self.head_time = self.connect_time = time.monotonic()
+        if self.to.persistence is not None:
+            self.choice = NO_COOKIE
+        if caching.is_not_modified(request.section, response):
+            response = caching.not_modified(response)
+            body = b""
+        elif request.line.method == b"HEAD":
+            body = b""
+        keep_alive = (
+            request.section.keep_alive and (not client.eof or client.buffer != b"") and not frontend.gate.stopping
+        )
+        self.response = response
+        age = b"Age: %d\r\n" % entry.fresh.age_at(frontend.clock.wall)
+        self._write(rewrite.response_head(response, added=age, keep_alive=keep_alive))
+        if body:
+            # Not copied: whoever reads slowly holds on to the object, and to no octets of its own.
+            self._write(body)
+        self._account("LR", response.status, now)
+        client.exchange_over(keep_alive=keep_alive, now=now)
+
+    def _record(self, termination: str, status: int, total: int, why: str) -> HttpRecord:
+        record = super()._record(termination, status, total, why)
+        return record._replace(server="<CACHE>", tw=0) if self._is_from_cache else record
 
     # From the server
 
     def on_response(self, response: Response, data: bytes, connection: ServerConnection) -> None:
+        cache = self.to.cache
+        if cache is not None:
+            self._look_at(cache, response)
         response = self._by_rule(response)
         compression = self.to.compression
         if compression is not None and can_encode(response, compression.types, compression.least):
             coding = self._coding
             if coding is not None and self._take_encoder(compression, coding, response):
-                self._begin_to_encode(response, encoded(response, coding), data, connection)
+                self._begin(response, encoded(response, coding), data, connection)
                 return
             response = varied(response)
+        capture = self._capture
+        if capture is not None:
+            if response.body == CHUNKED:
+                self._begin(response, response, data, connection)
+                return
+            if len(data) - response.size == response.body:
+                # Nobody will pass it on.
+                self._keep(capture, data[response.size :])
         Exchange.on_response(self, response, data, connection)
+
+    def _look_at(self, cache: Cache, response: Response) -> None:
+        """What the server says, for the cache."""
+        if self._outdated is not None and 200 <= response.status < 400:
+            cache.invalidate(self._outdated)
+        if self._question is not None:
+            frontend = self.frontend
+            self._capture = cache.begin(
+                self._question,
+                response,
+                untold=frontend.forwarded_for.lower if frontend.forwarded_for is not None else b"",
+                now=frontend.clock.wall,
+                delay=time.monotonic() - self.parsed,
+            )
+
+    def _keep(self, capture: Capture, data: bytes) -> None:
+        if not capture.add(data):
+            self._capture = None
 
     def _take_encoder(self, compression: Compression, coding: bytes, response: Response) -> bool:
         """Whether compressing is begun; not where it costs too much already."""
@@ -87,8 +231,9 @@ class FilteredExchange(RoutedExchange):
         back.comp_rsp += 1
         return True
 
-    def _begin_to_encode(self, response: Response, sent: Response, data: bytes, connection: ServerConnection) -> None:
+    def _begin(self, response: Response, sent: Response, data: bytes, connection: ServerConnection) -> None:
         """`sent` is the response as the client gets it, in chunks."""
+        self._is_framed = True
         size = response.size
         # The head alone: as far as the client goes, no octet of the content has come yet.
         Exchange.on_response(self, sent, data[:size], connection)
@@ -98,11 +243,14 @@ class FilteredExchange(RoutedExchange):
             connection.on_body(data[size:])
 
     def pass_on(self, data: bytes) -> None:
+        capture = self._capture
+        if capture is not None:
+            self._keep(capture, data)
         if self.encoder is None:
             if self._is_bypassed:
                 self.frontend.gate.counters.comp_byp += len(data)
                 self.to.backend.counters.comp_byp += len(data)
-            super().pass_on(data)
+            super().pass_on(b"%x\r\n%b\r\n" % (len(data), data) if self._is_framed else data)
             return
         if self._backlog:
             self._backlog += data
@@ -185,20 +333,29 @@ class FilteredExchange(RoutedExchange):
             super().resume_response()
 
     def response_complete(self, now: float) -> None:
-        encoder = self.encoder
-        if encoder is not None:
-            if self._backlog:
-                self._ended = True
-                return
-            began = time.perf_counter()
-            end = encoder.finish()
-            self._count(0, len(end), began)
-            octets = self._ready + end
+        capture, encoder, cache = self._capture, self.encoder, self.to.cache
+        if capture is not None and cache is not None:
+            self._capture = None
+            cache.store(capture)
+        if self._backlog:
+            self._ended = True
+            return
+        if self._is_framed:
             trailers = self._trailers.trailers if self._trailers is not None else b""
-            self._write(b"%x\r\n%b\r\n0\r\n%b\r\n" % (len(octets), octets, trailers))
+            if encoder is not None:
+                began = time.perf_counter()
+                end = encoder.finish()
+                self._count(0, len(end), began)
+                octets = self._ready + end
+                self._write(b"%x\r\n%b\r\n0\r\n%b\r\n" % (len(octets), octets, trailers))
+            else:
+                self._write(b"0\r\n%b\r\n" % trailers)
         super().response_complete(now)
 
     def _account(self, termination: str, status: int, now: float, *, why: str = "") -> None:
+        if self._capture is not None:
+            self._capture.drop()
+            self._capture = None
         if self.encoder is not None:
             compression = self.to.compression
             assert compression is not None

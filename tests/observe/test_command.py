@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from balancer.observe.command import Desk, Level, Session, commands, obey
 from balancer.pool.routers import decode
 from balancer.pool.services import Listing, encode
-from tests.observe.conftest import NOW, two_routers
+from tests.observe.conftest import NOW, House, two_routers
 
 NONE = "There are no virtual routers (vrrp.instances).\n"
 
@@ -153,6 +153,17 @@ def test_users_may_look_and_operators_may_do(level: Level, may: bool) -> None:
     assert (room.say("vrrp hold") != "Permission denied\n") is may
     assert bool(room.asked) is may
     assert ("vrrp hold" in room.say("help")) is may
+
+
+def test_what_caches_hold_is_shown(room: Room, house: House) -> None:
+    assert room.say("show cache") == "No backend has a cache.\n"
+    house.count("backend", "app", cache_objects=3, cache_octets=4000, cache_lookups=20, cache_hits=9)
+    look = house.look()
+    (app,) = [row for row in look.backends if row.name == "app"]
+    kept = app._replace(entry=app.entry._replace(cache_size=65536))
+    room.desk = Desk(now=lambda: NOW, snapshot=lambda: look._replace(backends=(kept, *look.backends)))
+    assert room.say("show cache") == "app: 3 objects, 4000 of 65536 octets, 20 lookups, 9 hits\n"
+    assert room.say("show cache x") == "'show cache' has no argument 'x'.\n"
 
 
 # HAProxy's manners

@@ -1,4 +1,4 @@
-"""Responses compressed on their way, through a running worker."""
+"""Responses kept and compressed on their way, through a running worker."""
 
 from __future__ import annotations
 
@@ -518,6 +518,353 @@ def test_the_last_response_of_a_connection():
             head, _, body = (await client.rest()).partition(b"\r\n\r\n")
             assert b"connection: close" in head
             assert body.endswith(b"\r\n0\r\n\r\n")
+            await it.at_rest()
+
+    run(main)
+
+
+# The cache
+
+
+def caching(frontend=None, backend=None, **config):
+    return http(frontend=frontend, backend={"cache": {"max_object_size": "256k"} | config} | (backend or {}))
+
+
+def plain(*lines, target="/", method="GET", version=1):
+    return get(*lines, target=target, method=method, accept=None, version=version)
+
+
+PUBLIC = "Cache-Control: max-age=60"
+
+
+async def serve(it, client, request, octets):
+    """The server is asked, and answers; what the client gets."""
+    await client.send(request)
+    if not it.origin.peers:
+        await it.origin.accept()
+    server = it.origin.peers[-1]
+    await server.head()
+    await server.send(octets)
+    return await response(client)
+
+
+async def from_cache(client, request):
+    await client.send(request)
+    fields, body, _ = await response(client)
+    assert b"age" in fields
+    return fields, body
+
+
+@pytest.mark.parametrize("chunks", [None, [TEXT[:100], TEXT[100:]]])
+def test_a_second_client_gets_what_the_first_one_got(chunks):
+    async def main():
+        async with rig(caching(backend={"cookie": {"name": "S"}})) as it:
+            client = await it.connect()
+            octets = answer(TEXT, PUBLIC, 'ETag: "a"', "Age: 5", chunks=chunks)
+            fields, body, _ = await serve(it, client, plain(), octets)
+            assert fields[b"set-cookie"].startswith(b"s=c0")
+            assert fields[b"age"] == b"5"
+            assert body == TEXT
+            # On the same connection, and on another one with a cookie of its own.
+            other = await it.connect()
+            for again, more in ((client, ()), (other, ("Cookie: S=c0; a=b",)), (other, ("Connection: close",))):
+                fields, body = await from_cache(again, plain(*more))
+                assert body == TEXT
+                assert fields[b"content-length"] == b"%d" % len(TEXT)
+                assert b"set-cookie" not in fields
+                assert b"date" in fields
+                assert int(fields[b"age"]) in (5, 6)
+            assert (it.front.cache_lookups, it.front.cache_hits) == (4, 3)
+            assert (it.back.cache_lookups, it.back.cache_hits, it.back.cache_objects) == (4, 3, 1)
+            assert it.server().req_tot == 1
+            assert it.back.req_tot == it.back.hrsp_2xx == 3
+            assert (await it.record()).server == "s0"
+            record = await it.record()
+            assert (record.server, record.termination, record.status) == ("<CACHE>", "LRNN", 200)
+            assert (record.tr_request, record.tw, record.tc, record.tr_response) == (0, 0, 0, 0)
+            assert record.backend == "back"
+            await it.at_rest()
+
+    run(main)
+
+
+def test_all_kinds_of_requests_for_one_object():
+    async def main():
+        async with rig(caching()) as it:
+            client = await it.connect()
+            octets = answer(TEXT, PUBLIC, 'ETag: "a"', "Last-Modified: Sun, 06 Nov 1994 08:49:37 GMT")
+            await serve(it, client, plain(), octets)
+            await client.send(plain(method="HEAD"))
+            head = fields_of(await client.head())
+            assert head[b"content-length"] == b"%d" % len(TEXT)
+            for line in ('If-None-Match: W/"a"', "If-Modified-Since: Sun, 06 Nov 1994 08:49:37 GMT"):
+                await client.send(plain(line))
+                said = await client.head()
+                assert said.startswith(b"HTTP/1.1 304 Not Modified\r\n")
+                assert b"Content" not in said
+                assert fields_of(said)[b"etag"] == b'"a"'
+            _, body = await from_cache(client, plain('If-None-Match: "b"'))
+            assert body == TEXT
+            assert it.front.hrsp_3xx == 2
+            # Past the cache, and none the worse for it.
+            for request in (
+                plain("Cache-Control: no-cache"), plain("Pragma: no-cache"), plain("Cache-Control: max-age=0"),
+                plain("Authorization: Basic x"), plain("If-Match: *"), plain("X-Forwarded-Host: evil"),
+                plain("Range: bytes=0-"), plain(target="/?"),
+            ):  # fmt: skip
+                _, body, _ = await serve(it, client, request, answer(b"new", "Cache-Control: no-store"))
+                assert body == b"new"
+            assert (await from_cache(client, plain()))[1] == TEXT
+            await it.at_rest()
+
+    run(main)
+
+
+def test_an_old_client_is_none_of_its_business():
+    async def main():
+        async with rig(caching()) as it:
+            for _ in range(2):
+                client = await it.connect()
+                await client.send(plain(version=0))
+                server = it.origin.peers[-1] if it.origin.peers else await it.origin.accept()
+                await server.head()
+                await server.send(answer(TEXT, PUBLIC))
+                assert (await client.rest()).endswith(TEXT)
+            assert it.front.cache_lookups == 0
+            await it.at_rest()
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [],
+        ["Cache-Control: max-age=60, private"],
+        [PUBLIC, "Set-Cookie: a=b"],
+        [PUBLIC, "Vary: Accept"],
+        [PUBLIC, "Age: 60"],
+    ],
+)
+def test_what_is_not_for_everybody(lines):
+    async def main():
+        async with rig(caching()) as it:
+            client = await it.connect()
+            for body in (b"one", b"two"):
+                assert (await serve(it, client, plain(), answer(body, *lines)))[1] == body
+            assert it.back.cache_objects == 0
+            await it.at_rest()
+
+    run(main)
+
+
+def test_only_if_cached():
+    async def main():
+        async with rig(caching()) as it:
+            client = await it.connect()
+            await client.send(plain("Cache-Control: only-if-cached"))
+            assert (await client.head()).startswith(b"HTTP/1.1 504 ")
+            assert it.origin.waiting == 0
+            await it.at_rest()
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "is_gone"),
+    [("POST", 200, True), ("DELETE", 303, True), ("PUT", 500, False), ("OPTIONS", 200, False)],
+)
+def test_what_a_request_changes_is_asked_for_anew(method, status, is_gone):
+    async def main():
+        async with rig(caching()) as it:
+            client = await it.connect()
+            await serve(it, client, plain(), answer(TEXT, PUBLIC))
+            await serve(it, client, plain("Content-Length: 0", method=method), answer(b"done", status=status))
+            if is_gone:
+                await serve(it, client, plain(), answer(b"new", PUBLIC))
+            assert (await from_cache(client, plain()))[1] == (b"new" if is_gone else TEXT)
+            await it.at_rest()
+
+    run(main)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("how", ["short", "reset"])
+def test_a_part_is_not_kept(chunked, how):
+    async def main():
+        async with rig(caching()) as it:
+            client = await it.connect()
+            await client.send(plain())
+            server = await it.origin.accept()
+            await server.head()
+            await server.trickle((answer(TEXT, PUBLIC, chunks=[TEXT] if chunked else None)[:-9],))
+            server.reset() if how == "reset" else await server.close()
+            assert await client.is_reset()
+            assert it.worker._caches["back"].used == 0
+            await it.at_rest()
+
+    run(main)
+
+
+def test_a_client_that_leaves_takes_nothing_with_it():
+    async def main():
+        async with rig(caching()) as it:
+            client = await it.connect()
+            await client.send(plain())
+            server = await it.origin.accept()
+            await server.head()
+            await server.trickle((answer(TEXT, PUBLIC)[:-9],))
+            await until(lambda: it.worker._caches["back"].coming, "a part of it")
+            client.reset()
+            await until(lambda: it.worker._caches["back"].used == 0, "it to be dropped")
+            await it.at_rest()
+
+    run(main)
+
+
+def test_what_turns_out_too_large_goes_on_all_the_same():
+    body = big(300 * 1024)
+
+    async def main():
+        async with rig(caching()) as it:
+            client = await it.connect()
+            for chunks in ([body], None):
+                assert (await serve(it, client, plain(), answer(body, PUBLIC, chunks=chunks)))[1] == body
+            assert it.worker._caches["back"].used == 0
+            await it.at_rest()
+
+    run(main)
+
+
+def test_rules_hold_for_what_comes_from_the_cache():
+    """And what is looked up is what the server would be asked."""
+
+    async def main():
+        rules = {
+            "http_request": [{"deny": True, "if": {"path": "/no"}}, {"strip_prefix": "/v1"}],
+            "http_response": [{"set_header": {"X-For": "%[path]", "X-By": "-%[server]-"}}, {"del_header": "Server"}],
+        }
+        async with rig(caching(frontend=rules)) as it:
+            client = await it.connect()
+            fields, _, _ = await serve(it, client, plain(target="/v1/a"), answer(TEXT, PUBLIC, "Server: x"))
+            assert fields[b"x-by"] == b"-s0-"
+            fields, body = await from_cache(client, plain(target="/a"))
+            assert body == TEXT
+            assert (fields[b"x-for"], fields[b"x-by"]) == (b"/a", b"--")
+            assert b"server" not in fields
+            await client.send(plain(target="/no"))
+            assert (await client.head()).startswith(b"HTTP/1.1 403 ")
+            await it.at_rest()
+
+    run(main)
+
+
+def test_pipelined_requests_are_answered_in_turn():
+    async def main():
+        async with rig(caching()) as it:
+            client = await it.connect()
+            await serve(it, client, plain(), answer(b"kept", PUBLIC))
+            await client.send(plain() + plain(target="/x") + plain() * 50)
+            server = it.origin.peers[0]
+            await server.head()
+            await server.send(answer(b"fresh"))
+            for number in range(52):
+                _, body, _ = await response(client)
+                assert body == (b"fresh" if number == 1 else b"kept")
+            await it.at_rest()
+
+    run(main)
+
+
+def test_who_does_not_read_costs_little():
+    body = big(200 * 1024)
+
+    async def main():
+        async with rig(caching()) as it:
+            client = await it.connect()
+            await serve(it, client, plain(), answer(body, PUBLIC))
+            client.stop_reading()
+            await client.send(plain() * 200)
+            (member,) = it.worker._sweeper.members
+            await until(lambda: member.write_paused, "a full client")
+            await turns(50)
+            assert member.transport.get_write_buffer_size() < 1 << 20
+            client.go_on_reading()
+            for _ in range(200):
+                assert (await response(client))[1] == body
+            await it.at_rest()
+
+    run(main)
+
+
+@pytest.mark.parametrize("size", [5000, 3 * PIECE + 7])
+def test_what_is_kept_is_compressed_once(size):
+    body = big(size)
+
+    async def main():
+        config = caching(frontend={"compression": {"algorithms": ["br", "gzip"], "min_size": 10}})
+        async with rig(config) as it:
+            client = await it.connect()
+            fields, got, _ = await serve(it, client, get(), answer(body, PUBLIC, 'ETag: "a"'))
+            assert gzip.decompress(got) == body
+            for coding, count in ((b"gzip", 2), (b"br", 3), (b"gzip", 3), (b"br", 3)):
+                fields, got = await from_cache(client, get(accept=coding.decode()))
+                assert DECODE[coding](got) == body
+                assert fields[b"content-encoding"] == coding
+                assert fields[b"content-length"] == b"%d" % len(got)
+                assert fields[b"etag"] == b'w/"a"'
+                assert it.front.comp_rsp == count
+            fields, got = await from_cache(client, get(accept="deflate"))
+            assert got == body
+            assert (fields[b"etag"], fields[b"vary"]) == (b'"a"', b"accept-encoding")
+            await client.send(get('If-None-Match: W/"a"', accept="br"))
+            fields = fields_of(await client.head())
+            assert (fields[b"etag"], fields[b"vary"]) == (b'w/"a"', b"accept-encoding")
+            await client.send(get(method="HEAD"))
+            assert fields_of(await client.head())[b"content-length"] == b"%d" % len(body)
+            assert it.worker._budget.used == 0
+            await it.at_rest()
+
+    run(main)
+
+
+def test_a_client_that_leaves_while_an_object_is_compressed():
+    body = big(3 * PIECE + 7)
+
+    async def main():
+        config = caching(frontend={"compression": {"min_size": 10}})
+        async with rig(config) as it:
+            client = await it.connect()
+            await serve(it, client, plain(), answer(body, PUBLIC))
+            for wait in range(6):
+                leaver = await it.connect()
+                leaver.writer.write(get())
+                for _ in range(wait):
+                    await asyncio.sleep(0)
+                leaver.reset()
+            await until(lambda: it.front.scur == 1, "them to be gone")
+            assert it.worker._budget.used == 0
+            assert gzip.decompress((await from_cache(client, get()))[1]) == body
+            await it.at_rest()
+
+    run(main)
+
+
+def test_two_frontends_share_a_backends_cache():
+    async def main():
+        config = caching()
+        config["frontends"]["other"] = config["frontends"]["front"] | {
+            "bind": "127.0.0.1:{other}", "trusted_proxies": ["127.0.0.1"],
+        }  # fmt: skip
+        async with rig(config) as it:
+            client = await it.connect()
+            await serve(it, client, plain(), answer(TEXT, PUBLIC))
+            other = await it.connect("other")
+            assert (await from_cache(other, plain("X-Forwarded-For: 10.0.0.1")))[1] == TEXT
+            # What is said over TLS is another thing.
+            await serve(it, other, plain("X-Forwarded-Proto: https"), answer(b"secure", PUBLIC))
+            assert (await from_cache(other, plain("X-Forwarded-Proto: https")))[1] == b"secure"
+            assert (await from_cache(client, plain()))[1] == TEXT
             await it.at_rest()
 
     run(main)

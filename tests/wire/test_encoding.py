@@ -100,7 +100,8 @@ def test_what_means_the_same_is_the_same():
 
 def test_a_list_is_taken_apart_at_commas_outside_quotes():
     assert list_members([b'a, private="x, y" ,,b="\\",c"', b" d "]) == [b"a", b'private="x, y"', b'b="\\",c"', b"d"]
-    assert list_members([b'a="open, b']) == [b'a="open', b"b"] or list_members([b'a="open, b'])
+    # Who opens a quote and does not close it hides nothing behind it.
+    assert list_members([b'a="open, b']) == [b'a="open', b"b"]
 
 
 @pytest.mark.parametrize(

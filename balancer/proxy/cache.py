@@ -1,0 +1,247 @@
+"""A worker's cache of small objects for one backend, after HAProxy's `cache`: what servers let everybody keep, the
+longest unused first out when there is no more room.
+
+An object is found by host and target as the server was asked for them, then by what else chose it: the scheme, headers
+that steer servers, and those that its Vary names.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from balancer.config import model
+from balancer.pool.facts import Counters
+from balancer.wire.caching import Freshness, Wish, judge, kept, selected, steering, varies_on
+from balancer.wire.http1 import Response, Section
+
+__all__ = ["Cache", "Capture", "Entry", "Key", "Question"]
+
+Key = tuple[bytes, bytes]
+"""Host and target."""
+
+# What an object takes besides its octets. A head is there in several forms (`http1.Response`).
+_OVERHEAD = 1024
+_FORMS = 5
+# Without `max_object_size` (HAProxy's).
+_SHARE = 256
+# Of what is on its way in, at most so much of the whole.
+_MOST_COMING = 2
+# What anybody may want who has no credentials.
+_ANY = Wish()
+
+
+class Question:
+    """What a GET or HEAD asks for, as far as a cache goes. `said` are the fields as the client sent them, or a trusted
+    proxy; `sent` those that go to the server."""
+
+    __slots__ = ("is_https", "key", "sent", "steering", "wish")
+
+    def __init__(self, key: Key, wish: Wish, said: Section, sent: Section, *, is_https: bool) -> None:
+        self.key = key
+        self.wish = wish
+        self.sent = sent
+        self.steering = steering(said)
+        self.is_https = is_https
+
+
+class Entry:
+    """One object."""
+
+    __slots__ = (
+        "body", "encoded", "fresh", "is_https", "key", "names", "response", "selected", "size", "steering"
+    )  # fmt: skip
+
+    def __init__(self, question: Question, names: tuple[bytes, ...], response: Response, fresh: Freshness) -> None:
+        self.key = question.key
+        self.is_https = question.is_https
+        self.steering = question.steering
+        self.names = names
+        self.selected = selected(names, question.sent)
+        self.response = response
+        """Its head; with everything of it once the object is stored."""
+        self.fresh = fresh
+        self.body = b""
+        self.encoded: dict[bytes, bytes] = {}
+        """The content in other codings, as far as anybody has asked for these."""
+        self.size = 0
+
+    def answers(self, question: Question) -> bool:
+        """Whether it was chosen as `question` chooses (RFC 9111 section 4.1)."""
+        return (
+            self.is_https == question.is_https
+            and self.steering == question.steering
+            and (not self.names or self.selected == selected(self.names, question.sent))
+        )
+
+    def replaces(self, other: Entry) -> bool:
+        """Whether it was chosen by the same."""
+        return (
+            self.is_https == other.is_https
+            and self.steering == other.steering
+            and self.names == other.names
+            and self.selected == other.selected
+        )
+
+
+class Capture:
+    """A response on its way to a client that is to be kept: `add` its content, then `Cache.store` it, or `drop` it."""
+
+    __slots__ = ("_cache", "_pieces", "entry", "size")
+
+    def __init__(self, cache: Cache, entry: Entry) -> None:
+        self._cache = cache
+        self._pieces: list[bytes] = []
+        self.entry = entry
+        self.size = 0
+
+    def add(self, data: bytes) -> bool:
+        """False where it has become too large; then it is dropped."""
+        self.size += len(data)
+        if not self._cache.makes_room(self, len(data)):
+            self.size -= len(data)
+            self.drop()
+            return False
+        self._pieces.append(data)
+        return True
+
+    def drop(self) -> None:
+        """It will not be whole."""
+        self._cache.coming -= self.size
+        self.size = 0
+        self._pieces.clear()
+
+    def content(self) -> bytes:
+        """All of it."""
+        return b"".join(self._pieces)
+
+
+class Cache:
+    """`counters` are the backend's, which tell how much there is. Each of the workers has an equal share."""
+
+    __slots__ = (
+        "_counters", "_entries", "_limit", "_max_age", "_most", "_order", "_process_vary", "_used", "_variants",
+        "coming",
+    )  # fmt: skip
+
+    def __init__(self, config: model.Cache, *, workers: int, counters: Counters) -> None:
+        self._limit = config.total_max_size // workers
+        self._most = min(config.max_object_size or config.total_max_size // _SHARE, self._limit // 2)
+        self._max_age = config.max_age
+        self._process_vary = config.process_vary
+        self._variants = config.max_secondary_entries
+        self._counters = counters
+        self._entries: dict[Key, list[Entry]] = {}
+        self._order: OrderedDict[Entry, None] = OrderedDict()
+        self._used = 0
+        self.coming = 0
+        """Octets of what is on its way in."""
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    @property
+    def used(self) -> int:
+        """Octets, of what is on its way in too."""
+        return self._used + self.coming
+
+    def find(self, question: Question, now: float) -> Entry | None:
+        """What answers `question` at this time (Unix time)."""
+        entries = self._entries.get(question.key)
+        if entries is None:
+            return None
+        for entry in reversed(entries):
+            if entry.answers(question):
+                if entry.fresh.suits(question.wish, now, self._max_age):
+                    self._order.move_to_end(entry)
+                    if entry is not entries[-1]:
+                        entries.remove(entry)
+                        entries.append(entry)
+                    return entry
+                if not entry.fresh.suits(_ANY, now, self._max_age):
+                    self._remove(entry)
+                return None
+        return None
+
+    def begin(
+        self, question: Question, response: Response, *, untold: bytes, now: float, delay: float
+    ) -> Capture | None:
+        """If the response that has come `now`, `delay` seconds after it was asked for, is to be kept. `untold`: a field
+        that servers get and that does not stand in the sections looked at here."""
+        fresh = judge(question.wish, response, now=now, delay=delay)
+        if fresh is None or response.body > self._most:
+            return None
+        names = varies_on(response)
+        if names and (not self._process_vary or untold in names):
+            return None
+        if len(response.fields) > self._most:
+            return None
+        return Capture(self, Entry(question, names, response, fresh))
+
+    def makes_room(self, capture: Capture, size: int) -> bool:
+        """Whether so many octets more of a response may come in."""
+        if capture.size > self._most or self.coming + size > self._limit // _MOST_COMING:
+            return False
+        self.coming += size
+        self._shrink(self._limit)
+        return True
+
+    def store(self, capture: Capture) -> None:
+        """The response is here, whole."""
+        entry = capture.entry
+        body = capture.content()
+        capture.drop()
+        entry.body = body
+        entry.response = kept(entry.response, len(body), entry.fresh.at)
+        entry.size = _OVERHEAD + len(body) + _FORMS * len(entry.response.fields) + sum(map(len, entry.key))
+        entry.size += len(entry.steering) + sum(map(len, entry.selected))
+        if entry.size > self._limit // 2:
+            return
+        entries = self._entries.setdefault(entry.key, [])
+        for other in entries:
+            if other.replaces(entry):
+                self._forget(other, entries)
+                break
+        while len(entries) >= self._variants:
+            self._forget(entries[0], entries)
+        entries.append(entry)
+        self._order[entry] = None
+        self._used += entry.size
+        self._shrink(self._limit)
+        self._tell()
+
+    def keep_encoded(self, entry: Entry, coding: bytes, octets: bytes) -> None:
+        """Keep an object's content in a coding too, if the object is still here."""
+        if entry in self._order and coding not in entry.encoded:
+            entry.encoded[coding] = octets
+            entry.size += len(octets)
+            self._used += len(octets)
+            self._order.move_to_end(entry)
+            self._shrink(self._limit)
+            self._tell()
+
+    def invalidate(self, key: Key) -> None:
+        """Something was done to what stands there (RFC 9111 section 4.4)."""
+        for entry in self._entries.pop(key, ()):
+            del self._order[entry]
+            self._used -= entry.size
+        self._tell()
+
+    def _shrink(self, limit: int) -> None:
+        while self.used > limit and self._order:
+            self._remove(next(iter(self._order)))
+
+    def _remove(self, entry: Entry) -> None:
+        entries = self._entries[entry.key]
+        self._forget(entry, entries)
+        if not entries:
+            del self._entries[entry.key]
+        self._tell()
+
+    def _forget(self, entry: Entry, entries: list[Entry]) -> None:
+        entries.remove(entry)
+        del self._order[entry]
+        self._used -= entry.size
+
+    def _tell(self) -> None:
+        self._counters.cache_objects = len(self._order)
+        self._counters.cache_octets = self._used
