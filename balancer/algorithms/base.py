@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import ClassVar, Generic, Literal, Protocol, TypeVar
 
 __all__ = ["Algorithm", "C", "Candidate"]
@@ -51,6 +51,10 @@ class Algorithm(ABC, Generic[C]):
     def pick(self, key: bytes = b"", avoid: C | None = None) -> C | None:
         """The server for one connection or request. `avoid` has just failed: choose another if there
         is one. None when there is none at all."""
+
+    def instead(self, servers: Sequence[C]) -> Iterable[C]:
+        """The server picked is full: in which order to look for one of `servers` (those of `rebuild`) that is not."""
+        return servers
 
     def changed(self, server: C) -> None:
         """`server.counters.scur` has changed (only where `tracks_load`)."""

@@ -48,3 +48,6 @@ class Draw(Algorithm[C]):
         if two is avoid or one.counters.scur * two.weight <= two.counters.scur * one.weight:
             return one
         return two
+
+    def instead(self, servers: Sequence[C]) -> list[C]:
+        return sorted(servers, key=lambda server: server.counters.scur / server.weight)

@@ -10,7 +10,7 @@ __all__ = ["First"]
 
 
 class First(Algorithm[C]):
-    """HAProxy's `balance first` where no server has a connection limit: all traffic to one server."""
+    """HAProxy's `balance first`: all traffic to one server, and to the next where that has a limit and is full."""
 
     def __init__(self) -> None:
         self._servers: tuple[C, ...] = ()

@@ -70,6 +70,9 @@ class LeastConn(Algorithm[C]):
             heappush(heap, held)
         return avoid if held is not None else None
 
+    def instead(self, servers: Sequence[C]) -> list[C]:
+        return sorted(servers, key=lambda server: server.counters.scur / server.weight)
+
     def changed(self, server: C) -> None:
         entry = self._live.get(server)
         if entry is None:

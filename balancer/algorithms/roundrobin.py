@@ -15,7 +15,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from heapq import heapify, heapreplace
-from itertools import cycle
+from itertools import cycle, islice
 
 from balancer.algorithms.base import Algorithm, C
 
@@ -108,6 +108,19 @@ class RoundRobin(Algorithm[C]):
             server = next(turns)
             if server is not avoid or self._one:
                 return server
+
+    def instead(self, servers: Sequence[C]) -> Iterator[C]:
+        """Those behind it; whoever is taken has had his turn."""
+        if not self._next:
+            # By weight: twice around finds all but the lightest, who come at the end.
+            yield from islice(iter(self.pick, None), 2 * len(servers))
+            yield from servers
+            return
+        server = self._following(self._last[0])
+        for _ in servers:
+            self._last[0] = server.index + 1
+            yield server
+            server = self._next[server.index + 1]
 
     def _following(self, last: int) -> C:
         """The one after the server that `last` tells of, which may be gone."""

@@ -183,6 +183,8 @@ def _compression(loc: Loc, own: Compression) -> Iterator[Finding]:
             yield Finding((*loc, "algorithms", i), text)
         if algorithm in own.algorithms[:i]:
             yield Finding((*loc, "algorithms", i), f"{algorithm} stands here twice")
+
+
 def _limits(loc: Loc, frontend: Frontend, limits: SourceLimits) -> Iterator[Finding]:
     if frontend.engine == "kernel":
         yield Finding(loc, "the kernel does not count what a client takes; wants engine proxy", "key")
@@ -269,6 +271,10 @@ def _servers(loc: Loc, backend: Backend, users: list[tuple[str, Frontend]]) -> I
             yield Finding((*at, "address"), f"{user} cannot reach a Unix socket")
         if user is not None and server.send_proxy is not None:
             yield Finding((*at, "send_proxy"), f"{user} cannot send the PROXY protocol", "key")
+        if server.maxconn is not None and udp is not None:
+            yield Finding((*at, "maxconn"), f"{udp} has no connections to count; give it a backend of its own", "key")
+        if server.maxqueue is not None and server.maxconn is None:
+            yield Finding((*at, "maxqueue"), "wants a `maxconn` beside it, without which nobody waits", "key")
         if server.address.path:
             yield from _unix_check(at, backend, server)
 

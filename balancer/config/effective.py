@@ -1,6 +1,6 @@
 """What holds for one frontend or backend once its own words, `defaults` and the built-in values are put together.
 
-Asked once per frontend and backend, at start and at reload. An HTTP or TCP session takes connect, server,
+Asked once per frontend and backend, at start and at reload. An HTTP or TCP session takes connect, queue, server,
 server_fin and tunnel from its backend, and client, http_request, http_keep_alive and client_fin from its frontend.
 """
 
@@ -38,6 +38,7 @@ class Waits:
     """Timeouts in seconds, all of them filled in (model.Timeouts says what each is for)."""
 
     connect: float
+    queue: float
     client: float
     server: float
     http_request: float
@@ -115,10 +116,12 @@ def _waits(own: Timeouts, defaults: Timeouts) -> Waits:
         value = given(name)
         return fallback if value is None else value
 
+    connect = wait("connect", _CONNECT)
     client = wait("client", _CLIENT)
     server = wait("server", _SERVER)
     return Waits(
-        connect=wait("connect", _CONNECT),
+        connect=connect,
+        queue=wait("queue", connect),
         client=client,
         server=server,
         http_request=wait("http_request", min(_HTTP_REQUEST, client)),

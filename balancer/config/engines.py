@@ -91,6 +91,8 @@ def _of_backend(frontend: Frontend, backend: Backend) -> Iterator[str]:
         families.add(4)
     for name, server in backend.servers.items():
         at = f"servers.{name}"
+        if server.maxconn is not None and frontend.mode == "tcp":
+            yield f"the kernel counts no connections ({at}.maxconn)"
         if server.send_proxy is not None:
             yield f"the kernel knows no PROXY protocol ({at}.send_proxy)"
         if server.address.path or server.address.is_name:

@@ -171,6 +171,8 @@ class Timeouts(Model):
 
     connect: Duration | None = None
     """For a server to accept a connection. Default 5s."""
+    queue: Duration | None = None
+    """For a place at a server, where all have as much as their `maxconn`. Default `connect`."""
     client: Duration | None = None
     """For a client that should send or read. Default 30s."""
     server: Duration | None = None
@@ -607,6 +609,11 @@ class Server(Model):
     """Share of the traffic; 0 drains: nothing new but clients that hold its cookie."""
     cookie: CookieValue | None = None
     """Its value in the persistence cookie."""
+    maxconn: Count | None = None
+    """Requests (mode tcp: connections) that it is given at a time, by all workers together; the others wait for
+    `timeout.queue`. Default: no limit."""
+    maxqueue: Count | None = None
+    """Clients with its cookie that wait for it at most; the others go elsewhere. Default: no limit."""
     backup: bool = False
     """Used only when no other server of the backend is up."""
     check: Annotated[
@@ -645,7 +652,7 @@ class Backend(Model):
     retries: Retries | None = None
     """Further attempts to connect after the first. Default `defaults.retries`."""
     timeout: Timeouts = Timeouts()
-    """connect, server, server_fin and tunnel are taken from here; udp frontends take none."""
+    """connect, queue, server, server_fin and tunnel are taken from here; udp frontends take none."""
     http_reuse: Literal["never", "safe", "always"] = "safe"
     """Idle server connections serve any client. never: each client its own; safe: a request that could not be
     sent again (not idempotent) begins on a connection that has just proved alive; always: without that care."""
@@ -662,6 +669,11 @@ class Backend(Model):
     """Used in place of those in `defaults`, status by status."""
     tcp_keepalive: Keepalive = None
     """true, false or {idle, interval, count}; on connections to servers. Default `defaults.tcp_keepalive`."""
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether one of its servers takes only so many at a time."""
+        return any(server.maxconn is not None for server in self.servers.values())
 
 
 class Stats(Model):

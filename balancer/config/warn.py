@@ -201,7 +201,11 @@ def _of_the_proxy(config: Config, frontend: Frontend) -> Iterator[str]:
     name = frontend.default_backend
     users = (other for other in config.frontends.values() if other.default_backend == name)
     if name in config.backends and all(user.engine == "kernel" for user in users):
-        yield from (f"backends.{name}.{key}" for key in _given(config.backends[name]))
+        backend = config.backends[name]
+        yield from (f"backends.{name}.{key}" for key in _given(backend))
+        yield from (
+            f"backends.{name}.servers.{server}.maxconn" for server, its in backend.servers.items() if its.maxconn
+        )
 
 
 def _given(of: Frontend | Backend) -> Iterator[str]:
@@ -221,6 +225,12 @@ def _backend(at: str, backend: Backend, *, is_used: bool) -> Iterator[str]:
     if all(server.backup for server in servers.values()):
         yield f"{at}.servers: all are backups, so they serve from the start"
     yield from _cookies(at, backend)
+    if backend.timeout.queue is not None and not backend.is_limited:
+        yield f"{at}.timeout.queue: has no effect, as none of its servers has a `maxconn`"
+    if backend.cookie is None and backend.balance not in (Balance.SOURCE, Balance.URI, Balance.MAGLEV):
+        idle = [name for name, server in servers.items() if server.maxqueue is not None]
+        if idle:
+            yield f"{at}.servers.{idle[0]}.maxqueue: has no effect without a cookie or a hash that leads to this server"
     first: dict[str, str] = {}
     for name, server in servers.items():
         twin = first.setdefault(str(server.address), name)

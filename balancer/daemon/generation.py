@@ -38,6 +38,8 @@ class Child:
     """Has it been told to end?"""
     number: int | None = None
     """Of a worker."""
+    slot: int | None = None
+    """Of a worker that runs: its place in all limits."""
     is_of_network: bool = False
     """Does it keep the rights to change rules and settings of the network?"""
     is_followed: bool = False

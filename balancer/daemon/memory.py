@@ -19,7 +19,8 @@ alone, in memory of its own (pool.sources), which a reload that leaves its geome
 
 A doorbell is an eventfd(2): control rings a worker's and the kernel process's when it has written the board, a worker
 rings control's when a server failed it. All of this outlives the processes at either end, so whoever is started
-in the place of a dead one finds everything as it was. A reload makes a generation beside it, with a memory of its own.
+in the place of a dead one finds everything as it was. A reload makes a generation beside it, with a memory of its own;
+only the limits (`limits`) are those of both.
 """
 
 from __future__ import annotations
@@ -34,9 +35,11 @@ from typing import NamedTuple
 
 from balancer.config.model import Config
 from balancer.config.vrrp import Vrrp
+from balancer.daemon.limits import Book, Entry, slots_for, wanted
 from balancer.daemon.plan import Plan
 from balancer.pool.notice import Notice
 from balancer.pool.orders import Board
+from balancer.pool.places import Limit
 from balancer.pool.sources import Block, Geometry
 
 __all__ = ["KernelLine", "Line", "Memory", "Sources", "Succession", "answer", "ring"]
@@ -96,7 +99,7 @@ class Memory:
     """The shared memory, the doorbells and the lines of one generation. OSError where there can be no more of them."""
 
     def __init__(self, plan: Plan, before: Memory | None = None) -> None:
-        """`before` a reload: what clients have taken goes on to count."""
+        """`before` a reload: limits, and what clients have taken, go on to count."""
         size = plan.layout.size
         backends = plan.config.backends
         blocks = plan.workers + plan.has_kernel
@@ -143,9 +146,14 @@ class Memory:
         """Nobody outside can tell which sources share a set."""
         self.sources: dict[str, Sources] = _sources(plan, before.sources if before is not None else {})
         """By frontend."""
+        self.book: Book = before.book if before is not None else Book(slots_for(plan.workers))
+        self._wanted = wanted(plan.config, plan.maxconn)
+        self.limits: dict[Entry, Limit] = {}
+        """The limits of this generation, which others may have too."""
         self.control_bell = _bell()
         self._is_open = True
         try:
+            self.limits = self.book.open(self._wanted)
             self._connect(plan)
         except OSError:
             self.close()
@@ -163,7 +171,9 @@ class Memory:
             self.kernel_line = KernelLine(*_line())
 
     def go(self) -> None:
-        """Have the workers take clients."""
+        """Have the workers take clients, within the limits of this generation."""
+        if self._is_open:
+            self.book.set(self._wanted)
         self.going[0] = 1
         for bell in self.worker_bells:
             ring(bell)
@@ -180,6 +190,8 @@ class Memory:
         bells = [] if keeps_workers else self.worker_bells
         if self._is_open:
             self._is_open = False
+            self.book.drop(self.limits)
+            self.limits = {}
             bells = [*bells, self.control_bell, *([self.kernel_bell] if self.kernel_bell is not None else [])]
         for bell in bells:
             os.close(bell)

@@ -10,6 +10,7 @@ from pathlib import Path
 from balancer.addr import Address, parse_address
 from balancer.config import effective, model
 from balancer.config.model import Config
+from balancer.daemon.limits import wanted
 from balancer.daemon.resolve import first_addresses
 from balancer.errors import StartError
 from balancer.pool.facts import Layout
@@ -147,8 +148,9 @@ class Plan:
 
     @property
     def _own_files(self) -> int:
-        """A worker's descriptors before the first connection. Listening sockets count twice: the loop has its own."""
-        files = _SPARE_FILES
+        """A worker's descriptors before the first connection, those of limits with them. Listening sockets count twice:
+        the loop has its own."""
+        files = _SPARE_FILES + len(wanted(self.config, self.maxconn))
         for frontend in self.config.frontends.values():
             if frontend.engine == "proxy":
                 files += 2 * len(frontend.bind)

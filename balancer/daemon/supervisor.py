@@ -36,6 +36,7 @@ from balancer.daemon import errands, privileges, systemd
 from balancer.daemon.control import Control
 from balancer.daemon.faults import described
 from balancer.daemon.generation import Child, Generation
+from balancer.daemon.limits import Book
 from balancer.daemon.plan import Plan
 from balancer.daemon.reload import Draft, Reading, Source, draft
 from balancer.daemon.spawn import spawn
@@ -286,6 +287,8 @@ class Supervisor:
                 self._watch_control()
                 self._go_on_reloading()
             self._see_to_elders()
+            if not self._book.is_settled:
+                self._book.settle()
 
     def _watch_control(self) -> None:
         """Replace it when it hangs. Who hung ourselves gives it time to move first."""
@@ -310,9 +313,24 @@ class Supervisor:
             if not child.pid and child.start_at <= now and child in self._children:
                 child.started = now
                 try:
+                    if child.number is not None:
+                        child.slot = self._book.enter()
                     child.pid = self._fork(child)
                 except OSError as error:
+                    self._free_slot(child)
                     self._is_missing(child, f"{child.name} could not be started: {error.strerror}")
+
+    @property
+    def _book(self) -> Book:
+        assert self._current is not None
+        return self._current.memory.book
+
+    def _free_slot(self, child: Child) -> None:
+        """What it held of the limits is given back, not later than some turns from now."""
+        slot, child.slot = child.slot, None
+        if slot is not None:
+            self._book.leave(slot)
+            self._book.settle()
 
     def _fork(self, child: Child) -> int:
         parent = os.getpid()
@@ -383,7 +401,9 @@ class Supervisor:
         for elder in self._beside(generation):
             elder.memory.close()
         own = {name: of_worker[number] for name, of_worker in generation.sockets.frontends.items()}
-        Worker(generation.plan, memory, number, own, predecessor).run()
+        slot = next(child.slot for child in generation.children if child.number == number)
+        assert slot is not None
+        Worker(generation.plan, memory, number, own, predecessor, slot=slot).run()
 
     def _control(self, generation: Generation) -> None:
         memory = generation.memory
@@ -444,6 +464,7 @@ class Supervisor:
 
     def _on_death(self, child: Child, status: int) -> None:
         child.pid = 0
+        self._free_slot(child)
         if child.is_of_network and self._stopping and not status and not child.is_followed:
             self._has_rules = False
         generation = next((each for each in self._generations if child in each.children), None)
@@ -481,6 +502,8 @@ class Supervisor:
             return max(0.0, end - time.monotonic())
         waiting = [self._watched_at + _WATCH_EVERY, *(child.start_at for child in self._children if not child.pid)]
         waiting += [elder.kill_at for elder in self._elders if not elder.is_killed]
+        if not self._book.is_settled:
+            waiting.append(time.monotonic() + _LOOK_EVERY)
         if self._reading is not None:
             waiting.append(self._reading.deadline)
         elif self._is_reload_wanted or self._draft is not None or self._coming is not None or self._leaving is not None:

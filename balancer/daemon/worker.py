@@ -11,6 +11,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import uvloop
 
@@ -19,15 +20,18 @@ from balancer.config import effective, model
 from balancer.config.model import Bind
 from balancer.daemon.faults import report_to
 from balancer.daemon.handover import Giving, Taking
+from balancer.daemon.limits import Entry
 from balancer.daemon.memory import Memory, answer, ring
 from balancer.daemon.plan import Plan
 from balancer.observe.log import AccessLog, Level
 from balancer.pool.backend import Backend
 from balancer.pool.facts import Counters, Entity, Ledger, let_go
+from balancer.pool.places import Places
 from balancer.pool.records import HttpRecord, Record
 from balancer.pool.server import Server
 from balancer.pool.sources import Table
 from balancer.pool.sticky import Persistence
+from balancer.pool.waiting import LimitedBackend, Room
 from balancer.proxy.cache import Cache
 from balancer.proxy.compress import Budget, Compression
 from balancer.proxy.dns import DnsForwarder
@@ -43,6 +47,7 @@ from balancer.proxy.sweep import INTERVAL, Clock, Sweeper
 from balancer.proxy.tcp import TcpFrontend
 from balancer.proxy.udp import FlowForwarder, Receiver
 from balancer.proxy.upstream import Upstream
+from balancer.proxy.wake import Bells
 from balancer.wire.http1 import Limits
 
 __all__ = ["Worker"]
@@ -63,7 +68,7 @@ _FLOW_TIMEOUT = 30.0
 
 class Worker:
     """The data plane in one process. `sockets` are this worker's own, by frontend; `predecessor` is the line to the
-    worker of its number before a reload, where that one may have flows."""
+    worker of its number before a reload, where that one may have flows; `slot` is its own in all limits."""
 
     def __init__(
         self,
@@ -72,6 +77,8 @@ class Worker:
         number: int,
         sockets: dict[str, list[tuple[Bind, socket.socket]]],
         predecessor: socket.socket | None = None,
+        *,
+        slot: int = 0,
     ) -> None:
         self._plan = plan
         self._config = plan.config
@@ -79,6 +86,7 @@ class Worker:
         self._number = number
         self._sockets = sockets
         self._predecessor = predecessor
+        self._slot = slot
         self._ledger = Ledger(memory.blocks[number], plan.layout)
         self._process = self._ledger[Entity("process", "")]
         self._clock = Clock()
@@ -86,6 +94,7 @@ class Worker:
         self._log = AccessLog(plan.log)
         self._dropped_before = self._process.log_dropped
         self._backends: dict[str, Backend] = {}
+        self._limited: list[LimitedBackend] = []
         self._pools: dict[str, Pool] = {}
         self.routers: dict[str, Router] = {}
         """By frontend; of those alone that have rules."""
@@ -131,11 +140,15 @@ class Worker:
         loop.add_signal_handler(signal.SIGUSR2, self._end_at_once)
         for gate in self._gates:
             gate.siblings = self._gates
+        self._bells = Bells(loop)
+        for limited in self._limited:
+            self._bells.listen(limited.bell.bell, limited.look)
         self._tick(loop)
         # Whoever waits for us to be ready need not wait for a tick.
         self._beat()
         self._go()
         await self._finished.wait()
+        self._bells.close()
         self._process.heartbeat = 0
         self._flush()
         # What is idle, or was cut off, ends with us.
@@ -210,20 +223,37 @@ class Worker:
             server.sockaddr = seat.address.sockaddr if seat.address is not None else None
             servers.append(server)
         self._servers += servers
-        return Backend(
+        entity = Entity("backend", name)
+        algorithm = registry.create(
+            config.balance,
+            hash_type=config.hash_type,
+            rng=rng,
+            servers=len(config.servers),
+            last=self._memory.turns[name],
+        )
+        counters, touched = self._ledger[entity], self._ledger.touched
+        if not config.is_limited:
+            return Backend(name, config, servers=servers, algorithm=algorithm, counters=counters, touched=touched)
+        limited = LimitedBackend(
             name,
             config,
             servers=servers,
-            algorithm=registry.create(
-                config.balance,
-                hash_type=config.hash_type,
-                rng=rng,
-                servers=len(config.servers),
-                last=self._memory.turns[name],
-            ),
-            counters=self._ledger[Entity("backend", name)],
-            touched=self._ledger.touched,
+            algorithm=algorithm,
+            counters=counters,
+            touched=touched,
+            bell=self._places("line", entity),
+            rooms={server: self._room(server) for server in servers if server.config.maxconn is not None},
         )
+        self._limited.append(limited)
+        return limited
+
+    def _room(self, server: Server) -> Room:
+        entity = Entity("server", server.backend, server.name)
+        seats = self._places("seats", entity) if server.config.maxqueue is not None else None
+        return Room(self._places("places", entity), seats)
+
+    def _places(self, what: Literal["places", "seats", "line"], entity: Entity) -> Places:
+        return Places(self._memory.limits[Entry(what, entity)], self._slot)
 
     def _gate(self, name: str) -> Gate:
         share = self._plan.workers
@@ -259,6 +289,7 @@ class Worker:
             gate=gate,
             upstream=self._upstreams[frontend.default_backend],
             client_timeout=front.timeouts.client,
+            queue_timeout=back.queue,
             server_timeout=back.server,
             tunnel_timeout=back.tunnel if back.tunnel_given else None,
             client_fin=front.timeouts.client_fin,
@@ -332,6 +363,7 @@ class Worker:
             reuse=config.http_reuse,
             is_pooled=config.http_reuse != "never"
             and all(server.config.send_proxy is None for server in backend.servers),
+            queue_timeout=settings.timeouts.queue,
             server_timeout=settings.timeouts.server,
             tunnel_timeout=settings.timeouts.tunnel,
             replies=self._replies(settings.error_files),
@@ -449,6 +481,9 @@ class Worker:
         self._ticks += 1
         self._sweeper.sweep()
         now = self._clock.now
+        for limited in self._limited:
+            # Whoever has a place coming to him in another worker may hang.
+            limited.look(is_patient=False)
         for forwarder in self._forwarders:
             forwarder.sweep(now)
         self._write_log(loop)

@@ -208,6 +208,8 @@ _READERS: dict[str, dict[str, _Read]] = {
         **_SERVED,
         "pxname": lambda line: str(line.entry.backend),
         "svname": lambda line: str(line.row.name),
+        "slim": lambda line: line.entry.maxconn or None,
+        "qlimit": lambda line: line.entry.maxqueue or None,
         "status": lambda line: str(line.row.status),
         "weight": lambda line: int(line.row.state.weight),
         "act": lambda line: int(not line.entry.backup),

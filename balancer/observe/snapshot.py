@@ -102,6 +102,10 @@ class ServerEntry(NamedTuple):
     is_checked: bool
     rise: int
     fall: int
+    maxconn: int = 0
+    """Requests at a time; 0 for no limit."""
+    maxqueue: int = 0
+    """How many may wait for it; 0 for no limit."""
 
 
 class BackendEntry(NamedTuple):
@@ -180,6 +184,8 @@ def _server_entry(name: str, backend: model.Backend, server_name: str, *, mode: 
         is_checked=has_check and server.check.enabled,
         rise=check.rise if not isinstance(check, model.NoCheck) else 1,
         fall=check.fall if not isinstance(check, model.NoCheck) else 1,
+        maxconn=server.maxconn or 0,
+        maxqueue=server.maxqueue or 0,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from balancer.algorithms.base import Algorithm
 from balancer.config import model
@@ -13,7 +14,9 @@ __all__ = ["Backend"]
 
 
 class Backend:
-    """A backend as a worker sees it."""
+    """A backend as a worker sees it. Where servers have a limit: `waiting.LimitedBackend`."""
+
+    is_limited: ClassVar[bool] = False
 
     __slots__ = (
         "_touched",
@@ -65,22 +68,29 @@ class Backend:
         active = tuple(s for s in servers if not s.config.backup)
         return active or tuple(servers if self.config.allbackups else servers[:1])
 
-    def take(self, server: Server) -> None:
-        """A connection or request now belongs to `server`; balanced by `release`."""
+    def take(self, server: Server) -> bool:
+        """A connection or request now belongs to `server`; balanced by `release`. True: it does not, there is no place
+        for it, and it has to wait."""
         counters = server.counters
         counters.stot += 1
         now = counters.scur = counters.scur + 1
         if now > counters.smax:
             counters.smax = now
         if not counters.dirty:
-            counters.dirty = True
-            self._touched.append(counters)
+            self._touch(counters)
         counters = self.counters
         now = counters.scur = counters.scur + 1
         if now > counters.smax:
             counters.smax = now
         if self._tracks_load:
             self.algorithm.changed(server)
+        return False
+
+    def _touch(self, counters: Counters) -> None:
+        """They are to be copied at the next flush."""
+        if not counters.dirty:
+            counters.dirty = True
+            self._touched.append(counters)
 
     def release(self, server: Server) -> None:
         """The end of what `take` began."""
@@ -88,3 +98,6 @@ class Backend:
         self.counters.scur -= 1
         if self._tracks_load:
             self.algorithm.changed(server)
+
+    def make_room(self, server: Server) -> None:
+        """A connection to `server` is about to be made."""

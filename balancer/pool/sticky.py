@@ -47,6 +47,10 @@ class Choice:
     refresh: bool = False
     """The date is to be renewed, though the server stays."""
 
+    def lost(self) -> Choice:
+        """Its server could not take it, and another is to."""
+        return Choice(None, "D", self.first) if self.server is not None else self
+
 
 NO_COOKIE = Choice(None, "N")
 """The request had none."""

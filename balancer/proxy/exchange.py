@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv4Network, IPv6Network, ip_address
-from typing import Protocol
+from typing import Protocol, cast
 
 from balancer.config import model
 from balancer.errors import BadRequest
@@ -24,6 +24,7 @@ from balancer.pool.facts import Counters
 from balancer.pool.records import HttpRecord
 from balancer.pool.server import Server
 from balancer.pool.sticky import NO_COOKIE, Choice, Persistence
+from balancer.pool.waiting import LimitedBackend, Ticket, described
 from balancer.proxy.cache import Cache
 from balancer.proxy.compress import Compression
 from balancer.proxy.listen import Gate
@@ -79,6 +80,7 @@ class HttpBackend:
     is_pooled: bool
     """Whether its idle connections may serve any client: http_reuse allows it, and no server is told of the client
     by the PROXY protocol."""
+    queue_timeout: float
     server_timeout: float
     tunnel_timeout: float
     replies: Replies
@@ -167,7 +169,7 @@ class Exchange:
     __slots__ = (
         "began", "body_left", "bytes_in", "bytes_out", "choice", "chunks", "client", "connect_time", "connection",
         "cookie", "dialling", "frontend", "head_time", "is_persistent", "keep_alive", "key", "parsed", "redispatched",
-        "request", "response", "retries", "sent_head", "server", "step", "to", "told_in", "told_out",
+        "request", "response", "retries", "sent_head", "server", "step", "ticket", "to", "told_in", "told_out",
     )  # fmt: skip
 
     def __init__(self, client: Client, request: Request, began: float, parsed: float) -> None:
@@ -186,6 +188,7 @@ class Exchange:
         self.response: Response | None = None
         self.connection: ServerConnection | None = None
         self.dialling: asyncio.Task[None] | None = None
+        self.ticket: Ticket | None = None
         self.is_persistent = self.redispatched = self.keep_alive = False
         self.cookie = "N"
         self.step = _WAITING
@@ -209,19 +212,6 @@ class Exchange:
                 server, fields = self._follow_cookie(to.persistence)
             else:
                 self.choice = NO_COOKIE
-        if server is not None:
-            self.is_persistent = True
-        else:
-            if backend.needs == "uri":
-                self.key = line.target
-            server = backend.pick(self.key)
-            if server is None:
-                backend.counters.econ += 1
-                self._answer(503, f"{backend.name} has no server available", "SC")
-                return
-            server.counters.lbtot += 1
-        self.server = server
-        backend.take(server)
         added = client.forwarded
         forwarded_for = frontend.forwarded_for
         if added and forwarded_for.if_none:  # type: ignore[union-attr]
@@ -230,17 +220,94 @@ class Exchange:
             if rewrite.has_field(lower, forwarded_for.lower):  # type: ignore[union-attr]
                 added = b""
         self.sent_head = rewrite.request_head(request, added=added, fields=fields)
+        if server is not None:
+            self.is_persistent = True
+        else:
+            if backend.needs == "uri":
+                self.key = line.target
+            server = backend.pick(self.key)
+            if server is None:
+                self._find_no_server()
+                return
+            server.counters.lbtot += 1
+        if backend.take(server):
+            self._wait(server)
+            return
+        self.server = server
         idle = server.idle
         if idle and to.is_pooled and not section.body and line.method in _IDEMPOTENT and not section.upgrade:
             # Nearly always.
-            connection = idle.pop()
+            self.connect_time = self.parsed
+            server.counters.reuse += 1
+            self._send(idle.pop())
         else:
-            connection = self._lease(server)
-            if connection is None:
-                client.deadline = NEVER
-                self.dialling = frontend.loop.create_task(self._dial())
-                return
-        self.connect_time = self.parsed
+            self._open(server)
+
+    def _find_no_server(self) -> None:
+        backend = self.to.backend
+        if backend.is_limited and backend.usable:
+            self._wait(None)
+        else:
+            backend.counters.econ += 1
+            self._answer(503, f"{backend.name} has no server available", "SC")
+
+    def _wait(self, server: Server | None) -> None:
+        """For a place at `server`, or at any."""
+        backend = cast(LimitedBackend, self.to.backend)
+        self.client.deadline = self.frontend.clock.now + self.to.queue_timeout
+        if backend.wait(self, server, time.monotonic()):
+            return
+        # There is none to wait at either.
+        assert server is not None
+        if not self.is_persistent or not self.to.upstream.redispatch:
+            server.counters.econ += 1
+            self._answer(503, f"{backend.name}/{server.name}: too many wait for it", "SQ")
+            return
+        self.is_persistent = False
+        self.redispatched = True
+        server.counters.wredis += 1
+        if self.choice is not None:
+            self.choice = self.choice.lost()
+        other = backend.pick(self.key)
+        if other is None or backend.take(other):
+            self._wait(other)
+        else:
+            other.counters.lbtot += 1
+            self.server = other
+            self._open(other)
+
+    def on_place(self, server: Server) -> None:
+        """After `_wait`."""
+        ticket = self.ticket
+        assert ticket is not None
+        counters = server.counters
+        waited = int(ticket.over(time.monotonic()) * 1e6)
+        counters.qtime += waited
+        if waited > counters.qtime_max:
+            counters.qtime_max = waited
+        if ticket.bound is None:
+            counters.lbtot += 1
+        elif ticket.bound is not server:
+            self.redispatched = True
+            ticket.bound.counters.wredis += 1
+            if self.choice is not None:
+                self.choice = self.choice.lost()
+        self.server = server
+        self._open(server)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it waits for a place at a server."""
+        return self.ticket is not None and self.ticket.is_waiting
+
+    def _open(self, server: Server) -> None:
+        """Send the request on a connection that this one may use."""
+        connection = self._lease(server)
+        if connection is None:
+            self.client.deadline = NEVER
+            self.dialling = self.frontend.loop.create_task(self._dial())
+            return
+        self.connect_time = self.parsed if self.ticket is None else time.monotonic()
         server.counters.reuse += 1
         self._send(connection)
 
@@ -291,7 +358,8 @@ class Exchange:
         assert server is not None
         connection.server = server
         self.connect_time = time.monotonic()
-        microseconds = int((self.connect_time - self.parsed) * 1e6)
+        began = self.parsed if self.ticket is None else self.parsed + self.ticket.duration
+        microseconds = int((self.connect_time - began) * 1e6)
         self.to.backend.counters.connect_times[microseconds.bit_length()] += 1
         counters = server.counters
         counters.ctime += microseconds
@@ -327,7 +395,8 @@ class Exchange:
             self.connection.write(data)  # type: ignore[union-attr]
         elif step is _UPLOADING:
             if self.connection is None:
-                self.client.keep(data, hold=True)
+                # Of whom we do not read we do not hear that he has gone.
+                self.client.keep(data, hold=not self.is_waiting)
             else:
                 self._upload(data)
         else:
@@ -581,8 +650,11 @@ class Exchange:
             self.abort("PD", why=why)
 
     def on_client_eof(self) -> None:
-        """The client sends no more. What it asked for completely it still gets."""
-        if self.step is _UPLOADING:
+        """The client sends no more. What it asked for completely it still gets, if a server has it."""
+        if self.is_waiting and not self.client.buffer:
+            # Most who give up do it so, and a server that is full has others to serve.
+            self.abort("CQ")
+        elif self.step is _UPLOADING:
             self.abort(f"C{self._phase_letter()}")
         elif self.step is _TUNNEL:
             connection = self.connection
@@ -607,6 +679,9 @@ class Exchange:
         client, connection = self.client, self.connection
         if client.write_paused and client.reads_slowly(now):
             return
+        if self.is_waiting:
+            self._time_out_waiting()
+            return
         if connection is not None and connection.write_paused and connection.reads_slowly():
             self._wait_for_server()
         elif self.step is _TUNNEL:
@@ -622,6 +697,13 @@ class Exchange:
         else:
             self._time_out_server()
 
+    def _time_out_waiting(self) -> None:
+        backend, ticket = self.to.backend, self.ticket
+        assert ticket is not None
+        full = f"{backend.name}/{ticket.server.name}" if ticket.server is not None else f"all servers of {backend.name}"
+        (backend.counters if ticket.server is None else ticket.server.counters).econ += 1
+        self._answer(503, f"{full}: no place within {self.to.queue_timeout:g}s", "sQ")
+
     def _time_out_server(self) -> None:
         server = self.server
         assert server is not None
@@ -635,7 +717,11 @@ class Exchange:
 
     def _phase_letter(self) -> str:
         """The second character of the termination code."""
-        return "D" if self.response is not None else "H" if self.connect_time >= 0 else "C"
+        if self.response is not None:
+            return "D"
+        if self.connect_time >= 0:
+            return "H"
+        return "Q" if self.is_waiting else "C"
 
     def _answer(self, status: int, why: str, termination: str) -> None:
         """Answer in place of a server, with a page of ours."""
@@ -746,11 +832,19 @@ class Exchange:
             if server.watches_sessions:
                 server.sessions.discard(self)
             backend.release(server)
+        elif self.ticket is not None:
+            cast(LimitedBackend, backend).leave(self.ticket)
 
     def _record(self, termination: str, status: int, total: int, why: str) -> HttpRecord:
         frontend, server, choice, backend = self.frontend, self.server, self.choice, self.to.backend
         host, port = self.client.source or ("unix", 0)
         parsed, connected, answered = self.parsed, self.connect_time, self.head_time
+        name, waited, srv_queue, backend_queue = "<NOSRV>", -1.0, 0, 0
+        if server is not None:
+            name, waited = server.name, 0.0
+        if self.ticket is not None:
+            name, waited, srv_queue, backend_queue = described(self.ticket, server, time.monotonic())
+            parsed += max(0.0, waited)
         cookies = "--" if choice is None else choice.state + self.cookie
         return HttpRecord(
             client=host,
@@ -758,9 +852,9 @@ class Exchange:
             began=frontend.clock.wall - total / 1000,
             frontend=frontend.name,
             backend=backend.name,
-            server=server.name if server is not None else "<NOSRV>",
-            tr_request=int((parsed - self.began) * 1000),
-            tw=0 if server is not None else -1,
+            server=name,
+            tr_request=int((self.parsed - self.began) * 1000),
+            tw=int(waited * 1000) if waited >= 0 else -1,
             tc=int((connected - parsed) * 1000) if connected >= 0 else -1,
             tr_response=int((answered - connected) * 1000) if answered >= 0 else -1,
             ta=total,
@@ -773,8 +867,8 @@ class Exchange:
             srvconn=server.counters.scur if server is not None else 0,
             retries=self.retries,
             redispatched=self.redispatched,
-            srv_queue=0,
-            backend_queue=0,
+            srv_queue=srv_queue,
+            backend_queue=backend_queue,
             request_line=self.request.line.octets,
             why=why,
         )

@@ -355,6 +355,7 @@ def nowhere(loop: asyncio.AbstractEventLoop, name: str, replies: Replies) -> Htt
         cookie=None,
         reuse="never",
         is_pooled=False,
+        queue_timeout=0,
         server_timeout=0,
         tunnel_timeout=0,
         replies=replies,

@@ -21,6 +21,7 @@ from balancer.config import model
 from balancer.errors import BadRequest
 from balancer.pool.records import TcpRecord
 from balancer.pool.server import Server
+from balancer.pool.waiting import LimitedBackend, Ticket, described
 from balancer.proxy.listen import Gate
 from balancer.proxy.sweep import NEVER, Clock, Sweeper
 from balancer.proxy.upstream import ConnectError, Upstream, set_keepalive
@@ -28,6 +29,8 @@ from balancer.wire import proxyproto
 
 __all__ = ["TcpFrontend", "reset", "source_key"]
 
+# What a client may send while it waits for a place at a server, before we stop reading: one full read.
+_AHEAD = 65536
 _LINGER_RESET = struct.pack("ii", 1, 0)
 
 
@@ -67,6 +70,7 @@ class TcpFrontend:
     gate: Gate
     upstream: Upstream
     client_timeout: float
+    queue_timeout: float
     server_timeout: float
     tunnel_timeout: float | None
     client_fin: float
@@ -147,7 +151,7 @@ class Session:
     __slots__ = (
         "accept_proxy", "active", "began", "buffer", "client", "clock", "connected", "counted", "deadline",
         "destination", "dialling", "done", "frontend", "is_persistent", "key", "redispatched", "retries", "server",
-        "server_half", "source", "started", "termination", "told_in", "told_out", "why",
+        "server_half", "source", "started", "termination", "ticket", "told_in", "told_out", "why",
     )  # fmt: skip
 
     def __init__(self, frontend: TcpFrontend, *, accept_proxy: bool) -> None:
@@ -163,6 +167,7 @@ class Session:
         self.redispatched = False
         self.buffer = b""
         self.dialling: asyncio.Task[None] | None = None
+        self.ticket: Ticket | None = None
         self.started = self.counted = self.done = False
         self.connected = -1.0
         self.active = 0.0
@@ -223,7 +228,7 @@ class Session:
         self.buffer += data
         if self.accept_proxy and self.counted and not self.started:
             self._read_proxy_header()
-        else:
+        elif not self.is_waiting or len(self.buffer) >= _AHEAD:
             cast(asyncio.Transport, self.client.transport).pause_reading()
 
     def _read_proxy_header(self) -> None:
@@ -250,13 +255,47 @@ class Session:
             self.key = source_key(self.source[0])
         server = backend.pick(self.key)
         if server is None:
+            if backend.is_limited and backend.usable:
+                self._wait(None)
+                return
             backend.counters.econ += 1
             self._give_up("SC", f"{backend.name} has no server available")
             return
-        self.server = server
         server.counters.lbtot += 1
-        backend.take(server)
+        if backend.take(server):
+            self._wait(server)
+            return
+        self.server = server
         self.dialling = self.frontend.loop.create_task(self._dial())
+
+    def _wait(self, server: Server | None) -> None:
+        """For a place at `server`, or at any."""
+        backend = cast(LimitedBackend, self.frontend.upstream.backend)
+        self.deadline = self.clock.now + self.frontend.queue_timeout
+        if not backend.wait(self, server, time.monotonic()):
+            assert server is not None
+            server.counters.econ += 1
+            self._give_up("SQ", f"{backend.name}/{server.name}: too many wait for it")
+        elif self.is_waiting and self.client.transport is not None and len(self.buffer) < _AHEAD:
+            # Of whom we do not read we do not hear that he has gone.
+            self.client.transport.resume_reading()
+
+    def on_place(self, server: Server) -> None:
+        """After `_wait`."""
+        ticket, counters = cast(Ticket, self.ticket), server.counters
+        waited = int(ticket.over(time.monotonic()) * 1e6)
+        counters.qtime += waited
+        counters.qtime_max = max(counters.qtime_max, waited)
+        if ticket.bound is None:
+            counters.lbtot += 1
+        self.deadline = NEVER
+        self.server = server
+        self.dialling = self.frontend.loop.create_task(self._dial())
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it waits for a place at a server."""
+        return self.ticket is not None and self.ticket.is_waiting
 
     async def _dial(self) -> None:
         half = self.server_half
@@ -284,7 +323,7 @@ class Session:
         if self.done or client.transport is None or server.transport is None:
             return
         self.connected = time.monotonic()
-        connect_us = int((self.connected - self.began) * 1e6)
+        connect_us = int((self.connected - self.began - self._waited) * 1e6)
         chosen = cast(Server, self.server)
         counters = chosen.counters
         counters.ctime += connect_us
@@ -304,6 +343,10 @@ class Session:
             if half.eof:
                 self.ended(half)
 
+    @property
+    def _waited(self) -> float:
+        return self.ticket.duration if self.ticket is not None else 0.0
+
     # The end
 
     def ended(self, half: Half) -> None:
@@ -314,6 +357,8 @@ class Session:
             # Until then its end is only noted.
             if half is self.client and self.counted and not self.started:
                 self._give_up("CR", "the client left before its PROXY protocol header was whole")
+            elif half is self.client and self.is_waiting and not self.buffer:
+                self._give_up("CQ", "")
             return
         other = self.other(half)
         if other.eof:
@@ -345,6 +390,9 @@ class Session:
         if not self.started:
             self._give_up("cR", "no PROXY protocol header in time")
             return
+        if self.is_waiting:
+            self._time_out_waiting(cast(Ticket, self.ticket))
+            return
         if self.done:
             timeout, side = frontend.client_timeout, ""
         elif self.client.eof or self.server_half.eof:
@@ -359,6 +407,12 @@ class Session:
             self._hang_up(reset)
         else:
             self._finish(f"{side}D", "idle for too long", end=reset)
+
+    def _time_out_waiting(self, ticket: Ticket) -> None:
+        backend = self.frontend.upstream.backend
+        full = f"{backend.name}/{ticket.server.name}" if ticket.server is not None else f"all servers of {backend.name}"
+        (backend.counters if ticket.server is None else ticket.server.counters).econ += 1
+        self._give_up("sQ", f"{full}: no place within {self.frontend.queue_timeout:g}s")
 
     def _note_slow_progress(self, now: float) -> None:
         """A reader slower than its buffer empties makes progress that no callback tells of."""
@@ -381,7 +435,7 @@ class Session:
 
     def _phase_letter(self) -> str:
         """The second character of the termination code."""
-        return "D" if self.connected >= 0 else "C"
+        return "D" if self.connected >= 0 else "Q" if self.is_waiting else "C"
 
     def _give_up(self, termination: str, why: str) -> None:
         self._finish(termination, why, end=reset)
@@ -432,6 +486,8 @@ class Session:
         if self._is_to_be_logged():
             frontend.log(self._record(total_us // 1000))  # type: ignore[misc]
         if server is None:
+            if self.ticket is not None:
+                cast(LimitedBackend, backend).leave(self.ticket)
             return
         counters = server.counters
         counters.ttime += total_us
@@ -455,15 +511,20 @@ class Session:
         frontend, server = self.frontend, self.server
         backend = frontend.upstream.backend
         host, port = self.source or ("unix", 0)
+        name, waited, srv_queue, backend_queue = "<NOSRV>", -1.0, 0, 0
+        if server is not None:
+            name, waited = server.name, 0.0
+        if self.ticket is not None:
+            name, waited, srv_queue, backend_queue = described(self.ticket, server, time.monotonic())
         return TcpRecord(
             client=host,
             client_port=port,
             began=self.clock.wall - total / 1000,
             frontend=frontend.name,
             backend=backend.name,
-            server=server.name if server is not None else "<NOSRV>",
-            tw=0 if server is not None else -1,
-            tc=int((self.connected - self.began) * 1000) if self.connected >= 0 else -1,
+            server=name,
+            tw=int(waited * 1000) if waited >= 0 else -1,
+            tc=int((self.connected - self.began - self._waited) * 1000) if self.connected >= 0 else -1,
             tt=total,
             bytes_read=self.server_half.count,
             termination=self.termination,
@@ -473,8 +534,8 @@ class Session:
             srvconn=server.counters.scur if server is not None else 0,
             retries=self.retries,
             redispatched=self.redispatched,
-            srv_queue=0,
-            backend_queue=0,
+            srv_queue=srv_queue,
+            backend_queue=backend_queue,
             why=self.why,
         )
 

@@ -71,7 +71,7 @@ class Upstream:
         self._loop = loop
         self._timeout = connect_timeout
         self._retries = retries
-        self._redispatch = redispatch
+        self.redispatch = redispatch
         self._keepalive = keepalive
 
     async def connect(self, errand: Errand, factory: Callable[[], asyncio.Protocol]) -> asyncio.Transport:
@@ -83,6 +83,7 @@ class Upstream:
         backend = self.backend
         while True:
             server = cast(Server, errand.server)
+            backend.make_room(server)
             try:
                 return await self._dial(server, errand, factory)
             except TimeoutError:
@@ -135,7 +136,7 @@ class Upstream:
         """The server to go to after `failed`; None to stay. A client that holds the server's cookie
         leaves it on the last try only, as with HAProxy's `option redispatch`."""
         is_last = errand.retries >= self._retries
-        if not self._redispatch or (errand.is_persistent and not is_last and failed.takes_cookie):
+        if not self.redispatch or (errand.is_persistent and not is_last and failed.takes_cookie):
             return None
         other = self.backend.pick(errand.key, failed)
         return None if other is failed else other

@@ -20,8 +20,8 @@ backends:
 
 def waits(**other: object) -> effective.Waits:
     values: dict[str, object] = {
-        "connect": 5.0, "client": 30.0, "server": 30.0, "http_request": 10.0, "http_keep_alive": 10.0, "tunnel": 3600.0,
-        "tunnel_given": False, "client_fin": 30.0, "server_fin": 30.0,
+        "connect": 5.0, "queue": 5.0, "client": 30.0, "server": 30.0, "http_request": 10.0, "http_keep_alive": 10.0,
+        "tunnel": 3600.0, "tunnel_given": False, "client_fin": 30.0, "server_fin": 30.0,
     }  # fmt: skip
     return effective.Waits(**values | other)  # type: ignore[arg-type]
 
@@ -50,11 +50,11 @@ def test_defaults_come_before_built_in_values_and_own_words_before_both(config: 
     assert (front.maxconn, front.dontlognull, back.retries, back.redispatch) == (7, True, 0, True)
     assert front.flow_log == "both"
     assert front.timeouts == waits(
-        client=60.0, server=3.0, connect=1.0, tunnel=4.0, tunnel_given=True, client_fin=60.0, server_fin=3.0
+        client=60.0, server=3.0, connect=1.0, queue=1.0, tunnel=4.0, tunnel_given=True, client_fin=60.0, server_fin=3.0
     )
     assert back.timeouts == waits(
-        client=2.0, server=120.0, connect=1.0, tunnel=4.0, tunnel_given=True, client_fin=2.0, server_fin=120.0,
-        http_request=2.0, http_keep_alive=2.0,
+        client=2.0, server=120.0, connect=1.0, queue=1.0, tunnel=4.0, tunnel_given=True, client_fin=2.0,
+        server_fin=120.0, http_request=2.0, http_keep_alive=2.0,
     )  # fmt: skip
 
 

@@ -119,6 +119,14 @@ def test_the_supervisor_holds_every_workers_sockets(plan):
     assert plan({"global": {"workers": 64, "maxconn": 10}, "frontends": {"f": front}}).open_files > 64 * 200
 
 
+def test_limits_need_descriptors_too(plan):
+    servers = {f"s{i}": {"address": f"127.0.0.1:{1000 + i}", "maxconn": 5} for i in range(3000)}
+    made = plan({"global": {"maxconn": 10}, "backends": {"b": {"servers": servers}}})
+    assert made.within(3500).maxconn == 10
+    with pytest.raises(StartError):
+        made.within(3000)
+
+
 def test_checks_need_descriptors_too(plan):
     servers = {f"s{i}": f"127.0.0.1:{1000 + i}" for i in range(1500)}
     made = plan({"global": {"maxconn": 10}, "backends": {"b": {"servers": servers}}})

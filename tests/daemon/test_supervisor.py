@@ -21,6 +21,7 @@ import pytest
 
 from balancer.config.model import Config
 from balancer.daemon import supervisor
+from balancer.daemon.limits import Book
 from balancer.daemon.supervisor import Child, Supervisor
 from balancer.pool import routers
 from balancer.pool.routers import Standing
@@ -402,16 +403,14 @@ def quiet(monkeypatch):
 
 def runs(*children: Child) -> SimpleNamespace:
     """A generation of these."""
-    return SimpleNamespace(memory=SimpleNamespace(beat=[0]), children=list(children))
+    return SimpleNamespace(memory=SimpleNamespace(beat=[0], book=Book(4)), children=list(children))
 
 
 def test_control_that_hangs_is_replaced_unless_we_hung_ourselves(quiet, monkeypatch):
     it, clock, said = quiet
     killed = []
     monkeypatch.setattr(supervisor.os, "kill", lambda pid, number: killed.append((pid, number)))
-    it._current = runs(
-        Child("worker 0", lambda: None, pid=7), Child("control", lambda: None, pid=8, started=clock.now)
-    )
+    it._current = runs(Child("worker 0", lambda: None, pid=7), Child("control", lambda: None, pid=8, started=clock.now))
     it._watched_at = clock.now
 
     def moves(seconds, *, looks=True):

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from balancer.config import model
 from balancer.observe import columns
 from balancer.observe.columns import Selection
 from balancer.pool.orders import Admin, Condition, ServerState
@@ -78,6 +79,18 @@ def test_of_times_there_are_milliseconds(house) -> None:
     assert [found[f"{letter}time_max"] for letter in "qcrt"] == ["1", "2", "70", "0"]
     # 5000 requests in a second, 40 of them on new connections: what they took in all, by 5000.
     assert (found["ctime"], found["rtime"], found["ttime"]) == ("6", "0", "0")
+
+
+def test_limits_stand_where_there_are_any(make_house) -> None:
+    config = {"address": "10.0.0.1:80", "maxconn": 30, "maxqueue": 4}
+    limited = model.Config.model_validate(
+        {
+            "frontends": {"web": {"mode": "http", "bind": ("192.0.2.1:80",), "default_backend": "app"}},
+            "backends": {"app": {"servers": {"a": config, "b": {"address": "10.0.0.2:80"}}}},
+        }
+    )
+    found = rows(make_house(limited))
+    assert [(found["app", name]["slim"], found["app", name]["qlimit"]) for name in "ab"] == [("30", "4"), ("", "")]
 
 
 def test_who_never_had_a_session_says_so(house) -> None:
