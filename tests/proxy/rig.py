@@ -369,6 +369,7 @@ async def _worker(config: dict[str, Any], servers: list[Origin]) -> AsyncIterato
             await it.running
         sockets.close()
         sockets.unlink()
+        memory.close()
 
 
 def free_port() -> int:
