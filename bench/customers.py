@@ -7,6 +7,7 @@ import contextlib
 import random
 import socket
 import struct
+import zlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ _SIZE_WEIGHTS = (2, 2, 8, 4, 4, 2, 1, 0.6)
 # What servers do: mostly what they should.
 _DOING_WEIGHTS = {"ok": 30.0, "never": 0.3, "hang": 0.5}
 # A balancer's own answers to a request that is well made; others mean that it took it for something else.
-_OWN = frozenset((502, 503, 504))
+_OWN = frozenset((429, 502, 503, 504))
 _GARBAGE = (
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\xa5" * 200,
     b"GET / HTTP/1.1\r\n\r\n",
@@ -57,6 +58,8 @@ class Tally:
     """By kind of client: answers that were right to the last octet."""
     own: Counter[str] = field(default_factory=Counter)
     """The balancer's own answers, by kind and status."""
+    packed: int = 0
+    """Answers that came compressed."""
     cut: Counter[str] = field(default_factory=Counter)
     """By kind: the connection ended before the answer did."""
     left: Counter[str] = field(default_factory=Counter)
@@ -87,9 +90,12 @@ class Ask:
     body: bytes = b""
     is_chunked: bool = False
     fields: tuple[str, ...] = ()
+    is_text: bool = False
 
     def octets(self) -> bytes:
         target = f"/?id={self.name}&do={self.doing}&size={self.size}&as={self.framing}"
+        if self.is_text:
+            target += "&type=text"
         lines = [f"{self.method} {target} HTTP/1.1", "Host: soak.test", *self.fields]
         payload = self.body
         if self.is_chunked:
@@ -112,6 +118,8 @@ class Line:
     writer: asyncio.StreamWriter
     source: str
     is_tcp: bool
+    packed: int = 0
+    """Answers that came compressed."""
 
     def leave(self, *, reset: bool) -> None:
         """Go at once."""
@@ -169,6 +177,12 @@ class Line:
         except (asyncio.IncompleteReadError, OSError) as error:
             raise _Cut from error
         wanted = b"" if ask.method == "HEAD" else body_of(ask.name, ask.size)
+        if fields.get("content-encoding") == "gzip" and ask.method != "HEAD":
+            self.packed += 1
+            unpacking = zlib.decompressobj(31)
+            body = unpacking.decompress(body)
+            if not unpacking.eof and ask.framing != "close":
+                raise _Wrong(f"{ask}: compressed content that is not whole")
         if body != wanted:
             if ask.framing == "close" and wanted.startswith(body):
                 raise _Cut
@@ -260,7 +274,10 @@ class Crowd:
             body = body_of(name, dice.choices(_SIZES, _SIZE_WEIGHTS)[0])
         framing = dice.choices(("length", "chunked", "close"), (4, 2, 0.3))[0]
         is_chunked = bool(body) and dice.random() < 0.3
-        return Ask(name, method, doing, size, framing, body, is_chunked, fields)
+        is_text = dice.random() < 0.3
+        if is_text:
+            fields = (*fields, "Accept-Encoding: gzip")
+        return Ask(name, method, doing, size, framing, body, is_chunked, fields, is_text)
 
     @contextlib.asynccontextmanager
     async def _line(self, dice: random.Random, *, is_tcp: bool = False, room: int | None = None) -> AsyncIterator[Line]:
@@ -288,6 +305,7 @@ class Crowd:
     async def _judge(self, kind: str, line: Line, ask: Ask) -> bool:
         """Read an answer and count it. Whether another may be asked for on this connection."""
         is_plain = ask.doing == "ok" and ask.framing != "close"
+        packed = line.packed
         try:
             came = await line.answer(ask)
         except _Cut:
@@ -298,6 +316,7 @@ class Crowd:
             self.tally.plain["whole" if came == "whole" else "own"] += 1
         if came == "whole":
             self.tally.whole[kind] += 1
+            self.tally.packed += line.packed - packed
         else:
             self.tally.own[f"{kind} {came}"] += 1
         return came == "whole" and ask.framing != "close" and ask.doing not in ("close", "drop", "early")

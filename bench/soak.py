@@ -135,6 +135,8 @@ def problems(report: Report, tally: Tally) -> list[str]:
                 found.append(f"process {pid}: {first[pid]} KiB once it was warm, {last[pid]} at the end")
         if not first.keys() & last.keys():
             found.append("no process lived through the load")
+    if not tally.packed:
+        found.append("no answer was compressed")
     found += [f"logged: {line}" for line in report.said]
     if report.faults:
         found.append(f"{report.faults} internal errors counted")
@@ -152,7 +154,7 @@ class Stand:
     def __init__(self, rig: Rig, command: Sequence[str]) -> None:
         self._rig = rig
         self.ports = Ports(
-            http=tuple(free_port() for _ in range(4)), tcp=free_port(), dns=free_port(), flow=free_port()
+            http=tuple(free_port() for _ in range(5)), tcp=free_port(), dns=free_port(), flow=free_port()
         )
         self._server_ports = [(free_port(), free_port()) for _ in range(SERVERS)]
         self._stats = free_port()
@@ -179,7 +181,7 @@ class Stand:
             self.servers[index] = None
 
     def _render(self) -> str:
-        http, rules, always, never = self.ports.http
+        http, rules, always, never, limited = self.ports.http
         servers = "".join(
             f"\n      s{web}: {{address: 127.0.0.1:{web}, cookie: s{web}}}" for web, _ in self._server_ports
         )
@@ -202,6 +204,7 @@ class Stand:
                 bind: 127.0.0.1:{rules}
                 forwarded_for: true
                 request_id: true
+                compression: true
                 http_request:
                   - {{set_header: {{X-Real-IP: "%[src]"}}}}
                 http_response:
@@ -211,6 +214,12 @@ class Stand:
                 default_backend: web
               always: {{mode: http, bind: 127.0.0.1:{always}, forwarded_for: true, maxconn: 8, default_backend: always}}
               never: {{mode: http, bind: 127.0.0.1:{never}, forwarded_for: true, default_backend: never}}
+              limited:
+                mode: http
+                bind: 127.0.0.1:{limited}
+                forwarded_for: true
+                limits: {{connections: 4, request_rate: {{limit: 50/1s, tarpit: 500ms}}}}
+                default_backend: web
               tcp: {{mode: tcp, bind: 127.0.0.1:{self.ports.tcp}, default_backend: tcp}}
               dns: {{mode: udp, bind: 127.0.0.1:{self.ports.dns}, udp: {{protocol: dns, timeout: 500ms}},
                      default_backend: dns}}
@@ -466,7 +475,8 @@ def table(report: Report, tally: Tally) -> str:
     plain = tally.plain
     lines += [
         "",
-        f"plain requests: {plain.total()}, {plain['whole'] / max(plain.total(), 1):.1%} answered by a server",
+        f"plain requests: {plain.total()}, {plain['whole'] / max(plain.total(), 1):.1%} answered by a server; "
+        f"{tally.packed} answers compressed",
         f"meanwhile: {', '.join(f'{what}: {n}' for what, n in sorted(report.events.items()))}",
         "",
         f"{'after':>8} {'settled':>8} {'tasks':>6}  descriptors / private MiB, by process",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 from collections import Counter
 from dataclasses import replace
 
@@ -15,7 +16,7 @@ from soak import Lull, Reading, Report
 
 BEFORE = Reading({1: 10_000, 2: 10_000, 3: 9000, 4: 9000}, {1: 20, 2: 25, 3: 30, 4: 30}, 0, 2, {})
 LULL = Lull(60.0, 1.0, BEFORE, [])
-WELL = Tally(plain=Counter(whole=990, own=10))
+WELL = Tally(plain=Counter(whole=990, own=10), packed=1)
 
 
 def report(*lulls: Lull) -> Report:
@@ -53,8 +54,13 @@ def test_fewer_descriptors_are_no_leak() -> None:
     [
         (report(LULL, LULL, replace(LULL, left=["3 tasks"])), WELL, "after 60 s of load: 3 tasks"),
         (report(), replace(WELL, wrong=["another's"]), "another's"),
-        (report(), Tally(plain=Counter(whole=80, own=20)), "of 100 plain requests only 80 were answered by a server"),
-        (report(), Tally(), "of 0 plain requests only 0 were answered by a server"),
+        (
+            report(),
+            Tally(plain=Counter(whole=80, own=20), packed=1),
+            "of 100 plain requests only 80 were answered by a server",
+        ),
+        (report(), Tally(packed=1), "of 0 plain requests only 0 were answered by a server"),
+        (report(), replace(WELL, packed=0), "no answer was compressed"),
         (replace(report(), said=["<131>oh"]), WELL, "logged: <131>oh"),
         (replace(report(), faults=2), WELL, "2 internal errors counted"),
         (replace(report(), status=1), WELL, "it ended with status 1"),
@@ -97,6 +103,21 @@ def test_its_own_answer() -> None:
     assert said(answer()) == "whole"
     assert said(b"HTTP/1.1 103 Early Hints\r\n\r\n" + answer()) == "whole"
     assert said(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n") == "503"
+
+
+def packed(body: bytes, cut: int = 0) -> bytes:
+    body = gzip.compress(body)[: -cut or None]
+    head = b"HTTP/1.1 200 OK\r\nX-Id: n1\r\nX-Got: GET 0-00000000\r\nX-Saw: 127.0.0.5\r\nContent-Encoding: gzip\r\n"
+    return head + b"Content-Length: %d\r\n\r\n" % len(body) + body
+
+
+def test_a_compressed_one() -> None:
+    assert said(packed(BODY)) == "whole"
+    assert said(packed(b""), Ask("n1", size=0)) == "whole"
+    with pytest.raises(customers._Wrong, match="not the one"):
+        said(packed(b"n2;n2;n2;n"))
+    with pytest.raises(customers._Wrong, match="not whole"):
+        said(packed(BODY, cut=4))
 
 
 @pytest.mark.parametrize("octets", [b"", answer()[:30], answer()[:-1]])
