@@ -38,7 +38,7 @@ LOAD_CORE = 1
 # Below the kernel's range for outgoing connections (ip_local_port_range): the load's own ports never take one of ours.
 LISTEN_PORTS = range(20000, 32000)
 # A TCP proxy holds two sockets for each connection, and HAProxy asks for some more than two for each of its maxconn.
-# With less than the first number no work can be done, more than the second none needs.
+# With less than the first number not every work can be done, more than the second none needs.
 LEAST_OPEN_FILES = 12000
 OPEN_FILES = 20000
 END_AFTER = 4.0
@@ -185,7 +185,8 @@ class Rig:
 
     directory: Path
 
-    def __init__(self) -> None:
+    def __init__(self, *, least_open_files: int = LEAST_OPEN_FILES) -> None:
+        self._least_open_files = least_open_files
         self._processes: list[Process] = []
         self._cores = os.sched_getaffinity(0)
         self._count = 0
@@ -195,8 +196,10 @@ class Rig:
             allowed = sorted(self._cores)
             raise BenchError(f"cores {BALANCER_CORE} and {LOAD_CORE} are needed; this process may use {allowed}")
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if hard != resource.RLIM_INFINITY and hard < LEAST_OPEN_FILES:
-            raise BenchError(f"{LEAST_OPEN_FILES} open files are needed and {hard} allowed: raise it with ulimit -Hn")
+        if hard != resource.RLIM_INFINITY and hard < self._least_open_files:
+            raise BenchError(
+                f"{self._least_open_files} open files are needed and {hard} allowed: raise it with ulimit -Hn"
+            )
         if soft != resource.RLIM_INFINITY:
             wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
             resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))

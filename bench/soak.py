@@ -30,6 +30,7 @@ from servers import fetch
 __all__ = ["Lull", "Reading", "main", "problems"]
 
 WORKERS = 2
+OPEN_FILES = 4000
 # The first one, the one that checks, and the workers.
 PROCESSES = 2 + WORKERS
 SERVERS = 3
@@ -190,7 +191,7 @@ class Stand:
         text = textwrap.dedent(f"""\
             global:
               workers: {WORKERS}
-              maxconn: 2000
+              maxconn: 1000
               hard_stop_after: 3s
               log: {{target: "udp://127.0.0.1:{self._log.getsockname()[1]}"}}
             defaults:
@@ -522,7 +523,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     tell(f"seed {options.seed}")
     try:
-        with Rig() as rig:
+        with Rig(least_open_files=OPEN_FILES) as rig:
             stand = Stand(rig, pybalancer_command(options.pybalancer))
             crowd = Crowd(stand.ports, seed=options.seed, clients=options.clients, pause=options.pause)
             soak = Soak(stand, crowd, seconds=options.seconds, seed=options.seed)
