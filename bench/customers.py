@@ -42,7 +42,7 @@ _GARBAGE = (
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """Where to connect to. Those of `http` and `tcp` lead to the same servers."""
+    """Where to connect to. Those of `http` and `tcp` lead to the same servers, the last of `http` by way of a cache."""
 
     http: tuple[int, ...]
     tcp: int
@@ -91,11 +91,15 @@ class Ask:
     is_chunked: bool = False
     fields: tuple[str, ...] = ()
     is_text: bool = False
+    is_shared: bool = False
+    """May it be kept, and given to others?"""
 
     def octets(self) -> bytes:
         target = f"/?id={self.name}&do={self.doing}&size={self.size}&as={self.framing}"
         if self.is_text:
             target += "&type=text"
+        if self.is_shared:
+            target += "&keep=10"
         lines = [f"{self.method} {target} HTTP/1.1", "Host: soak.test", *self.fields]
         payload = self.body
         if self.is_chunked:
@@ -170,7 +174,7 @@ class Line:
         got = fields["x-got"] if ask.doing == "early" else f"{ask.method} {checksum(ask.body)}"
         if fields["x-got"] != got:
             raise _Wrong(f"{ask}: the server got {fields['x-got']}, not {got}")
-        if not self.is_tcp and fields["x-saw"] != self.source:
+        if not self.is_tcp and not ask.is_shared and fields["x-saw"] != self.source:
             raise _Wrong(f"{ask}: the server was told of {fields['x-saw']!r}, not {self.source}")
         try:
             body = await self._body(ask, fields)
@@ -280,8 +284,10 @@ class Crowd:
         return Ask(name, method, doing, size, framing, body, is_chunked, fields, is_text)
 
     @contextlib.asynccontextmanager
-    async def _line(self, dice: random.Random, *, is_tcp: bool = False, room: int | None = None) -> AsyncIterator[Line]:
-        port = self._ports.tcp if is_tcp else dice.choice(self._ports.http)
+    async def _line(
+        self, dice: random.Random, *, is_tcp: bool = False, room: int | None = None, port: int = 0
+    ) -> AsyncIterator[Line]:
+        port = port or (self._ports.tcp if is_tcp else dice.choice(self._ports.http))
         source = f"127.0.0.{dice.randrange(2, 10)}"
         sock = socket.socket()
         try:
@@ -341,6 +347,18 @@ class Crowd:
             line.send(ask.octets())
             if await self._judge(kind, line, ask) and (more := await line.reader.read(100)):
                 raise _Wrong(f"{ask}: {more!r} behind the answer")
+
+    async def shared(self, kind: str, dice: random.Random) -> None:
+        """What many ask for, and the balancer may keep."""
+        async with self._line(dice, port=self._ports.http[-1]) as line:
+            for _ in range(dice.randrange(1, 20)):
+                number = dice.randrange(100)
+                fields = ("Accept-Encoding: gzip",) if dice.random() < 0.5 else ()
+                size, framing = _SIZES[number % 7], ("length", "chunked")[number % 2]
+                ask = Ask(f"s{number}", size=size, framing=framing, fields=fields, is_text=True, is_shared=True)
+                line.send(ask.octets())
+                if not await self._judge(kind, line, ask):
+                    return
 
     async def through_tcp(self, kind: str, dice: random.Random) -> None:
         """The same through a TCP proxy."""
@@ -587,6 +605,7 @@ def _query(number: int, name: str) -> bytes:
 KINDS: dict[str, tuple[Callable[[Crowd, str, random.Random], Awaitable[None]], float]] = {
     "keep-alive": (Crowd.keep_alive, 10),
     "new connection": (Crowd.new_connection, 10),
+    "shared": (Crowd.shared, 6),
     "tcp": (Crowd.through_tcp, 6),
     "half-closed": (Crowd.half_closed, 3),
     "pipelined": (Crowd.pipelined, 4),

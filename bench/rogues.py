@@ -189,6 +189,9 @@ def _response(asked: Asked) -> tuple[bytes, str]:
         f"X-Saw: {asked.fields.get('x-forwarded-for', '')}",
         f"Content-Type: {'text/plain' if asked.query.get('type') == 'text' else 'application/octet-stream'}",
     ]
+    if "keep" in asked.query:
+        # What everybody gets tells nobody's address.
+        lines[3:4] = [f"Cache-Control: max-age={asked.query['keep']}"]
     if framing == "length":
         lines.append(f"Content-Length: {len(body)}")
         payload = body

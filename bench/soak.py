@@ -117,6 +117,10 @@ class Report:
     """What the balancer logged as an error."""
     faults: int = 0
     """The balancer's own, as it counts them."""
+    kept: int = 0
+    """Answers from its cache."""
+    queued: int = 0
+    """Clients that waited for a server at one time."""
     status: int | None = None
 
 
@@ -136,8 +140,11 @@ def problems(report: Report, tally: Tally) -> list[str]:
                 found.append(f"process {pid}: {first[pid]} KiB once it was warm, {last[pid]} at the end")
         if not first.keys() & last.keys():
             found.append("no process lived through the load")
-    if not tally.packed:
-        found.append("no answer was compressed")
+    found += [
+        f"no answer {what}"
+        for what, count in (("came compressed", tally.packed), ("was kept", report.kept))
+        if not count
+    ]
     found += [f"logged: {line}" for line in report.said]
     if report.faults:
         found.append(f"{report.faults} internal errors counted")
@@ -155,7 +162,7 @@ class Stand:
     def __init__(self, rig: Rig, command: Sequence[str]) -> None:
         self._rig = rig
         self.ports = Ports(
-            http=tuple(free_port() for _ in range(5)), tcp=free_port(), dns=free_port(), flow=free_port()
+            http=tuple(free_port() for _ in range(6)), tcp=free_port(), dns=free_port(), flow=free_port()
         )
         self._server_ports = [(free_port(), free_port()) for _ in range(SERVERS)]
         self._stats = free_port()
@@ -182,10 +189,11 @@ class Stand:
             self.servers[index] = None
 
     def _render(self) -> str:
-        http, rules, always, never, limited = self.ports.http
+        http, rules, always, never, limited, kept = self.ports.http
         servers = "".join(
             f"\n      s{web}: {{address: 127.0.0.1:{web}, cookie: s{web}}}" for web, _ in self._server_ports
         )
+        few = servers.replace("}", ", maxconn: 2}")
         names = "".join(f"\n      s{name}: {{address: 127.0.0.1:{name}}}" for _, name in self._server_ports)
         check = "check: {type: tcp, interval: 300ms, fall: 2, rise: 1}"
         text = textwrap.dedent(f"""\
@@ -215,6 +223,7 @@ class Stand:
                 default_backend: web
               always: {{mode: http, bind: 127.0.0.1:{always}, forwarded_for: true, maxconn: 8, default_backend: always}}
               never: {{mode: http, bind: 127.0.0.1:{never}, forwarded_for: true, default_backend: never}}
+              kept: {{mode: http, bind: 127.0.0.1:{kept}, forwarded_for: true, default_backend: kept}}
               limited:
                 mode: http
                 bind: 127.0.0.1:{limited}
@@ -236,6 +245,13 @@ class Stand:
                 balance: leastconn
                 http_reuse: always
                 pool_purge_delay: 1s
+                timeout: {{queue: 500ms}}
+                {check}
+                servers:@few@
+              kept:
+                compression: true
+                cache: {{total_max_size: 4m, max_object_size: 300k, max_age: 2s}}
+                pool_purge_delay: 1s
                 {check}
                 servers:@web@
               never:
@@ -250,7 +266,7 @@ class Stand:
                 check: {{type: dns, query: ok.soak.test, qtype: A, interval: 300ms, fall: 2, rise: 1}}
                 servers:@names@
             """)
-        return text.replace("@web@", servers).replace("@names@", names)
+        return text.replace("@web@", servers).replace("@few@", few).replace("@names@", names)
 
     async def wait_until_ready(self) -> None:
         """Every server of every backend has been found up."""
@@ -307,12 +323,9 @@ class Stand:
                 raise BenchError(f"all workers are new: not within {READY_WITHIN:g} s")
             await asyncio.sleep(0.05)
 
-    def faults(self) -> int:
-        """Internal errors that it has counted, by proxy and server."""
-        found = re.findall(
-            r"^haproxy_(?:frontend|backend)_internal_errors_total\S* (\d+)", self.metrics(), re.MULTILINE
-        )
-        return sum(map(int, found))
+    def values(self, name: str) -> list[int]:
+        """All samples of a metric."""
+        return [int(value) for value in re.findall(rf"^{name}\S* (\d+)", self.metrics(), re.MULTILINE)]
 
     def errors(self) -> list[str]:
         """Lines that it logged as errors since the last look."""
@@ -364,7 +377,10 @@ class Soak:
             report.lulls.append(lull)
         drain.cancel()
         self._said += self._stand.errors()
-        report.said, report.faults = self._said, self._stand.faults()
+        report.said = self._said
+        report.faults = sum(self._stand.values("haproxy_(?:frontend|backend)_internal_errors_total"))
+        report.kept = sum(self._stand.values("haproxy_backend_http_cache_hits_total"))
+        report.queued = max(self._stand.values("haproxy_backend_max_queue"), default=0)
         return report
 
     async def _begin_anew(self) -> None:
@@ -477,7 +493,7 @@ def table(report: Report, tally: Tally) -> str:
     lines += [
         "",
         f"plain requests: {plain.total()}, {plain['whole'] / max(plain.total(), 1):.1%} answered by a server; "
-        f"{tally.packed} answers compressed",
+        f"{tally.packed} answers compressed, {report.kept} from the cache, {report.queued} clients queued",
         f"meanwhile: {', '.join(f'{what}: {n}' for what, n in sorted(report.events.items()))}",
         "",
         f"{'after':>8} {'settled':>8} {'tasks':>6}  descriptors / private MiB, by process",

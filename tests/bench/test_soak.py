@@ -20,7 +20,7 @@ WELL = Tally(plain=Counter(whole=990, own=10), packed=1)
 
 
 def report(*lulls: Lull) -> Report:
-    return Report(600.0, BEFORE, list(lulls or (LULL, LULL, LULL, LULL)), status=0)
+    return Report(600.0, BEFORE, list(lulls or (LULL, LULL, LULL, LULL)), status=0, kept=1)
 
 
 def test_all_is_well() -> None:
@@ -60,7 +60,8 @@ def test_fewer_descriptors_are_no_leak() -> None:
             "of 100 plain requests only 80 were answered by a server",
         ),
         (report(), Tally(packed=1), "of 0 plain requests only 0 were answered by a server"),
-        (report(), replace(WELL, packed=0), "no answer was compressed"),
+        (report(), replace(WELL, packed=0), "no answer came compressed"),
+        (replace(report(), kept=0), WELL, "no answer was kept"),
         (replace(report(), said=["<131>oh"]), WELL, "logged: <131>oh"),
         (replace(report(), faults=2), WELL, "2 internal errors counted"),
         (replace(report(), status=1), WELL, "it ended with status 1"),

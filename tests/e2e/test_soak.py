@@ -23,5 +23,5 @@ def test_nothing_is_left_of_ten_seconds_of_mixed_load(tmp_path):
     assert told["problems"] == []
     assert {"reload": 2, "child killed": 1}.items() <= told["report"]["events"].items()
     assert len(told["report"]["lulls"]) == 2
-    for kind in ("keep-alive", "new connection", "pipelined", "upgrade", "tcp", "dns"):
+    for kind in ("keep-alive", "new connection", "pipelined", "upgrade", "shared", "tcp", "dns"):
         assert told["tally"]["whole"][kind] > 0, kind
