@@ -48,7 +48,7 @@ READY_WITHIN = 15.0
 SETTLE_WITHIN = 20.0
 # The DNS proxy's sockets: eight for each server.
 MOST_KEPT = 8 * SERVERS
-# Private memory of a process may differ by so much between the first and the last lull.
+# The memory of a process may differ by so much between the first and the last lull.
 GROWTH = 0.10
 GROWTH_KIB = 1536
 # In the short form it has not had all sizes of bodies by the first.
@@ -67,7 +67,7 @@ _ERROR_PRIORITY = 3
 class Reading:
     """What the balancer holds at one moment."""
 
-    private_kib: dict[int, int]
+    memory_kib: dict[int, int]
     """By process."""
     descriptors: dict[int, int]
     """By process, but for sockets towards DNS servers: they are kept for a while, so many for each server at most."""
@@ -131,8 +131,8 @@ def problems(report: Report, tally: Tally) -> list[str]:
         found += [f"after {lull.at:.0f} s of load: {what}" for what in lull.left]
     if len(report.lulls) > 1:
         first, last = (
-            report.lulls[1 if report.seconds >= SHORT else 0].reading.private_kib,
-            report.lulls[-1].reading.private_kib,
+            report.lulls[1 if report.seconds >= SHORT else 0].reading.memory_kib,
+            report.lulls[-1].reading.memory_kib,
         )
         allowed = GROWTH_KIB if report.seconds >= SHORT else WARMING_KIB
         for pid in first.keys() & last.keys():
@@ -421,10 +421,9 @@ class Soak:
                 break
             await asyncio.sleep(0.1)
         await asyncio.sleep(0.5)
-        private = {
-            pid: procfs.memory_kib([pid], "Private_Clean", "Private_Dirty") for pid in self._stand.balancer.pids()
-        }
-        reading = replace(reading, private_kib=private)
+        # Not what is private: that depends on who else has the same pages, of libraries and since the fork.
+        memory = {pid: procfs.memory_kib([pid], "Anonymous") for pid in self._stand.balancer.pids()}
+        reading = replace(reading, memory_kib=memory)
         return Lull(at, settled, reading, left)
 
     async def _events(self, done: Counter[str], *, disruptive: bool, seconds: float) -> None:
@@ -496,12 +495,12 @@ def table(report: Report, tally: Tally) -> str:
         f"{tally.packed} answers compressed, {report.kept} from the cache, {report.queued} clients queued",
         f"meanwhile: {', '.join(f'{what}: {n}' for what, n in sorted(report.events.items()))}",
         "",
-        f"{'after':>8} {'settled':>8} {'tasks':>6}  descriptors / private MiB, by process",
+        f"{'after':>8} {'settled':>8} {'tasks':>6}  descriptors / MiB of memory (anonymous pages), by process",
     ]
     for at, settled, reading in [(0.0, 0.0, report.before)] + [(x.at, x.settled, x.reading) for x in report.lulls]:
         held = "  ".join(
             f"{reading.descriptors[pid]}/{number(kib / 1024)}"
-            for pid, kib in sorted(reading.private_kib.items())
+            for pid, kib in sorted(reading.memory_kib.items())
             if pid in reading.descriptors
         )
         lines.append(f"{at:6.0f} s {settled:6.1f} s {reading.tasks:6}  {held}")
