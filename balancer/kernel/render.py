@@ -482,7 +482,7 @@ def _frame(desired: Desired) -> _Ruleset:
         frame.sets[name] = _declaration(name)
     for family in (4, 6):
         networks = [network for network in desired.networks if network.version == family]
-        if networks and desired.services:
+        if len(networks) > _FEW and desired.services:
             frame.sets[f"networks{family}"] = (
                 f"type {_WORDS[family].address} . {_WORDS[family].address}; flags interval;"
             )
@@ -599,10 +599,7 @@ class _Near(NamedTuple):
         ip = _WORDS[family].ip
         if self.is_listed(family):
             return f"{ip} {side} != @near{family} "
-        # Masked, for a prefix is compared by as many octets as it has, and of three the kernel makes much ado.
-        return "".join(
-            f"{ip} {side} & {network.netmask} != {network.network_address} " for network in self.networks[family]
-        )
+        return "".join(_within(network, side, "!=") for network in self.networks[family])
 
 
 def _near(desired: Desired) -> _Near:
@@ -716,7 +713,7 @@ def _nat(frame: _Ruleset, used: frozenset[str], desired: Desired) -> None:
     flows = [f"{_tuple(stem)} @{stem}_flows jump ours" for stem in _stems(used, "flows")]
     if masked or flows:
         leaving.append("ct status dnat jump translated")
-        frame.chain("ours", *_ours(frame))
+        frame.chain("ours", *_ours(frame, desired.networks))
         # With the client's port wherever it is free: a random one would sooner meet a connection that the server
         # still remembers (TIME_WAIT), and be turned away.
         frame.chain("translated", *masked, *flows)
@@ -748,12 +745,22 @@ def _nat(frame: _Ruleset, used: frozenset[str], desired: Desired) -> None:
         frame.chain("postrouting", *leaving, spec="type nat hook postrouting priority 99; policy accept;")
 
 
-def _ours(frame: _Ruleset) -> Iterator[str]:
+def _ours(frame: _Ruleset, networks: Iterable[Network]) -> Iterator[str]:
     """Whose source must be changed although the forwarding is nat: else answers would not come back here."""
-    yield "fib saddr type local masquerade"
+    # What came in by an interface is nobody's on this host, which is sooner seen than whose the address is.
+    yield "iif 0 fib saddr type local masquerade"
+    for network in networks:
+        if f"networks{network.version}" not in frame.sets:
+            yield _within(network, "saddr") + _within(network, "daddr") + "masquerade"
     for family, (ip, _) in _WORDS.items():
         if f"networks{family}" in frame.sets:
             yield f"{ip} saddr . {ip} daddr @networks{family} masquerade"
+
+
+def _within(network: Network, side: str, is_it: str = "==") -> str:
+    """The condition that this side of a packet is there. Masked, for a prefix is compared by as many octets as it has,
+    and of three the kernel makes much ado."""
+    return f"{_WORDS[network.version].ip} {side} & {network.netmask} {is_it} {network.network_address} "
 
 
 def _passing(frame: _Ruleset, used: frozenset[str]) -> None:

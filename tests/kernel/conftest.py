@@ -45,6 +45,11 @@ SERVERS = ("web1", "web2", "web3")
 ADDRESSES = {"web1": "10.0.100.2", "web2": "10.0.100.3", "web3": "10.0.100.4"}
 ADDRESSES_V6 = {"web1": "fd00:100::2", "web2": "fd00:100::3", "web3": "fd00:100::4"}
 NETWORKS = tuple(map(ip_network, ("192.168.1.0/24", "10.0.100.0/24", "2001:db8:1::/64", "fd00:100::/64")))
+# So many that they are looked up, not compared.
+MANY_NETWORKS = (
+    *NETWORKS,
+    *(ip_network(f"10.77.{i}.0/24") for i in range(3)), *(ip_network(f"2001:db8:77:{i}::/64") for i in range(3)),
+)  # fmt: skip
 QR = 0x80
 # Nothing here takes as long, unless it never comes.
 DEADLINE = 5.0

@@ -15,8 +15,8 @@ from balancer.kernel.render import TABLE, Desired
 from balancer.kernel.tables import contents
 from tests.vrrp.conftest import Net
 
-from .conftest import VIP, Bed, Kernel, as_root, text, tried, who
-from .test_render import GATEWAY, MIXED, NETWORKS, SIDES, desired, listing, net, nft, side
+from .conftest import MANY_NETWORKS, VIP, Bed, Kernel, as_root, text, tried, who
+from .test_render import GATEWAY, MIXED, SIDES, desired, listing, net, nft, side
 
 __all__ = ["net", "nft"]
 pytestmark = as_root
@@ -25,7 +25,7 @@ FULL = desired(
     MIXED.replace(
         "backends:", "  plain: {mode: udp, engine: kernel, bind: '10.0.0.9:53', default_backend: plain}\nbackends:"
     ) + "  plain: {servers: {a: {address: '10.1.0.7:53'}, b: {address: '10.1.0.8:53'}}}\n",
-    networks=NETWORKS, gateway=GATEWAY,
+    networks=MANY_NETWORKS, gateway=GATEWAY,
 )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from balancer.kernel.render import Desired
 from balancer.pool.orders import Admin, Condition, ServerState
 from tests.vrrp.conftest import Net
 
-from .conftest import NETWORKS, VIP_V6, as_root, load, pairs_of, text
+from .conftest import MANY_NETWORKS, NETWORKS, VIP_V6, as_root, load, pairs_of, text
 
 GOLDEN = Path(__file__).parent / "golden"
 GATEWAY = Gateway(masquerade=(Masquerade(source="10.0.100.0/24", interface="eth0"),))
@@ -70,6 +70,7 @@ WHOLE: dict[str, Callable[[], Desired]] = {
     "gateway": lambda: Desired(gateway=GATEWAY),
     "nat": lambda: desired(text(), networks=NETWORKS, gateway=GATEWAY),
     "per_query": lambda: desired(text(mode="udp", bind="'192.168.1.200:53'", port=53), networks=NETWORKS),
+    "networks": lambda: desired(text(), networks=MANY_NETWORKS),
     "mixed": lambda: desired(MIXED),
     "hashed": lambda: desired(HASHED, group=28770),
 }
@@ -220,7 +221,9 @@ SIDES = st.tuples(
     st.lists(STATES, min_size=14, max_size=14),
     st.sets(st.sampled_from([service.key for service in ALL.services])),
     st.sampled_from([Gateway(), GATEWAY]),
-    st.sampled_from([(), (ip_network("10.1.0.0/24"),), (ip_network("10.1.0.0/16"), ip_network("fd01::/64"))]),
+    st.sampled_from(
+        [(), (ip_network("10.1.0.0/24"),), (ip_network("10.1.0.0/16"), ip_network("fd01::/64")), MANY_NETWORKS]
+    ),
     st.booleans(),
 )
 

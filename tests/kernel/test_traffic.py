@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -22,6 +23,8 @@ from .conftest import (
     CLIENT_V6,
     INSIDE,
     INSIDE_V6,
+    MANY_NETWORKS,
+    NETWORKS,
     OUTSIDE,
     SERVERS,
     VIP,
@@ -461,10 +464,11 @@ def test_clients_on_the_director_itself(bed: Bed, make: object, family: int) -> 
 
 
 @pytest.mark.parametrize("make", [tcp_text, udp_text])
+@pytest.mark.parametrize("networks", [NETWORKS, MANY_NETWORKS], ids=["few", "many"])
 @FAMILIES
-def test_a_server_is_a_client_too(bed: Bed, make: object, family: int) -> None:
+def test_a_server_is_a_client_too(bed: Bed, make: object, family: int, networks: tuple[Any, ...]) -> None:
     """Even when it comes to be its own server: the answer must come back through the director."""
-    Kernel(bed, make(family))  # type: ignore[operator]
+    Kernel(bed, make(family), networks=networks)  # type: ignore[operator]
     inside, names = INSIDE if family == 4 else INSIDE_V6, set()
     for _ in range(3):
         if make is tcp_text:
