@@ -150,7 +150,8 @@ class FilteredExchange(RoutedExchange):
 
     def _deliver(self, entry: Entry, response: Response, body: bytes) -> None:
         client, frontend, request = self.client, self.frontend, self.request
-        now = self.head_time = self.connect_time = time.monotonic()
+        now = self.head_time = time.monotonic()
+        self.connect_time = self.parsed
         if self.to.persistence is not None:
             self.choice = NO_COOKIE
         if caching.is_not_modified(request.section, response):

@@ -573,7 +573,7 @@ def test_a_second_client_gets_what_the_first_one_got(chunks):
                 assert fields[b"content-length"] == b"%d" % len(TEXT)
                 assert b"set-cookie" not in fields
                 assert b"date" in fields
-                assert int(fields[b"age"]) in (5, 6)
+                assert 5 <= int(fields[b"age"]) < 60
             assert (it.front.cache_lookups, it.front.cache_hits) == (4, 3)
             assert (it.back.cache_lookups, it.back.cache_hits, it.back.cache_objects) == (4, 3, 1)
             assert it.server().req_tot == 1
@@ -581,7 +581,8 @@ def test_a_second_client_gets_what_the_first_one_got(chunks):
             assert (await it.record()).server == "s0"
             record = await it.record()
             assert (record.server, record.termination, record.status) == ("<CACHE>", "LRNN", 200)
-            assert (record.tr_request, record.tw, record.tc, record.tr_response) == (0, 0, 0, 0)
+            assert (record.tr_request, record.tw, record.tc) == (0, 0, 0)
+            assert record.tr_response >= 0
             assert record.backend == "back"
             await it.at_rest()
 
