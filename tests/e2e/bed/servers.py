@@ -139,6 +139,7 @@ request: $request
             return 200 "cookies\\n";
         }}
         location /files/ {{ alias {folder}/files/; }}
+        location /kept/ {{ alias {folder}/files/; expires 60s; }}
         # About three seconds for the 300 KiB of slow/file.
         location /slow/ {{ alias {folder}/slow/; limit_rate 100k; }}
         location /upload/ {{ alias {folder}/upload/; dav_methods PUT; create_full_put_path on; access_log off; }}

@@ -1,0 +1,164 @@
+"""Compression and the cache, through the whole daemon, with real clients and servers."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.bed.clients import curl
+from tests.e2e.bed.process import PATIENCE, until
+from tests.e2e.bed.pybalancer import Balancer
+from tests.e2e.bed.servers import Apache, Nginx, program, sha256
+
+CONFIG = """
+global: {workers: ${workers}, runtime_socket: {path: "${admin}"}}
+frontends:
+  http:
+    mode: http
+    bind: 127.0.0.1:${http}
+    compression: {algorithms: [zstd, br, gzip]}
+    http_response: {set_header: {X-Rule: "%[path]"}}
+    use_backend: {backend: php, if: {path_end: .php}}
+    default_backend: web
+backends:
+  web:
+    cache: true
+    cookie: {name: SERVERID}
+    check: {type: tcp, interval: 500ms}
+    servers: {web1: {address: "127.0.0.1:${web1}", cookie: web1}}
+  php:
+    cache: true
+    check: {type: tcp, interval: 500ms}
+    servers: {php1: {address: "127.0.0.1:${php1}"}}
+"""
+TEXT = b"".join(b"%d: a line that is like all the others\n" % number for number in range(1000))
+_PAGE = """<?php
+header('Content-Type: text/html; charset=utf-8');
+header('Cache-Control: public, max-age=60');
+for ($i = 0; $i < 20; $i++) { echo str_repeat("$i a part of the page\\n", 40); flush(); }
+"""
+PAGE = b"".join(b"%d a part of the page\n" % number * 40 for number in range(20))
+
+
+@pytest.fixture
+def files(web: tuple[Nginx, ...]) -> Iterator[Path]:
+    folder = web[0].folder / "files"
+    (folder / "text").write_bytes(TEXT)
+    yield folder
+    for path in folder.iterdir():
+        path.unlink()
+
+
+@pytest.fixture
+def start(
+    files: Path, tmp_path: Path, web: tuple[Nginx, ...], apache: Apache, balancer: Callable[..., Balancer]
+) -> Callable[[int], Balancer]:
+    (apache.folder / "www" / "page.php").write_text(_PAGE)
+
+    def started(workers: int) -> Balancer:
+        admin = tmp_path / "admin.sock"
+        it = balancer(CONFIG, workers=workers, admin=admin, web1=web[0].port, php1=apache.ports[0])
+        it.wait_until_up("web/web1", "php/php1")
+        it.config["admin"] = str(admin)
+        return it
+
+    return started
+
+
+def say(it: Balancer, command: str) -> str:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(PATIENCE)
+        sock.connect(it.config["admin"])
+        sock.sendall(command.encode() + b"\n")
+        with sock.makefile() as file:
+            return file.read()
+
+
+def url(it: Balancer, path: str) -> str:
+    return f"http://127.0.0.1:{it.ports['http']}{path}"
+
+
+@pytest.mark.parametrize("coding", ["gzip", "br", "zstd"])
+def test_64_mib_are_what_they_were(coding: str, start: Callable[[int], Balancer], files: Path) -> None:
+    block = b"".join(hashlib.sha256(b"%d" % number).hexdigest().encode() + b" and more\n" for number in range(14_000))
+    large = files / "large"
+    with large.open("wb") as file:
+        for number in range(64):
+            file.write(b"%08d" % number + block[: (1 << 20) - 8].ljust((1 << 20) - 8))
+    it = start(1)
+    before = sum(it.pss().values())
+    command = [program("curl"), "-q", "--noproxy", "*", "-sSf", "--max-time", "60", "-D", "/dev/stderr"]
+    command += ["-H", f"Accept-Encoding: {coding}", "--compressed", url(it, "/files/large")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as asked:
+        assert asked.stdout is not None and asked.stderr is not None
+        digest = hashlib.file_digest(asked.stdout, "sha256").hexdigest()
+        head = asked.stderr.read().decode().lower()
+        assert asked.wait(PATIENCE) == 0
+    assert digest == sha256(large)
+    assert f"content-encoding: {coding}" in head
+    assert "x-rule: /files/large" in head
+    # A compressor and what is on its way; KiB.
+    assert sum(it.pss().values()) - before < 16 * 1024
+    until(lambda: it.metric("haproxy_backend_http_comp_bytes_in_total", proxy="web") == 64 << 20, "it is counted")
+    assert it.metric("haproxy_frontend_http_comp_responses_total", proxy="http") == 1
+    assert it.metric("haproxy_backend_http_comp_bytes_out_total", proxy="web") < 48 << 20
+    columns = dict(zip(*(line.strip("# ").split(",") for line in say(it, "show stat").splitlines()[:2]), strict=True))
+    assert (columns["comp_in"], columns["comp_rsp"]) == (str(64 << 20), "1")
+
+
+def test_a_page_in_parts_is_compressed_and_kept(start: Callable[[int], Balancer], apache: Apache) -> None:
+    it = start(1)
+    for coding in ("gzip", "br", "zstd", "identity", "gzip"):
+        assert curl("-f", "-H", f"Accept-Encoding: {coding}", "--compressed", url(it, "/page.php")).stdout == PAGE
+    assert sum("page.php" in request for request in apache.requests) == 1
+    until(lambda: it.metric("haproxy_backend_http_cache_hits_total", proxy="php") == 4, "they are counted")
+    assert it.metric("haproxy_frontend_http_cache_lookups_total", proxy="http") == 5
+    assert it.metric("pybalancer_backend_cache_objects", proxy="php") == 1
+    assert it.metric("haproxy_frontend_http_comp_responses_total", proxy="http") == 4
+
+
+def test_what_a_server_lets_everybody_keep_it_is_asked_for_once(
+    start: Callable[[int], Balancer], web: tuple[Nginx, ...], files: Path
+) -> None:
+    it = start(2)
+    mark = len(web[0].requests)
+    heads = [curl("-f", "-D-", "-o/dev/null", url(it, "/kept/text")).stdout.decode().lower() for _ in range(20)]
+    asked = [line for line in web[0].requests[mark:] if "/kept/text" in line]
+    # Once by each worker.
+    assert 1 <= len(asked) <= 2
+    assert sum("age: " in head for head in heads) == 20 - len(asked)
+    assert sum("set-cookie: serverid=" in head for head in heads) == len(asked)
+    assert curl("-f", url(it, "/kept/text")).stdout == TEXT
+    packed = curl("-f", "-H", "Accept-Encoding: gzip", url(it, "/kept/text")).stdout
+    assert gzip.decompress(packed) == TEXT
+    status = ("-o/dev/null", "-w", "%{http_code}")
+    tag = next(line.split(": ", 1)[1] for line in heads[0].splitlines() if line.startswith("etag"))
+    assert curl(*status, "-H", f"If-None-Match: {tag}", url(it, "/kept/text")).stdout == b"304"
+    assert curl(*status, "-r", "0-9", url(it, "/kept/text")).stdout == b"206"
+    line = it.wait_for_line("web/<CACHE>")
+    assert " 200 " in line and " LRNN " in line
+    said = say(it, "show cache")
+    until(lambda: f"web: {len(asked)} objects" in say(it, "show cache"), f"the cache is shown: {said}")
+    # Others get a page of the same name from each server that they ask for it.
+    (files / "text").write_bytes(b"another")
+    assert curl("-f", url(it, "/files/text")).stdout == b"another"
+
+
+def test_a_reload_forgets(start: Callable[[int], Balancer], files: Path) -> None:
+    it = start(1)
+    assert curl("-f", url(it, "/kept/text")).stdout == TEXT
+    (files / "text").write_bytes(b"another")
+    assert curl("-f", url(it, "/kept/text")).stdout == TEXT
+    assert curl("-f", "-H", "Cache-Control: no-cache", url(it, "/kept/text")).stdout == b"another"
+    assert curl("-f", url(it, "/kept/text")).stdout == b"another"
+    (files / "text").write_bytes(b"a third")
+    it.process.signal(signal.SIGHUP)
+    it.wait_for_line("NOTICE: reloaded")
+    assert curl("-f", url(it, "/kept/text")).stdout == b"a third"
