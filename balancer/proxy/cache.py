@@ -2,19 +2,21 @@
 longest unused first out when there is no more room.
 
 An object is found by host and target as the server was asked for them, then by what else chose it: the scheme, headers
-that steer servers, and those that its Vary names.
+that steer servers, and those that its Vary names. Of several who ask for what is not there, one asks the server and the
+others wait for what comes of it, unless answers to such questions were not for everybody before.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Protocol
 
 from balancer.config import model
 from balancer.pool.facts import Counters
 from balancer.wire.caching import Freshness, Wish, judge, kept, selected, steering, varies_on
 from balancer.wire.http1 import Response, Section
 
-__all__ = ["Cache", "Capture", "Entry", "Key", "Question"]
+__all__ = ["Cache", "Capture", "Entry", "Key", "Question", "Waiter"]
 
 Key = tuple[bytes, bytes]
 """Host and target."""
@@ -26,8 +28,17 @@ _FORMS = 5
 _SHARE = 256
 # Of what is on its way in, at most so much of the whole.
 _MOST_COMING = 2
+# So many questions are remembered whose answers were not for everybody.
+_MOST_PASSED = 4096
 # What anybody may want who has no credentials.
 _ANY = Wish()
+
+
+class Waiter(Protocol):
+    """Who waits for what another one is asking for."""
+
+    def go_on(self, *, leads: bool) -> None:
+        """The wait is over: it is there, or it is to be asked for; `leads`: for others too, who wait still."""
 
 
 class Question:
@@ -42,6 +53,11 @@ class Question:
         self.sent = sent
         self.steering = steering(said)
         self.is_https = is_https
+
+    @property
+    def group(self) -> tuple[Key, bytes, bool]:
+        """The same for those who may get the same answer, as far as one can tell before there is one."""
+        return self.key, self.steering, self.is_https
 
 
 class Entry:
@@ -119,8 +135,8 @@ class Cache:
     """`counters` are the backend's, which tell how much there is. Each of the workers has an equal share."""
 
     __slots__ = (
-        "_counters", "_entries", "_limit", "_max_age", "_most", "_order", "_process_vary", "_used", "_variants",
-        "coming",
+        "_asked", "_counters", "_entries", "_limit", "_max_age", "_most", "_order", "_passed", "_process_vary", "_used",
+        "_variants", "coming",
     )  # fmt: skip
 
     def __init__(self, config: model.Cache, *, workers: int, counters: Counters) -> None:
@@ -135,6 +151,9 @@ class Cache:
         self._used = 0
         self.coming = 0
         """Octets of what is on its way in."""
+        # Who waits for whose answer; and what was asked in vain, the longest ago first.
+        self._asked: dict[tuple[Key, bytes, bool], list[Waiter]] = {}
+        self._passed: OrderedDict[tuple[Key, bytes, bool], None] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._order)
@@ -196,6 +215,7 @@ class Cache:
         entry.size += len(entry.steering) + sum(map(len, entry.selected))
         if entry.size > self._limit // 2:
             return
+        self._passed.pop((entry.key, entry.steering, entry.is_https), None)
         entries = self._entries.setdefault(entry.key, [])
         for other in entries:
             if other.replaces(entry):
@@ -218,6 +238,51 @@ class Cache:
             self._order.move_to_end(entry)
             self._shrink(self._limit)
             self._tell()
+
+    # Who asks the server
+
+    def is_asked(self, question: Question, waiter: Waiter, *, leads: bool) -> bool | None:
+        """Whether another one asks already, for whose answer `waiter` then waits. False: it is to ask for others too,
+        and to tell them by `pass_by`, `let_in` or `give_up`; if it `leads`. None: it is to ask for itself."""
+        group = question.group
+        if question.wish.has_credentials or group in self._passed:
+            return None
+        waiting = self._asked.get(group)
+        if waiting is None:
+            if not leads:
+                return None
+            self._asked[group] = []
+            return False
+        waiting.append(waiter)
+        return True
+
+    def pass_by(self, question: Question) -> None:
+        """The answer is not for everybody: all are to ask for themselves, now and in future."""
+        self._passed[question.group] = None
+        if len(self._passed) > _MOST_PASSED:
+            self._passed.popitem(last=False)
+        self.let_in(question)
+
+    def let_in(self, question: Question) -> None:
+        """The answer is here."""
+        for waiter in self._asked.pop(question.group, ()):
+            waiter.go_on(leads=False)
+
+    def give_up(self, question: Question) -> None:
+        """There is no answer: the next one is to ask."""
+        waiting = self._asked.get(question.group)
+        if waiting:
+            waiting.pop(0).go_on(leads=True)
+        else:
+            self._asked.pop(question.group, None)
+
+    def leave(self, question: Question, waiter: Waiter) -> None:
+        """Wait no more."""
+        waiting = self._asked.get(question.group)
+        if waiting is not None and waiter in waiting:
+            waiting.remove(waiter)
+
+    # Coming and going
 
     def invalidate(self, key: Key) -> None:
         """Something was done to what stands there (RFC 9111 section 4.4)."""

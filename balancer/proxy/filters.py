@@ -8,6 +8,7 @@ the client. Where nobody asks for any of this, frontends have `Exchange` or `Rou
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 from balancer.pool.records import HttpRecord
@@ -27,6 +28,8 @@ from balancer.wire.http1 import CHUNKED, Request, Response
 __all__ = ["FilteredExchange"]
 
 _ACCEPT_ENCODING = frozenset((b"accept-encoding",))
+# Seconds for which one waits for what another one asks for (nginx: proxy_cache_lock_timeout).
+_LONGEST_WAIT = 5.0
 # RFC 9110 section 9.2.1.
 _SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE"))
 _OVER = Step.OVER
@@ -37,7 +40,7 @@ class FilteredExchange(RoutedExchange):
 
     __slots__ = (
         "_backlog", "_capture", "_coding", "_ended", "_is_bypassed", "_is_due", "_is_framed", "_is_from_cache",
-        "_memory", "_outdated", "_question", "_ready", "_trailers", "encoder",
+        "_leads", "_memory", "_outdated", "_patience", "_question", "_ready", "_trailers", "encoder",
     )  # fmt: skip
 
     def __init__(self, router: Router, client: Client, request: Request, began: float, parsed: float) -> None:
@@ -52,6 +55,10 @@ class FilteredExchange(RoutedExchange):
         # What this request changes on the server, if it succeeds.
         self._outdated: Key | None = None
         self._is_from_cache = False
+        # Others wait for what we ask for.
+        self._leads = False
+        # Until when we wait for what another one asks for.
+        self._patience: asyncio.TimerHandle | None = None
         # Of a chunked response: where its trailers will be found.
         self._trailers: ChunkedReader | None = None
         # Content that waits for its turn to be compressed; the server is not read from meanwhile.
@@ -106,7 +113,47 @@ class FilteredExchange(RoutedExchange):
             # RFC 9111 section 5.2.1.7.
             self._answer(504, "not in the cache", "LR")
             return True
+        if self._question is None or not wish.may_use or not wish.may_store:
+            return False
+        # What has a condition may be answered 304, which is for nobody else.
+        is_asked = cache.is_asked(question, self, leads=b"if-" not in section.lower)
+        if is_asked:
+            self.client.deadline = NEVER
+            self._patience = self.frontend.loop.call_later(_LONGEST_WAIT, self._wait_no_more)
+            return True
+        self._leads = is_asked is False
         return False
+
+    def _wait_no_more(self) -> None:
+        question, cache = self._question, self.to.cache
+        assert question is not None and cache is not None
+        cache.leave(question, self)
+        self.go_on(leads=False)
+
+    def go_on(self, *, leads: bool) -> None:
+        question, cache = self._question, self.to.cache
+        assert question is not None and cache is not None and self._patience is not None
+        self._patience.cancel()
+        self._patience = None
+        self._leads = leads
+        # Not from here: whoever tells us so is in the middle of something, and many wait.
+        self.frontend.loop.call_soon(self._ask_again)
+
+    def _ask_again(self) -> None:
+        question, cache, to = self._question, self.to.cache, self.to
+        if self.step is _OVER or question is None or cache is None:
+            return
+        found = cache.find(question, self.frontend.clock.wall)
+        if found is None:
+            super()._go(to)
+            return
+        self.frontend.gate.counters.cache_hits += 1
+        to.backend.counters.cache_hits += 1
+        if self._leads:
+            # Nobody would tell those who wait for us.
+            self._leads = False
+            cache.let_in(question)
+        self._answer_from(found)
 
     def _answer_from(self, entry: Entry) -> None:
         """Deliver an object, in the coding that the client wants most."""
@@ -212,10 +259,20 @@ class FilteredExchange(RoutedExchange):
                 now=frontend.clock.wall,
                 delay=time.monotonic() - self.parsed,
             )
+            if self._capture is None:
+                self._tell_others(cache)
 
     def _keep(self, capture: Capture, data: bytes) -> None:
-        if not capture.add(data):
+        cache = self.to.cache
+        if not capture.add(data) and cache is not None:
             self._capture = None
+            self._tell_others(cache)
+
+    def _tell_others(self, cache: Cache) -> None:
+        """Who waits for this answer would wait in vain."""
+        if self._leads and self._question is not None:
+            self._leads = False
+            cache.pass_by(self._question)
 
     def _take_encoder(self, compression: Compression, coding: bytes, response: Response) -> bool:
         """Whether compressing is begun; not where it costs too much already."""
@@ -338,6 +395,9 @@ class FilteredExchange(RoutedExchange):
         if capture is not None and cache is not None:
             self._capture = None
             cache.store(capture)
+            if self._leads and self._question is not None:
+                self._leads = False
+                cache.let_in(self._question)
         if self._backlog:
             self._ended = True
             return
@@ -354,9 +414,19 @@ class FilteredExchange(RoutedExchange):
         super().response_complete(now)
 
     def _account(self, termination: str, status: int, now: float, *, why: str = "") -> None:
-        if self._capture is not None:
-            self._capture.drop()
-            self._capture = None
+        question, cache = self._question, self.to.cache
+        if question is not None and cache is not None:
+            self._question = None
+            if self._capture is not None:
+                self._capture.drop()
+                self._capture = None
+            if self._patience is not None:
+                self._patience.cancel()
+                self._patience = None
+                cache.leave(question, self)
+            elif self._leads:
+                self._leads = False
+                cache.give_up(question)
         if self.encoder is not None:
             compression = self.to.compression
             assert compression is not None

@@ -85,12 +85,12 @@ def url(it: Balancer, path: str) -> str:
     return f"http://127.0.0.1:{it.ports['http']}{path}"
 
 
-@pytest.mark.parametrize("coding", ["gzip", "br", "zstd"])
-def test_64_mib_are_what_they_were(coding: str, start: Callable[[int], Balancer], files: Path) -> None:
+@pytest.mark.parametrize(("coding", "size"), [("gzip", 64), ("br", 16), ("zstd", 16)])
+def test_64_mib_are_what_they_were(coding: str, size: int, start: Callable[[int], Balancer], files: Path) -> None:
     block = b"".join(hashlib.sha256(b"%d" % number).hexdigest().encode() + b" and more\n" for number in range(14_000))
     large = files / "large"
     with large.open("wb") as file:
-        for number in range(64):
+        for number in range(size):
             file.write(b"%08d" % number + block[: (1 << 20) - 8].ljust((1 << 20) - 8))
     it = start(1)
     before = sum(it.pss().values())
@@ -106,11 +106,11 @@ def test_64_mib_are_what_they_were(coding: str, start: Callable[[int], Balancer]
     assert "x-rule: /files/large" in head
     # A compressor and what is on its way; KiB.
     assert sum(it.pss().values()) - before < 16 * 1024
-    until(lambda: it.metric("haproxy_backend_http_comp_bytes_in_total", proxy="web") == 64 << 20, "it is counted")
+    until(lambda: it.metric("haproxy_backend_http_comp_bytes_in_total", proxy="web") == size << 20, "it is counted")
     assert it.metric("haproxy_frontend_http_comp_responses_total", proxy="http") == 1
-    assert it.metric("haproxy_backend_http_comp_bytes_out_total", proxy="web") < 48 << 20
+    assert it.metric("haproxy_backend_http_comp_bytes_out_total", proxy="web") < size * 3 << 18
     columns = dict(zip(*(line.strip("# ").split(",") for line in say(it, "show stat").splitlines()[:2]), strict=True))
-    assert (columns["comp_in"], columns["comp_rsp"]) == (str(64 << 20), "1")
+    assert (columns["comp_in"], columns["comp_rsp"]) == (str(size << 20), "1")
 
 
 def test_a_page_in_parts_is_compressed_and_kept(start: Callable[[int], Balancer], apache: Apache) -> None:

@@ -851,6 +851,113 @@ def test_a_client_that_leaves_while_an_object_is_compressed():
     run(main)
 
 
+async def crowd(it, count=5, request=None):
+    """So many clients that ask for the same at one time; the server has got one request."""
+    clients = [await it.connect() for _ in range(count)]
+    for client in clients:
+        await client.send(request or plain())
+    server = await it.origin.accept()
+    await server.head()
+    await turns(20)
+    assert it.origin.waiting == 0
+    return clients, server
+
+
+@pytest.mark.parametrize("chunks", [None, [TEXT[:100], TEXT[100:]]])
+def test_what_many_ask_for_at_once_the_server_is_asked_for_once(chunks):
+    async def main():
+        async with rig(caching()) as it:
+            clients, server = await crowd(it)
+            octets = answer(TEXT, PUBLIC, chunks=chunks)
+            await server.trickle((octets[:50], octets[50:5000]))
+            # One who comes later waits too, and one who is not to wait does not.
+            clients.append(await it.connect())
+            await clients[-1].send(plain('If-None-Match: "x"'))
+            await turns()
+            assert it.origin.waiting == 0
+            await server.send(octets[5000:])
+            for client in clients:
+                assert (await response(client))[1] == TEXT
+            assert it.origin.waiting == 0
+            assert it.back.cache_hits == 5
+            assert it.worker._caches["back"]._asked == {}
+            await it.at_rest()
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    "lines", [["Content-Length: 9"], [PUBLIC, "Set-Cookie: a=b"], [PUBLIC, "Content-Length: 9000000"]]
+)
+def test_nobody_waits_in_vain(lines):
+    """The answer is for one alone: then all ask, and nobody waits for its like again."""
+
+    async def main():
+        async with rig(caching()) as it:
+            _, server = await crowd(it)
+            # Its content does not come.
+            await server.send("\r\n".join(("HTTP/1.1 200 OK", *lines, "", "")).encode())
+            for _ in range(4):
+                await (await it.origin.accept()).head()
+            assert it.worker._caches["back"]._asked == {}
+            more = [await it.connect() for _ in range(2)]
+            for client in more:
+                await client.send(plain())
+                await (await it.origin.accept()).head()
+            assert it.worker._caches["back"]._asked == {}
+            await it.at_rest()
+
+    run(main)
+
+
+@pytest.mark.parametrize("how", ["client", "server"])
+def test_the_next_one_asks_if_the_first_one_fails(how):
+    async def main():
+        async with rig(caching()) as it:
+            clients, server = await crowd(it)
+            if how == "client":
+                clients.pop(0).reset()
+            else:
+                await server.send(answer(TEXT, PUBLIC)[:-5])
+                await turns()
+                await server.close()
+                assert await clients.pop(0).is_reset()
+            server = await it.origin.accept()
+            await server.head()
+            await turns(20)
+            assert it.origin.waiting == 0
+            # One of those who wait leaves.
+            clients.pop().reset()
+            await until(lambda: it.front.scur == 3, "it to be gone")
+            await server.send(answer(TEXT, PUBLIC))
+            for client in clients:
+                assert (await response(client))[1] == TEXT
+            assert it.worker._caches["back"]._asked == {}
+            await it.at_rest()
+
+    run(main)
+
+
+def test_nobody_waits_for_ever(monkeypatch):
+    monkeypatch.setattr("balancer.proxy.filters._LONGEST_WAIT", 0.05)
+
+    async def main():
+        async with rig(caching()) as it:
+            clients = [await it.connect() for _ in range(2)]
+            for client in clients:
+                await client.send(plain())
+            servers = [await it.origin.accept() for _ in clients]
+            for server in reversed(servers):
+                await server.head()
+                await server.send(answer(TEXT, PUBLIC))
+            for client in clients:
+                assert (await response(client))[1] == TEXT
+            assert it.worker._caches["back"]._asked == {}
+            await it.at_rest()
+
+    run(main)
+
+
 def test_two_frontends_share_a_backends_cache():
     async def main():
         config = caching()
