@@ -257,7 +257,7 @@ class FilteredExchange(RoutedExchange):
                 response,
                 untold=frontend.forwarded_for.lower if frontend.forwarded_for is not None else b"",
                 now=frontend.clock.wall,
-                delay=time.monotonic() - self.parsed,
+                delay=time.monotonic() - self.connect_time,
             )
             if self._capture is None:
                 self._tell_others(cache)
