@@ -14,6 +14,7 @@ from typing import Protocol
 from balancer.config import model
 from balancer.pool.facts import Counters
 from balancer.wire.caching import Freshness, Wish, judge, kept, selected, steering, varies_on
+from balancer.wire.encoding import encoded, varied
 from balancer.wire.http1 import Response, Section
 
 __all__ = ["Cache", "Capture", "Entry", "Key", "Question", "Waiter"]
@@ -64,7 +65,7 @@ class Entry:
     """One object."""
 
     __slots__ = (
-        "body", "encoded", "fresh", "is_https", "key", "names", "response", "selected", "size", "steering"
+        "body", "encoded", "fresh", "heads", "is_https", "key", "names", "response", "selected", "size", "steering"
     )  # fmt: skip
 
     def __init__(self, question: Question, names: tuple[bytes, ...], response: Response, fresh: Freshness) -> None:
@@ -79,7 +80,18 @@ class Entry:
         self.body = b""
         self.encoded: dict[bytes, bytes] = {}
         """The content in other codings, as far as anybody has asked for these."""
+        self.heads: dict[bytes, Response] = {}
         self.size = 0
+
+    def head(self, response: Response, coding: bytes, length: int) -> Response:
+        """`response`, which is its own or what rules have made of it, as it is with so many octets in a coding; with
+        none, as it is because it might have had one."""
+        if response is not self.response:
+            return encoded(response, coding, length) if coding else varied(response)
+        known = self.heads.get(coding)
+        if known is None:
+            known = self.heads[coding] = encoded(response, coding, length) if coding else varied(response)
+        return known
 
     def answers(self, question: Question) -> bool:
         """Whether it was chosen as `question` chooses (RFC 9111 section 4.1)."""
@@ -233,8 +245,9 @@ class Cache:
         """Keep an object's content in a coding too, if the object is still here."""
         if entry in self._order and coding not in entry.encoded:
             entry.encoded[coding] = octets
-            entry.size += len(octets)
-            self._used += len(octets)
+            size = len(octets) + _FORMS * len(entry.response.fields)
+            entry.size += size
+            self._used += size
             self._order.move_to_end(entry)
             self._shrink(self._limit)
             self._tell()

@@ -167,14 +167,14 @@ class FilteredExchange(RoutedExchange):
         if coding is not None and self.request.line.method == b"GET":
             octets = entry.encoded.get(coding)
             if octets is not None:
-                self._deliver(entry, encoded(response, coding, len(octets)), octets)
+                self._deliver(entry, entry.head(response, coding, len(octets)), octets)
                 return
             if self._take_encoder(compression, coding, response):
                 self.client.deadline = NEVER
                 self._backlog = entry.body
                 self._prepare(entry, response, coding)
                 return
-        self._deliver(entry, varied(response), entry.body)
+        self._deliver(entry, entry.head(response, b"", len(entry.body)), entry.body)
 
     def _prepare(self, entry: Entry, response: Response, coding: bytes) -> None:
         """Compress an object, and deliver it when that is done."""
