@@ -275,8 +275,22 @@ def _servers(loc: Loc, backend: Backend, users: list[tuple[str, Frontend]]) -> I
             yield Finding((*at, "maxconn"), f"{udp} has no connections to count; give it a backend of its own", "key")
         if server.maxqueue is not None and server.maxconn is None:
             yield Finding((*at, "maxqueue"), "wants a `maxconn` beside it, without which nobody waits", "key")
+        if server.observe != "none":
+            yield from _observation(at, backend, server, users)
         if server.address.path:
             yield from _unix_check(at, backend, server)
+
+
+def _observation(loc: Loc, backend: Backend, server: Server, users: list[tuple[str, Frontend]]) -> Iterator[Finding]:
+    if not isinstance(backend.check, CheckBase) or not server.check.enabled:
+        yield Finding((*loc, "observe"), "wants a check: nothing else would tell that the server is well again", "key")
+    for name, frontend in users:
+        if server.observe == "layer7" and frontend.mode != "http":
+            text = f"layer7 is for requests, but frontend {name} (mode {frontend.mode}) uses this backend"
+            yield Finding((*loc, "observe"), text)
+        elif frontend.mode == "udp" or frontend.engine == "kernel":
+            what = "mode udp" if frontend.mode == "udp" else "engine kernel"
+            yield Finding((*loc, "observe"), f"frontend {name} ({what}) does not see connections fail", "key")
 
 
 def _unix_check(loc: Loc, backend: Backend, server: Server) -> Iterator[Finding]:

@@ -626,6 +626,14 @@ class Server(Model):
     """Before the first check: check = used only while no server is known to be up; the first check decides."""
     on_marked_down: Literal["none", "shutdown-sessions"] = "none"
     """Whether its connections are closed when it goes down."""
+    observe: Literal["none", "layer4", "layer7"] = "none"
+    """Whether clients' traffic counts besides the checks, which it needs. layer4: a connection that fails is an error;
+    layer7 (mode http): a response that is 500 or above (not 501 and 505), is none or does not come, too."""
+    error_limit: Count = 10
+    """With `observe`: how many errors in a row are too many."""
+    on_error: Literal["fastinter", "fail-check", "sudden-death", "mark-down"] = "fail-check"
+    """With `observe`: what they do. All have the server checked soon; fail-check counts as a failed check, sudden-death
+    leaves it one such check from being down, mark-down takes it down."""
 
 
 class Backend(Model):

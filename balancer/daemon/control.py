@@ -26,7 +26,7 @@ from balancer.daemon.helm import Helm
 from balancer.daemon.memory import Memory, answer
 from balancer.daemon.plan import Plan
 from balancer.health import report, verdict
-from balancer.health.runner import Event, Runner, Target
+from balancer.health.runner import Event, OnError, Runner, Target
 from balancer.observe import command
 from balancer.observe.log import AccessLog, Level
 from balancer.observe.runtime import Runtime
@@ -34,6 +34,7 @@ from balancer.observe.snapshot import Availability, LastCheck, Process, Rates, R
 from balancer.observe.web import Web
 from balancer.pool import routers
 from balancer.pool.facts import Elder, Entity, Sums, Totals, forget_peaks
+from balancer.pool.observer import Errors, Seen
 from balancer.pool.orders import Condition
 from balancer.pool.routers import Standing
 
@@ -86,6 +87,11 @@ class Control:
         self._checked = {Entity("server", target.backend, target.server): target.index for target in targets}
         self._failures = {entity: _failures(self._totals.sums[entity]) for entity in self._checked}
         self._helm = Helm(plan, self._decisions, self._runner, {target.index for target in targets}, self._log)
+        self._observed: dict[Entity, tuple[Errors, OnError]] = {}
+        for entity in self._checked:
+            server = plan.config.backends[entity.proxy].servers[entity.server]
+            if server.observe != "none":
+                self._observed[entity] = Errors(server.error_limit, self._seen(entity)), server.on_error
         stats_config = plan.config.stats
         self._process = Process(
             version=__version__,
@@ -193,6 +199,15 @@ class Control:
                 if failures > self._failures[entity]:
                     self._runner.hint(index)
                 self._failures[entity] = failures
+                if entity in self._observed:
+                    errors, on_error = self._observed[entity]
+                    if errors.are_too_many(self._seen(entity)):
+                        self._runner.blame(index, errors.limit, on_error)
+
+    def _seen(self, entity: Entity) -> list[Seen]:
+        """What each worker has counted of an observed server."""
+        counted = (Sums.of(entity, [block], self._plan.layout).counters for block in self._memory.blocks)
+        return [Seen(row["obs_run"], row["obs_ok"], row["obs_peak"]) for row in counted]
 
     def _clear(self, everything: bool, by: str) -> None:
         """Forget maxima, or all that was counted."""

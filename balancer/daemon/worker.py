@@ -26,6 +26,7 @@ from balancer.daemon.plan import Plan
 from balancer.observe.log import AccessLog, Level
 from balancer.pool.backend import Backend
 from balancer.pool.facts import Counters, Entity, Ledger, let_go
+from balancer.pool.observer import Observer
 from balancer.pool.places import Places
 from balancer.pool.records import HttpRecord, Record
 from balancer.pool.server import Server
@@ -106,6 +107,7 @@ class Worker:
         self._forwarders: list[DnsForwarder | FlowForwarder] = []
         self._flows: dict[str, FlowForwarder] = {}
         self._is_going = False
+        self._has_alarm = False
         self._handing: Giving | Taking | None = None
         self._upstreams: dict[str, Upstream] = {}
         self._budget: Budget | None = None
@@ -221,6 +223,9 @@ class Worker:
                 name, server_name, server_config, self._ledger[Entity("server", name, server_name)], seat.index
             )
             server.sockaddr = seat.address.sockaddr if seat.address is not None else None
+            if server_config.observe != "none":
+                success = self._ledger.cell(server.counters, "obs_ok")
+                Observer(server, time.monotonic, success, self._on_errors)
             servers.append(server)
         self._servers += servers
         entity = Entity("backend", name)
@@ -512,11 +517,18 @@ class Worker:
         self._process.tasks = len(asyncio.all_tasks())
         self._flush()
 
+    def _on_errors(self) -> None:
+        """A server has had too many in a row: control is to know at once."""
+        if not self._has_alarm:
+            self._has_alarm = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
     def _flush(self) -> None:
+        self._has_alarm = False
         self._process.log_dropped = self._dropped_before + self._log.dropped
         failed = False
         for counters in self._ledger.touched:
-            failures = counters.econ + counters.wretr + counters.wredis
+            failures = counters.econ + counters.wretr + counters.wredis + counters.obs_run
             if failures and failures != self._failures.get(counters):
                 self._failures[counters] = failures
                 failed = True

@@ -17,6 +17,7 @@ class Code(Enum):
     """The outcome of a check; the value is its description."""
 
     SOCKERR = "Socket error"
+    HANA = "Health analyze"
     L4OK = "Layer4 check passed"
     L4TOUT = "Layer4 timeout"
     L4CON = "Layer4 connection problem"

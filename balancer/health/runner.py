@@ -14,6 +14,7 @@ import resource
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 from balancer.addr import Address
 from balancer.config import model
@@ -25,8 +26,9 @@ from balancer.health.result import CheckResult, Code
 from balancer.health.schedule import Schedule, Slot
 from balancer.pool.orders import Admin, Condition, ServerState
 
-__all__ = ["Event", "Probe", "Runner", "Target", "prober"]
+__all__ = ["Event", "OnError", "Probe", "Runner", "Target", "prober"]
 
+OnError = Literal["fastinter", "fail-check", "sudden-death", "mark-down"]
 Probe = Callable[[Address], Awaitable[CheckResult]]
 
 _log = logging.getLogger(__name__)
@@ -175,6 +177,22 @@ class Runner:
         group, member = self._of[index]
         if member.is_paused or self._state_of(index).condition is Condition.DOWN:
             return
+        self._schedule.hurry(group, self._clock(), verdict.shortest_interval(group.check))
+        self._arm()
+
+    def blame(self, index: int, errors: int, on_error: OnError) -> None:
+        """The target had so many errors in a row with clients: that is reported as a check's result, if it is to count
+        as one, and it is checked soon."""
+        group, member = self._of[index]
+        old = self._state_of(index)
+        if member.is_paused or old.condition is Condition.DOWN:
+            return
+        if on_error != "fastinter":
+            new = verdict.blamed(old, on_error, group.check, now=self._microseconds())
+            result = CheckResult(Code.HANA, 0.0, f"Detected {errors} consecutive errors")
+            event = Event(member.target, old, new, result, member.last)
+            member.last = result
+            self._on_change(event)
         self._schedule.hurry(group, self._clock(), verdict.shortest_interval(group.check))
         self._arm()
 

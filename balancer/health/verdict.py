@@ -14,7 +14,8 @@ from balancer.config import model
 from balancer.pool.orders import Condition, ServerState
 
 __all__ = [
-    "count", "counted", "forced", "initial", "interval", "observe", "resumed", "shortest_interval", "status", "timeout"
+    "blamed", "count", "counted", "forced", "initial", "interval", "observe", "resumed", "shortest_interval", "status",
+    "timeout",
 ]  # fmt: skip
 
 # Of the default of fast_interval, as documented at the key.
@@ -60,6 +61,24 @@ def observe(state: ServerState, ok: bool, check: model.CheckBase, *, now: int) -
             return state
         return state._replace(health=health, check_failures=failures)
     return _turned(state, condition, now)._replace(health=health, check_failures=failures)
+
+
+def blamed(
+    state: ServerState,
+    on_error: Literal["fastinter", "fail-check", "sudden-death", "mark-down"],
+    check: model.CheckBase,
+    *,
+    now: int,
+) -> ServerState:
+    """The state of a server with too many errors in a row (HAProxy: __health_adjust)."""
+    before = _in_range(state, check)
+    if state.condition is Condition.DOWN or on_error == "fastinter":
+        return state
+    if on_error == "sudden-death" and before > check.rise:
+        before = check.rise + 1
+    elif on_error == "mark-down":
+        before = check.rise
+    return observe(state._replace(health=before), False, check, now=now)
 
 
 def resumed(state: ServerState, check: model.CheckBase | model.NoCheck, *, now: int) -> ServerState:

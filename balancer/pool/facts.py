@@ -88,6 +88,9 @@ class _Numbers:
     udp_forged: int = 0  # answers with the wrong id or question
     log_dropped: int = 0
     tasks: int = 0  # of the process
+    obs_run: int = 0  # errors of an observed server since its last success
+    obs_ok: int = 0  # when that was, in monotonic microseconds
+    obs_peak: int = 0  # when the errors began that were too many in a row, likewise
     heartbeat: int = 0  # monotonic microseconds of the worker's last flush
 
 
@@ -204,6 +207,11 @@ class Ledger:
 
     def __getitem__(self, entity: Entity) -> Counters:
         return self._of[entity]
+
+    def cell(self, counters: Counters, name: str) -> memoryview:
+        """Where one number stands, for what cannot wait for a flush; whoever writes it changes `counters` too."""
+        start = counters.offset + _NUMBER * COUNTERS.index(name)
+        return self._block[start : start + _NUMBER].cast("q")
 
     def flush(self) -> None:
         """Copy what changed to shared memory."""

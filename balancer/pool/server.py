@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from balancer.addr import Address
 from balancer.config import model
 from balancer.pool.facts import Counters
 from balancer.pool.orders import ServerState
+
+if TYPE_CHECKING:
+    from balancer.pool.observer import Observer
 
 __all__ = ["Server"]
 
@@ -16,8 +19,8 @@ class Server:
     """Identity, state and counters of a server. Its identity is backend and name; all else may change."""
 
     __slots__ = (
-        "address", "backend", "config", "cookie", "counters", "idle", "index", "name", "sessions", "sockaddr",
-        "state", "takes_cookie", "watches_sessions", "weight",
+        "address", "backend", "config", "cookie", "counters", "idle", "index", "name", "observer", "sessions",
+        "sockaddr", "state", "takes_cookie", "watches_sessions", "weight",
     )  # fmt: skip
 
     def __init__(self, backend: str, name: str, config: model.Server, counters: Counters, index: int = 0) -> None:
@@ -40,6 +43,8 @@ class Server:
         self.watches_sessions = config.on_marked_down != "none"
         self.sessions: set[Any] = set()
         """Sessions to be closed when it is marked down, where it is configured so."""
+        self.observer: Observer | None = None
+        """Counts its errors, where it is configured so."""
 
     def apply(self, state: ServerState) -> None:
         """Take over what control decided."""

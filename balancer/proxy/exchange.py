@@ -196,6 +196,14 @@ class Exchange:
     def endpoints(self) -> tuple[tuple[str, int] | None, tuple[str, int] | None]:
         return self.client.endpoints()
 
+    @property
+    def is_connected(self) -> bool:
+        return self.connect_time >= 0
+
+    @property
+    def answered(self) -> int:
+        return self.response.status if self.response is not None else -1
+
     # Towards a server
 
     def begin(self) -> None:

@@ -183,6 +183,14 @@ class Session:
     def endpoints(self) -> tuple[tuple[str, int] | None, tuple[str, int] | None]:
         return self.source, self.destination
 
+    @property
+    def is_connected(self) -> bool:
+        return self.connected >= 0
+
+    @property
+    def answered(self) -> int:
+        return -1
+
     # From accept to a server
 
     def made(self, half: Half) -> None:

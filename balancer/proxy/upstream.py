@@ -91,6 +91,8 @@ class Upstream:
             except OSError as error:
                 code = "RC" if error.errno in _OUR_FAULT else "SC"
                 failure = ConnectError(code, f"{backend.name}/{server.name}: {error.strerror or error}")
+            if server.observer is not None and failure.termination != "RC":
+                server.observer.failed(errand)
             if failure.termination == "RC" or errand.retries >= self._retries:
                 server.counters.econ += 1
                 try:
@@ -113,19 +115,22 @@ class Upstream:
             return False
         server = cast(Server, errand.server)
         errand.retries += 1
-        if self._redispatch_from(server, errand):
-            return True
-        if errand.is_persistent:
+        if not self._redispatch_from(server, errand):
+            if not errand.is_persistent:
+                errand.retries -= 1
+                return False
             server.counters.wretr += 1
-            return True
-        errand.retries -= 1
-        return False
+        if server.observer is not None:
+            server.observer.failed(errand, is_connected=True)
+        return True
 
     def _redispatch_from(self, failed: Server, errand: Errand) -> bool:
         other = self._another(errand, failed)
         if other is None:
             return False
         failed.counters.wredis += 1
+        if failed.watches_sessions:
+            failed.sessions.discard(errand)
         self.backend.release(failed)
         self.backend.take(other)
         errand.server = other

@@ -207,6 +207,26 @@ async def test_one_of_two_that_share_a_check_in_maintenance(cluster):
 
 
 @play()
+async def test_errors_with_clients_are_a_failed_check_and_bring_another_soon(cluster):
+    cluster.runner.start()
+    await cluster.at(3.5)
+    cluster.events.clear()
+    cluster.probed.clear()
+    cluster.runner.blame(0, 10, "mark-down")
+    (event,) = cluster.events
+    assert (event.result.code, event.result.info) == (Code.HANA, "Detected 10 consecutive errors")
+    assert event.changed
+    # Who is down already cannot fall deeper.
+    cluster.runner.blame(0, 10, "mark-down")
+    assert len(cluster.events) == 1
+    await cluster.at(20)
+    assert cluster.board[0].condition is Condition.UP
+    cluster.runner.pause(0)
+    cluster.runner.blame(0, 10, "mark-down")
+    assert cluster.board[0].condition is Condition.UP
+
+
+@play()
 async def test_maintenance(cluster):
     cluster.runner.start()
     await cluster.at(3)

@@ -171,3 +171,17 @@ def test_intervals_by_default(interval, fast):
     assert [verdict.interval(state, keys) for state in (UP, DOWN, UNKNOWN)] == [keys.interval, keys.interval, fast]
     assert verdict.timeout(keys) == keys.interval
     assert verdict.timeout(check(interval=interval, timeout="7s")) == 7.0
+
+
+@pytest.mark.parametrize(
+    ("health", "on_error", "text"),
+    [
+        (4, "fastinter", "UP"), (4, "fail-check", "UP 2/3"), (4, "sudden-death", "UP 1/3"), (4, "mark-down", "DOWN"),
+        (3, "sudden-death", "UP 1/3"), (2, "sudden-death", "DOWN"), (2, "fail-check", "DOWN"), (3, "mark-down", "DOWN"),
+    ],
+)  # fmt: skip
+def test_what_errors_with_clients_do(health, on_error, text):
+    state = verdict.blamed(UP._replace(health=health), on_error, check(), now=5 * SECOND)
+    assert verdict.status(state, check()) == text
+    assert state.downs == (text == "DOWN")
+    assert verdict.blamed(DOWN, on_error, check(), now=0) is DOWN
