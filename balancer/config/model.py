@@ -626,6 +626,9 @@ class Server(Model):
     """Before the first check: check = used only while no server is known to be up; the first check decides."""
     on_marked_down: Literal["none", "shutdown-sessions"] = "none"
     """Whether its connections are closed when it goes down."""
+    slowstart: Duration | None = None
+    """After it has come back (not at the start), how long its weight takes to rise from next to nothing. balance
+    roundrobin, leastconn and random. Default: no time."""
     observe: Literal["none", "layer4", "layer7"] = "none"
     """Whether clients' traffic counts besides the checks, which it needs. layer4: a connection that fails is an error;
     layer7 (mode http): a response that is 500 or above (not 501 and 505), is none or does not come, too."""

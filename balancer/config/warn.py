@@ -17,6 +17,8 @@ __all__ = ["warnings"]
 
 # RFC 2338 section 5.3.6.2: eight octets of authentication data.
 _VRRP_PASSWORD = 8
+# With the others a client would leave its server for each step of a weight (pool.warmup).
+_WARMING = (Balance.ROUNDROBIN, Balance.LEASTCONN, Balance.RANDOM)
 # Priority of the owner of the addresses (RFC 9568 section 5.2.4).
 _OWNER = 255
 
@@ -34,6 +36,10 @@ def warnings(config: Config) -> list[str]:
     lines += _acls(config)
     for name, backend in config.backends.items():
         lines += _backend(f"backends.{name}", backend, is_used=name in used)
+        slow = next((each for each, server in backend.servers.items() if server.slowstart is not None), None)
+        if slow is not None and backend.balance not in _WARMING:
+            at = f"backends.{name}.servers.{slow}.slowstart"
+            lines.append(f"{at}: has no effect with balance {backend.balance}, where clients stay with their server")
         if backend.persistence_timeout is not None and not any(
             config.frontends[user].engine != "proxy" for user in used.get(name, ())
         ):

@@ -35,7 +35,7 @@ from balancer.observe.web import Web
 from balancer.pool import routers
 from balancer.pool.facts import Elder, Entity, Sums, Totals, forget_peaks
 from balancer.pool.observer import Errors, Seen
-from balancer.pool.orders import Condition
+from balancer.pool.orders import WHOLE, Condition
 from balancer.pool.routers import Standing
 
 __all__ = ["Control", "inherit", "initialise"]
@@ -265,6 +265,7 @@ class Control:
         now = time.monotonic()
         self._memory.beat[0] = int(now / _MICROSECOND)
         self._look()
+        self._decisions.go_on_warming(int(time.time() / _MICROSECOND))
         self._rates.feed(self._totals.sums, now)
         if self._decisions.has_news:
             self._decisions.has_news = False
@@ -325,6 +326,8 @@ def inherit(plan: Plan, memory: Memory, before: Former) -> None:
             state = state._replace(weight=server.weight)
         if not server.check.enabled or isinstance(backend.check, model.NoCheck):
             state = state._replace(condition=Condition.UP, health=0)
+        if server.slowstart is None:
+            state = state._replace(throttle=WHOLE)
         memory.board[seat.index] = state
     for name, turn in memory.turns.items():
         if name in before.memory.turns:

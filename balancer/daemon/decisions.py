@@ -15,7 +15,8 @@ from balancer.daemon.memory import Memory, ring
 from balancer.daemon.plan import Plan, Seat
 from balancer.health import report
 from balancer.pool.facts import Entity, Sums
-from balancer.pool.orders import ServerState
+from balancer.pool.orders import WHOLE, Admin, Condition, ServerState
+from balancer.pool.warmup import throttle
 
 __all__ = ["Decisions", "Former", "takes_clients"]
 
@@ -38,6 +39,10 @@ class Decisions:
         self.states = list(memory.board)[: len(plan.seats)]
         self.has_news = True
         """Whether anything was decided; whoever has taken note of it says so."""
+        self._warming: dict[int, tuple[Seat, float]] = {}
+        """Servers that have not all of their weight, with the time that it takes them."""
+        for seat in plan.seats.values():
+            self._warm_up(seat, self.states[seat.index])
         self._usable = {name: _Usable() for name in plan.config.backends}
         for seat in plan.seats.values():
             self._usable[seat.backend].count(self.states[seat.index], 1, is_backup=self.is_backup(seat))
@@ -51,6 +56,11 @@ class Decisions:
     def take(self, seat: Seat, new: ServerState, *, tell: bool) -> None:
         """From now on this is the server's state. `tell`: others act on it."""
         old = self.states[seat.index]
+        if _is_out(old) and not _is_out(new) and self._slowstart(seat) is not None:
+            new = new._replace(throttle=1)
+        elif _is_out(new):
+            new = new._replace(throttle=WHOLE)
+        self._warm_up(seat, new)
         self.states[seat.index] = self._memory.board[seat.index] = new
         self.has_news = True
         for sign, state in ((-1, old), (1, new)):
@@ -58,6 +68,25 @@ class Decisions:
         if tell:
             self._tell_elders(seat, new)
             self.tell()
+
+    def _slowstart(self, seat: Seat) -> float | None:
+        return self._plan.config.backends[seat.backend].servers[seat.server].slowstart
+
+    def _warm_up(self, seat: Seat, state: ServerState) -> None:
+        slowstart = self._slowstart(seat)
+        if state.throttle < WHOLE and slowstart is not None:
+            self._warming[seat.index] = seat, slowstart
+        else:
+            self._warming.pop(seat.index, None)
+
+    def go_on_warming(self, now: int) -> None:
+        """Give servers that have come back more of their weight; to be called each second. `now` is Unix time in
+        microseconds."""
+        for seat, slowstart in list(self._warming.values()):
+            state = self.states[seat.index]
+            share = throttle(state.last_change, slowstart, now)
+            if share > state.throttle:
+                self.take(seat, state._replace(throttle=share), tell=True)
 
     def tell(self) -> None:
         """Something is to be read."""
@@ -110,6 +139,11 @@ class _Usable:
             self.backup += change
         else:
             self.active += change
+
+
+def _is_out(state: ServerState) -> bool:
+    """Whether nobody comes to it; unlike one that was never checked."""
+    return state.condition is Condition.DOWN or state.admin is Admin.MAINT
 
 
 def takes_clients(state: ServerState) -> bool:

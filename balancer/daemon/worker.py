@@ -33,6 +33,7 @@ from balancer.pool.server import Server
 from balancer.pool.sources import Table
 from balancer.pool.sticky import Persistence
 from balancer.pool.waiting import LimitedBackend, Room
+from balancer.pool.warmup import scale_of
 from balancer.proxy.cache import Cache
 from balancer.proxy.compress import Budget, Compression
 from balancer.proxy.dns import DnsForwarder
@@ -217,11 +218,13 @@ class Worker:
 
     def _backend(self, name: str, config: model.Backend, rng: random.Random) -> Backend:
         servers = []
+        scale = scale_of(config)
         for server_name, server_config in config.servers.items():
             seat = self._plan.seats[name, server_name]
             server = Server(
                 name, server_name, server_config, self._ledger[Entity("server", name, server_name)], seat.index
             )
+            server.scale = scale
             server.sockaddr = seat.address.sockaddr if seat.address is not None else None
             if server_config.observe != "none":
                 success = self._ledger.cell(server.counters, "obs_ok")

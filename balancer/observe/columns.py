@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 from balancer.observe.snapshot import ServerRow, Snapshot
-from balancer.pool.orders import Admin
+from balancer.pool.orders import WHOLE, Admin
 
 __all__ = ["CSV_TYPE", "FIRST_ID", "JSON_TYPE", "Selection", "csv", "json_", "narrowed", "selected", "typed"]
 
@@ -211,7 +211,11 @@ _READERS: dict[str, dict[str, _Read]] = {
         "slim": lambda line: line.entry.maxconn or None,
         "qlimit": lambda line: line.entry.maxqueue or None,
         "status": lambda line: str(line.row.status),
-        "weight": lambda line: int(line.row.state.weight),
+        "weight": lambda line: int(line.row.state.effective_weight),
+        **_if(
+            lambda line: line.row.state.throttle < WHOLE,
+            {"throttle": lambda line: int(line.row.state.throttle)},
+        ),
         "act": lambda line: int(not line.entry.backup),
         "bck": lambda line: int(line.entry.backup),
         **_if(

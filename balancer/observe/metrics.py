@@ -349,7 +349,7 @@ _SERVER = [
         lambda row: row.label,
         "Current status of the service, per state label value.",
     ),
-    _gauge("haproxy_server_weight", lambda row: row.state.weight, "The server's effective weight."),
+    _gauge("haproxy_server_weight", lambda row: row.state.effective_weight, "The server's effective weight."),
     _gauge("haproxy_server_uweight", lambda row: row.entry.weight, "The server's configured weight."),
     _gauge("haproxy_server_active", lambda row: int(not row.entry.backup), "1 if the server is active."),
     _gauge("haproxy_server_backup", lambda row: int(row.entry.backup), "1 if the server is a backup."),

@@ -453,9 +453,9 @@ class BackendRow(NamedTuple):
     @property
     def weight(self) -> int:
         """Of the servers that get clients now: the active ones, or the backups in their place."""
-        weights = [row.state.weight for row in self.servers if row.state.is_usable and not row.entry.backup]
+        weights = [row.state.effective_weight for row in self.servers if row.state.is_usable and not row.entry.backup]
         if not weights:
-            backups = [row.state.weight for row in self.servers if row.state.is_usable]
+            backups = [row.state.effective_weight for row in self.servers if row.state.is_usable]
             weights = backups if self.entry.allbackups else backups[:1]
         return sum(weights)
 

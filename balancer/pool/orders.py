@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from enum import IntEnum
 from typing import NamedTuple
 
-__all__ = ["Admin", "Board", "Condition", "ServerState"]
+__all__ = ["WHOLE", "Admin", "Board", "Condition", "ServerState"]
 
 
 class Condition(IntEnum):
@@ -36,6 +36,10 @@ _UNKNOWN, _DOWN, _UP = Condition
 _READY, _, _MAINT = Admin
 
 
+WHOLE = 100
+"""Percent."""
+
+
 class ServerState(NamedTuple):
     """One server's row. Times are Unix microseconds, `downtime` microseconds."""
 
@@ -52,11 +56,18 @@ class ServerState(NamedTuple):
     """Whether an operator has stopped its checks."""
     shutdowns: int = 0
     """How often an operator has ended its sessions."""
+    throttle: int = WHOLE
+    """Percent of its weight that it gets, less than all while it warms up (slowstart)."""
 
     @property
     def is_usable(self) -> bool:
         """May it get a client that is free to go anywhere?"""
         return self.condition is _UP and self.admin is _READY and self.weight > 0
+
+    @property
+    def effective_weight(self) -> int:
+        """Rounded up: a part of 1 is 1."""
+        return -(-self.weight * self.throttle // WHOLE)
 
     @property
     def is_unchecked(self) -> bool:
@@ -69,7 +80,7 @@ class ServerState(NamedTuple):
         return self.condition is not _DOWN and self.admin is not _MAINT
 
 
-_ROW = struct.Struct("=10q")
+_ROW = struct.Struct("=11q")
 # Octets compared in one go when looking for rows that changed.
 _STRETCH = 64 * _ROW.size
 
@@ -116,7 +127,7 @@ class Board:
 
     @staticmethod
     def _state(row: tuple[int, ...]) -> ServerState:
-        condition, admin, weight, health, last_change, downs, failures, downtime, is_unwatched, shutdowns = row
+        condition, admin, weight, health, last_change, downs, failures, downtime, is_unwatched, *others = row
         return ServerState(
             Condition(condition),
             Admin(admin),
@@ -127,5 +138,5 @@ class Board:
             failures,
             downtime,
             bool(is_unwatched),
-            shutdowns,
+            *others,
         )

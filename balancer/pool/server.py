@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from balancer.addr import Address
 from balancer.config import model
 from balancer.pool.facts import Counters
-from balancer.pool.orders import ServerState
+from balancer.pool.orders import WHOLE, ServerState
 
 if TYPE_CHECKING:
     from balancer.pool.observer import Observer
@@ -19,8 +19,8 @@ class Server:
     """Identity, state and counters of a server. Its identity is backend and name; all else may change."""
 
     __slots__ = (
-        "address", "backend", "config", "cookie", "counters", "idle", "index", "name", "observer", "sessions",
-        "sockaddr", "state", "takes_cookie", "watches_sessions", "weight",
+        "address", "backend", "config", "cookie", "counters", "idle", "index", "name", "observer", "scale",
+        "sessions", "sockaddr", "state", "takes_cookie", "watches_sessions", "weight",
     )  # fmt: skip
 
     def __init__(self, backend: str, name: str, config: model.Server, counters: Counters, index: int = 0) -> None:
@@ -33,6 +33,8 @@ class Server:
         self.address: Address = config.address
         self.sockaddr = config.address.sockaddr if not config.address.is_name else None
         self.cookie = config.cookie.encode() if config.cookie is not None else b""
+        self.scale = 1
+        """What weights are multiplied by, so that they have parts (warmup)."""
         self.weight = config.weight
         self.state = ServerState(weight=config.weight)
         self.takes_cookie = self.state.takes_cookie
@@ -49,7 +51,9 @@ class Server:
     def apply(self, state: ServerState) -> None:
         """Take over what control decided."""
         self.state = state
-        self.weight = state.weight
+        self.weight = state.weight * self.scale
+        if state.throttle < WHOLE:
+            self.weight = -(-self.weight * state.throttle // WHOLE)
         self.takes_cookie = state.takes_cookie
 
     @property

@@ -219,6 +219,15 @@ def test_only_the_kernel_keeps_clients_by_their_address(config: Load) -> None:
     assert said not in warnings(config(kept.replace("mode: http", "mode: tcp, engine: kernel")))
 
 
+def test_clients_that_stay_know_no_slow_start(config: Load) -> None:
+    slow = WEB.replace('address: "10.0.1.1:80"', 'address: "10.0.1.1:80", slowstart: 5s', 1)
+    assert slow != WEB
+    assert not any("slowstart" in line for line in warnings(config(slow)))
+    source = slow.replace("b: {check", "b: {balance: source, check")
+    (said,) = [line for line in warnings(config(source)) if "slowstart" in line]
+    assert said.endswith(".slowstart: has no effect with balance source, where clients stay with their server")
+
+
 KERNEL = WEB.replace("mode: http", "mode: tcp, engine: kernel")
 
 

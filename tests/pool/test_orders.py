@@ -17,6 +17,7 @@ STATES = st.builds(
     *[NUMBER] * 5,
     st.booleans(),
     NUMBER,
+    st.integers(1, 100),
 )
 
 
@@ -46,7 +47,7 @@ def test_an_order_changes_its_own_row_only():
 
 def test_fresh_memory_says_not_checked_yet_and_no_weight():
     _, worker = board(1)
-    assert worker[0] == ServerState(weight=0)
+    assert worker[0] == ServerState(weight=0, throttle=0)
     assert not worker[0].is_unchecked
 
 
