@@ -5,6 +5,7 @@
     server   one server as a worker sees it
     backend  servers behind one algorithm: `pick`, `take`, `release`
     sticky   persistence by cookie
+    passwords  who is who, off the loop
     records  what a finished connection was, for the log
 
 No socket and no clock here: `now` is an argument.

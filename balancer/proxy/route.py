@@ -19,11 +19,12 @@ from balancer.config import model
 from balancer.config.rules import Condition
 from balancer.pool.backend import Backend
 from balancer.pool.facts import BUCKETS, Counters
+from balancer.pool.passwords import TooManyLoginsError
 from balancer.pool.records import HttpRecord
 from balancer.proxy.exchange import Client, Exchange, HttpBackend, Step
 from balancer.proxy.format import Subject, field_line
 from balancer.proxy.forward import Forwarding
-from balancer.proxy.login import Login, TooManyLoginsError, credentials_of
+from balancer.proxy.login import Login, credentials_of
 from balancer.proxy.match import HTTPS, Compiler, Networks, Seen, Test
 from balancer.proxy.origin import Pool, ServerConnection
 from balancer.proxy.replies import Replies, composed

@@ -15,8 +15,9 @@ from typing import cast
 
 from balancer.config import htpasswd
 from balancer.config.rules import Auth, HttpRequestRule, HttpResponseRule, Redirect, Return
+from balancer.pool.passwords import Passwords
 from balancer.proxy.format import NO_GROUPS, Groups, Subject, Template, compile_template
-from balancer.proxy.login import Login, Passwords
+from balancer.proxy.login import Login
 from balancer.proxy.match import Compiler, Seen, Test
 from balancer.regex import compile_regex
 from balancer.wire.path import canonical, encoded

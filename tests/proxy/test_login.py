@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from passlib.hash import apr_md5_crypt, sha256_crypt, sha512_crypt
 
-from balancer.proxy import login
-from balancer.proxy.login import Passwords, TooManyLoginsError, credentials_of, verify
+from balancer.pool import passwords as passwords_module
+from balancer.pool.passwords import Passwords, TooManyLoginsError, verify
+from balancer.proxy.login import credentials_of
 from balancer.wire.http1 import Limits, parse_request
 from tests.proxy.rig import OK, http, rig, run, until
 
@@ -108,7 +109,7 @@ def slowly(monkeypatch):
         assert gate.wait(10)
         return verify(hashed, password)
 
-    monkeypatch.setattr(login, "verify", wait)
+    monkeypatch.setattr(passwords_module, "verify", wait)
     yield gate, calls
     gate.set()
 
