@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator
 
 from balancer.addr import Address
+from balancer.config import htpasswd
 from balancer.config.check_rules import FRAMING, check_acls, check_rules
 from balancer.config.check_vrrp import check_vrrp
 from balancer.config.clash import clashes
@@ -354,3 +355,9 @@ def _stats(config: Config) -> Iterator[Finding]:
     if stats.admin and not stats.users:
         text = "wants `users`: without them anyone who reaches the page could change servers"
         yield Finding(("stats", "admin"), text, "key")
+    elif stats.admin and not any(user.admin for user in stats.users.values()):
+        yield Finding(("stats", "admin"), "has no user who may: every one of `users` is `admin: false`", "key")
+    for name, user in stats.users.items():
+        why = htpasswd.unusable(user.password) if htpasswd.is_hash(user.password) else ""
+        if why:
+            yield Finding(("stats", "users", name), f"the password {why}; make it with htpasswd -nB")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["parse"]
+__all__ = ["is_hash", "parse", "unusable"]
 
 # What one check of a password may cost: a second of a core, about.
 _HIGHEST_BCRYPT_COST = 14
 _MOST_SHA_ROUNDS = 500_000
 
+_MODULAR = re.compile(r"\$(?:[1567]|y|gy|2[abxy]?|apr1|sha1|argon2[a-z]*)\$.{8}")
 _BCRYPT = re.compile(r"\$2[aby]\$([0-9]{2})\$[./A-Za-z0-9]{53}")
 _APR1 = re.compile(r"\$apr1\$[./A-Za-z0-9]{1,8}\$[./A-Za-z0-9]{22}")
 _SHA = re.compile(r"\$(?:5|6)\$(?:rounds=([0-9]{1,9})\$)?[./A-Za-z0-9]{1,16}\$(?:[./A-Za-z0-9]{43}|[./A-Za-z0-9]{86})")
@@ -32,7 +33,7 @@ def parse(octets: bytes) -> dict[str, str]:
             raise ValueError(f"line {number} is not NAME:HASH")
         if user in users:
             raise ValueError(f"line {number}: {user!r} stands there twice")
-        why = _unusable(hashed)
+        why = unusable(hashed)
         if why:
             raise ValueError(f"line {number}: the password of {user!r} {why}; make it with htpasswd -B")
         users[user] = hashed
@@ -41,7 +42,12 @@ def parse(octets: bytes) -> dict[str, str]:
     return users
 
 
-def _unusable(hashed: str) -> str:
+def is_hash(password: str) -> bool:
+    """Whether it is a hash, usable or not, and no password as it is: crypt(5) begins each with its method."""
+    return _MODULAR.match(password) is not None
+
+
+def unusable(hashed: str) -> str:
     """Why a hash cannot be used; empty where it can."""
     if match := _BCRYPT.fullmatch(hashed):
         is_fit = 4 <= int(match[1]) <= _HIGHEST_BCRYPT_COST

@@ -85,6 +85,7 @@ __all__ = [
     "TcpKeepalive",
     "Timeouts",
     "Udp",
+    "User",
 ]
 
 
@@ -687,6 +688,15 @@ class Backend(Model):
         return any(server.maxconn is not None for server in self.servers.values())
 
 
+class User(Model):
+    """Who may see the statistics page."""
+
+    password: Password
+    """As it is, or hashed by htpasswd(1): bcrypt (-B), SHA-crypt or apr1."""
+    admin: bool = True
+    """Whether this user may change servers, where `stats.admin` lets anybody; false: only look."""
+
+
 class Stats(Model):
     """The statistics page and the metrics."""
 
@@ -700,10 +710,21 @@ class Stats(Model):
     """A line on top of the page."""
     refresh: Duration | None = None
     """The page loads itself anew after this time."""
-    users: dict[UserName, Password] = {}
-    """Name to password. None at all: the page is open to everyone."""
+    users: dict[
+        UserName,
+        Annotated[
+            User,
+            Short(
+                "password",
+                (str, int, float),
+                "a password or a mapping with password and admin",
+                {"type": "string", "minLength": 1, "maxLength": 256},
+            ),
+        ],
+    ] = {}
+    """Name to password, or to {password, admin}. None at all: the page is open to everyone."""
     admin: bool = False
-    """Whether the page may change servers."""
+    """Whether the page may change servers: its users do, but for those with `admin: false`."""
     metrics: UrlPath | None = "/metrics"
     """Path of the Prometheus metrics."""
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from balancer.config import effective
+from balancer.config.htpasswd import is_hash
 from balancer.config.model import Backend, Balance, Config, Frontend, HttpCheck
 from balancer.config.tree import Substituted
 from balancer.config.vrrp import SyncGroup, VrrpInstance
@@ -51,7 +52,11 @@ def warnings(config: Config) -> list[str]:
 
 def _passwords(config: Config) -> Iterator[str]:
     if config.stats is not None:
-        plain = [name for name, password in config.stats.users.items() if not isinstance(password, Substituted)]
+        plain = [
+            name
+            for name, user in config.stats.users.items()
+            if not isinstance(user.password, Substituted) and not is_hash(user.password)
+        ]
         if plain:
             yield f"stats.users: plain-text password of {a_list_of(plain, last='and')}; ${{NAME}} takes it from outside"
     for name, instance in config.vrrp.instances.items():

@@ -123,7 +123,7 @@ class Control:
         web = None
         config = self._plan.config.stats
         if config is not None:
-            web = Web(config, self._snapshot)
+            web = Web(config, self._snapshot, steer=self._helm, secret=self._memory.secret)
             await web.start(self._sockets)
         if self._asking is not None:
             self._asking.attach(loop)

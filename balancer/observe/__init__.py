@@ -3,7 +3,9 @@
     snapshot  one picture of everybody at one moment, and the memory it needs: rates, averages, outages      pure
     page      the picture as HAProxy's statistics page
     metrics   the picture as Prometheus metrics, under the names of HAProxy's exporter
-    web       both over HTTP, for users with a password and against clients without manners
+    form      what the page's form asks for, in HAProxy's words                                              pure
+    users     who may look, who may change
+    web       all of it over HTTP, for users with a password and against clients without manners
     lines     a record as a log line, or as JSON
     sinks     where lines go: syslog, standard output; never waiting
     log       records gathered, events at once, what could not be said counted

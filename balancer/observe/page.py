@@ -1,22 +1,56 @@
-"""The statistics page: HAProxy's table as HTML that needs no script and loads nothing from anywhere."""
+"""The statistics page: HAProxy's table as HTML that needs no script and loads nothing from anywhere, and its form."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import base64
+import hashlib
+from collections.abc import Generator, Sequence
+from importlib import resources
 from itertools import islice
+from typing import NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from balancer.observe import routers
+from balancer.observe.form import ACTIONS, SAID, Form
 from balancer.observe.routers import duration
 from balancer.observe.snapshot import BackendRow, FrontendRow, ServerRow, Snapshot
 
-__all__ = ["CONTENT_TYPE", "pieces", "render"]
+__all__ = ["CONTENT_TYPE", "POLICY", "View", "pieces", "question", "render"]
 
 CONTENT_TYPE = "text/html; charset=utf-8"
 
+_STYLE = resources.files("balancer.observe").joinpath("templates/stats.css").read_text("utf-8")
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+POLICY = (
+    f"default-src 'none'; style-src {_hash(_STYLE)}; img-src data:; form-action 'self'; base-uri 'none'; "
+    "frame-ancestors 'none'"
+)
+"""Content-Security-Policy: nothing runs or is loaded but what stands here."""
+
 # Parts of the template put together before they are handed on: some 30 KiB, a few milliseconds of work.
 _PARTS = 1024
+
+
+class View(NamedTuple):
+    """Who looks at the page, and how."""
+
+    realm: str
+    refresh: float | None = None
+    """The period in seconds of the Refresh header that goes with it."""
+    user: str = ""
+    token: str | None = None
+    """What the form brings along; None: this user may only look."""
+    here: str = ""
+    """The address of this view."""
+    said: str = ""
+    """What came of the form before (form.SAID)."""
 
 
 def _octets(number: int) -> str:
@@ -91,6 +125,9 @@ def _environment() -> Environment:
     )
     environment.filters.update(duration=duration, octets=_octets, number=_number)
     environment.globals.update(
+        style=Markup(_STYLE),  # noqa: S704  # our own file
+        actions=ACTIONS,
+        said=SAID,
         last_check=_last_check,
         last_session=_last_session,
         sessions=_sessions,
@@ -104,24 +141,31 @@ def _environment() -> Environment:
     return environment
 
 
-_TEMPLATE = _environment().get_template("stats.html")
+_ENVIRONMENT = _environment()
+_TEMPLATE = _ENVIRONMENT.get_template("stats.html")
+_QUESTION = _ENVIRONMENT.get_template("question.html")
 
 
-def pieces(snapshot: Snapshot, *, realm: str, refresh: float | None = None) -> Generator[str, None, None]:
-    """The page in pieces of some 30 KiB, so that a caller can do other things in between. `refresh` is the period
-    of the Refresh header that goes with it, in seconds."""
+def pieces(snapshot: Snapshot, view: View) -> Generator[str, None, None]:
+    """The page in pieces of some 30 KiB, so that a caller can do other things in between."""
     states = [server.tone for server in snapshot.servers]
     parts = _TEMPLATE.generate(
         snapshot=snapshot,
         process=snapshot.process,
-        realm=realm,
-        refresh=max(round(refresh), 1) if refresh is not None else None,
+        view=view,
+        refresh=max(round(view.refresh), 1) if view.refresh is not None else None,
         tones={tone: states.count(tone) for tone in dict.fromkeys(states)},
     )
     while piece := "".join(islice(parts, _PARTS)):
         yield piece
 
 
-def render(snapshot: Snapshot, *, realm: str, refresh: float | None = None) -> str:
+def render(snapshot: Snapshot, view: View) -> str:
     """The whole page."""
-    return "".join(pieces(snapshot, realm=realm, refresh=refresh))
+    return "".join(pieces(snapshot, view))
+
+
+def question(form: Form, servers: Sequence[tuple[BackendRow, ServerRow]], says: Sequence[str], *, here: str) -> str:
+    """A page that asks whether this is meant: `says` tells what comes of it, `here` is the way back."""
+    words = ACTIONS.get(form.action, form.action)
+    return _QUESTION.render(form=form, servers=servers, says=says, here=here, words=words)

@@ -12,27 +12,27 @@ piece and the snapshot it began with, and no longer than `_ANSWER_SECONDS`.
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import hashlib
-import hmac
 import logging
 import re
-import secrets
 import socket
 import struct
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from itertools import islice
 from typing import Any, NamedTuple
-from urllib.parse import unquote
+from urllib.parse import quote, unquote, urlsplit
 
 from aiohttp import web
 
 from balancer.config import model
-from balancer.observe import columns, metrics, page
+from balancer.observe import columns, form, metrics, page
 from balancer.observe.columns import Selection
+from balancer.observe.form import Form, Found
+from balancer.observe.lines import printable
 from balancer.observe.snapshot import Snapshot
+from balancer.observe.steering import Steering
+from balancer.observe.users import User, Users
+from balancer.pool.passwords import TooManyLoginsError
 
 __all__ = ["Web"]
 
@@ -50,13 +50,19 @@ _LINGER_SECONDS = 2.0
 # Browsers send 2 KiB of head, cookies of other services on this host included 8.
 _LONGEST_LINE = 8190
 _MOST_FIELDS = 64
-# More than a form with every server of a large page; nothing takes a body yet.
-_MOST_BODY = 64 * 1024
+# More than a form with every server of a large page.
+_MOST_BODY = 512 * 1024
+# Servers changed in one go; others have their turn in between.
+_CHANGES = 16
+_FORM = "application/x-www-form-urlencoded"
+# Who sends one of these is a browser (Fetch standard, section 3.1; Fetch Metadata), or says so in User-Agent: what
+# another site makes it send comes with its user's password.
+_OF_BROWSERS = ("Origin", "Sec-Fetch-Site", "Referer")
 
 _HEADERS = {
     "Server": "pybalancer",
     "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'",
+    "Content-Security-Policy": page.POLICY,
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
@@ -66,15 +72,25 @@ _TEXT = "text/plain; charset=utf-8"
 class Web:
     """The HTTP server of the statistics.
 
-    `snapshot` is asked for the present picture at each request.
+    `snapshot` is asked for the present picture at each request, `steer` changes servers. `secret` is what tokens are
+    made with.
     """
 
-    def __init__(self, config: model.Stats, snapshot: Callable[[], Snapshot]) -> None:
+    def __init__(
+        self,
+        config: model.Stats,
+        snapshot: Callable[[], Snapshot],
+        *,
+        steer: Steering | None = None,
+        secret: bytes = b"",
+    ) -> None:
         self._config = config
         self._snapshot = snapshot
-        self._users = _Users(config.users)
+        self._steer = steer if config.admin else None
+        self._users = Users(config, secret)
+        self._changes: set[asyncio.Task[int]] = set()
         self._challenge = f'Basic realm="{config.realm}"'
-        if not all(f"{name}{password}".isascii() for name, password in config.users.items()):
+        if not all(f"{name}{user.password}".isascii() for name, user in config.users.items()):
             # RFC 7617 section 2.1.
             self._challenge += ', charset="UTF-8"'
         self._answers = asyncio.Semaphore(_MOST_ANSWERS)
@@ -98,6 +114,8 @@ class Web:
         self._listeners.clear()
         if self._server is not None:
             await self._server.shutdown(1.0)
+        if self._changes:
+            await asyncio.wait(self._changes)
 
     def _accept(self) -> asyncio.BaseProtocol:
         server = self._server
@@ -123,33 +141,95 @@ class Web:
             self._answering.discard(request.protocol)
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        if not self._users.admit(request.headers.get("Authorization", "")):
+        try:
+            user = await self._users.of(request.headers.get("Authorization", ""))
+        except TooManyLoginsError:
+            return _plain(503, "Too many passwords are being checked.")
+        if user is None:
             return _plain(401, "You need a valid user and password to access this content.", self._challenge)
-        if _body(request) > (0 if request.method in ("GET", "HEAD") else _MOST_BODY):
+        is_form = request.method == "POST"
+        if _body(request) > (_MOST_BODY if is_form else 0):
             return _plain(413, "This request's body is not wanted.")
+        config, target = self._config, _target(request)
+        wanted = _Wanted.of(target, config.uri) or _Wanted.of(target, "/")
+        if is_form and wanted is not None:
+            return await self._change(request, wanted, user)
         if request.method not in ("GET", "HEAD"):
             return _plain(405, "Only GET and HEAD are understood.")
-        config, target = self._config, _target(request)
-        wanted = _Wanted.of(target, config.uri)
-        if wanted is not None:
-            return await self._show(request, wanted)
         if config.metrics is not None and target.partition("?")[0] == config.metrics:
             return await self._send(request, {"Content-Type": metrics.CONTENT_TYPE}, metrics.pieces)
-        if target == "/":
-            return _plain(302, "The statistics are elsewhere.", location=config.uri)
+        if wanted is not None:
+            return await self._show(request, wanted, user)
         return _plain(404, "There is nothing here.")
 
-    async def _show(self, request: web.BaseRequest, wanted: _Wanted) -> web.StreamResponse:
+    # Changes
+
+    async def _change(self, request: web.BaseRequest, wanted: _Wanted, user: User) -> web.StreamResponse:
+        """What a form asks for. Answered as HAProxy does: with the way back to the page, which says what came of it."""
+        if request.content_type != _FORM:
+            return _plain(415, f"Send {_FORM}.")
+        async with self._answers:
+            body = await request.read()
+        try:
+            asked = Form.of(body)
+        except ValueError:
+            return _plain(413, "This form has too many fields.")
+        is_browser = _is_browser(request)
+        if is_browser and not _is_same_origin(request):
+            _LOG.warning("a form of another site than the statistics page was refused, sent by %s", _who(request, user))
+            return _plain(403, "This form is not of this page.")
+        if self._steer is None or not user.is_admin:
+            return self._back(wanted, "DENY")
+        # Who is no browser and knows the password does what its own user wants.
+        if (is_browser or asked.token is not None) and not self._users.is_token(user, asked.token or ""):
+            return self._back(wanted, "DENY")
+        snapshot = self._snapshot()
+        targets = list(form.found(asked, snapshot))
+        if is_browser and not asked.is_confirmed and (says := form.warnings(asked, targets)):
+            text = page.question(asked, [each[:2] for each in targets], says, here=self._here(wanted))
+            return web.Response(text=text, headers={**_HEADERS, "Content-Type": page.CONTENT_TYPE})
+        # Goes on to its end where the client leaves.
+        task = asyncio.get_running_loop().create_task(self._carry_out(targets, _who(request, user)))
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        return self._back(wanted, form.code(asked, await asyncio.shield(task)))
+
+    async def _carry_out(self, targets: Sequence[Found], by: str) -> int:
+        """How many servers were changed."""
+        assert self._steer is not None
+        for number, each in enumerate(targets, 1):
+            self._steer(each.change, by)
+            if not number % _CHANGES:
+                await asyncio.sleep(0)
+        return len(targets)
+
+    def _back(self, wanted: _Wanted, code: str) -> web.Response:
+        location = self._here(wanted._replace(said=code))
+        return _plain(303, "The page says what came of it.", location=location)
+
+    def _here(self, wanted: _Wanted) -> str:
+        return self._config.uri + wanted.flags()
+
+    # Views
+
+    async def _show(self, request: web.BaseRequest, wanted: _Wanted, user: User) -> web.StreamResponse:
         config = self._config
         if wanted.format is None:
             headers = {"Content-Type": page.CONTENT_TYPE}
             refresh = config.refresh if wanted.refreshes else None
             if refresh is not None:
                 headers["Refresh"] = str(max(round(refresh), 1))
+            may_change = self._steer is not None and user.is_admin
+            view = page.View(
+                realm=config.realm,
+                refresh=refresh,
+                user=user.name,
+                token=self._users.token(user) if may_change else None,
+                here=self._here(wanted._replace(said="")),
+                said=wanted.said,
+            )
             return await self._send(
-                request,
-                headers,
-                lambda now: page.pieces(columns.narrowed(now, wanted.selection), realm=config.realm, refresh=refresh),
+                request, headers, lambda now: page.pieces(columns.narrowed(now, wanted.selection), view)
             )
         write = _WRITERS[wanted.format]
         type_ = columns.JSON_TYPE if wanted.format == "json" else columns.CSV_TYPE
@@ -187,11 +267,13 @@ class Web:
 
 class _Wanted(NamedTuple):
     """What stands behind the page's URI, in HAProxy's words (src/stats.c, http_handle_stats): `;csv`, `;json`,
-    `;typed`, `;up`, `;no-maint`, `;norefresh`, `?scope=` or `;scope=`."""
+    `;typed`, `;up`, `;no-maint`, `;norefresh`, `;st=`, `?scope=` or `;scope=`."""
 
     format: str | None
     selection: Selection
     refreshes: bool
+    said: str
+    """A code of form.SAID."""
 
     @staticmethod
     def of(target: str, uri: str) -> _Wanted | None:
@@ -205,7 +287,20 @@ class _Wanted(NamedTuple):
             next((word for word in words if word in _WRITERS), None),
             Selection(scope=scope[:_LONGEST_SCOPE], hides_down="up" in words, hides_maint="no-maint" in words),
             "norefresh" not in words,
+            next((word[3:] for word in words if word.startswith("st=") and word[3:] in form.SAID), ""),
         )
+
+    def flags(self) -> str:
+        """What stands behind the URI of the same view."""
+        own = self.selection
+        flags = {
+            f"st={self.said}": bool(self.said),
+            "up": own.hides_down,
+            "no-maint": own.hides_maint,
+            "norefresh": not self.refreshes,
+            f"scope={quote(own.scope, safe='')}": bool(own.scope),
+        }
+        return "".join(f";{flag}" for flag, is_there in flags.items() if is_there)
 
 
 # HAProxy's STAT_SCOPE_TXT_MAXLEN.
@@ -222,29 +317,26 @@ def _together(rows: Iterable[str]) -> Generator[str, None, None]:
         yield piece
 
 
-class _Users:
-    """Names and passwords (RFC 7617). Every comparison takes the same time, whoever it is and whatever matches."""
+def _is_browser(request: web.BaseRequest) -> bool:
+    headers = request.headers
+    return any(name in headers for name in _OF_BROWSERS) or headers.get("User-Agent", "").startswith("Mozilla/")
 
-    def __init__(self, users: Mapping[str, str]) -> None:
-        # Digests under a key of this process: equal lengths to compare, and nothing to learn from their order.
-        self._key = secrets.token_bytes(32)
-        self._known = [self._digest(f"{name}:{password}".encode()) for name, password in users.items()]
 
-    def _digest(self, credentials: bytes) -> bytes:
-        return hashlib.blake2b(credentials, key=self._key).digest()
+def _is_same_origin(request: web.BaseRequest) -> bool:
+    """Whether a browser sends what a page of ours told it to, as far as it says. It says Sec-Fetch-Site to where it
+    trusts the way (TLS, this host), Origin everywhere."""
+    site = request.headers.get("Sec-Fetch-Site")
+    if site is not None:
+        return site == "same-origin"
+    origin = request.headers.get("Origin")
+    return origin is None or urlsplit(origin).netloc.lower() == request.headers.get("Host", "").lower()
 
-    def admit(self, authorization: str) -> bool:
-        """Whether an Authorization header's value names one of the users; anybody is admitted where there are none."""
-        if not self._known:
-            return True
-        scheme, _, encoded = authorization.partition(" ")
-        try:
-            credentials = base64.b64decode(encoded.strip(" "), validate=True)
-        except (binascii.Error, ValueError):
-            return False
-        given = self._digest(credentials)
-        found = [hmac.compare_digest(given, known) for known in self._known]
-        return any(found) and scheme.lower() == "basic"
+
+def _who(request: web.BaseRequest, user: User) -> str:
+    """For the log: `admin at 192.0.2.1 (page)`."""
+    peer = request.transport.get_extra_info("peername") if request.transport is not None else None
+    at = f" at {peer[0]}" if isinstance(peer, tuple) else ""
+    return f"{printable(user.name) or 'somebody'}{at} (page)"
 
 
 def _target(request: web.BaseRequest) -> str:
@@ -271,7 +363,7 @@ def _plain(status: int, text: str, challenge: str | None = None, *, location: st
     if location is not None:
         headers["Location"] = location
     if status == 405:
-        headers["Allow"] = "GET, HEAD"
+        headers["Allow"] = "GET, HEAD, POST"
     response = web.Response(status=status, body=f"{status} {text}\n".encode(), headers=headers)
     response.force_close()
     return response

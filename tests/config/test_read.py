@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from balancer.config import read
-from balancer.config.model import Config
+from balancer.config.model import Config, User
 from balancer.errors import ConfigError
 
 Complaints = Callable[..., list[str]]
@@ -161,7 +161,7 @@ def test_text_in_quotes_stays_text(config: Load) -> None:
     read_ = config(WEB + "stats: {bind: ':7000', realm: '0660', description: \"no\", users: {a: '123', b: !!str 456}}")
     assert read_.stats is not None
     assert (read_.stats.realm, read_.stats.description) == ("0660", "no")
-    assert read_.stats.users == {"a": "123", "b": "456"}
+    assert read_.stats.users == {"a": User(password="123"), "b": User(password="456")}
 
 
 # Environment
@@ -190,7 +190,7 @@ def test_variables_are_replaced_and_plain_values_read_anew(config: Load) -> None
     assert (read_.global_.workers, read_.global_.maxconn) == (4, 500)
     assert str(stats.bind[0].address) == "127.0.0.1:7000"
     assert stats.description == "costs $5, ${N} and 4"
-    assert (stats.realm, stats.admin, stats.users) == ("Realm", True, {"admin": "123"})
+    assert (stats.realm, stats.admin, stats.users) == ("Realm", True, {"admin": User(password="123")})
 
 
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=50))

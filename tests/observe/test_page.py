@@ -7,13 +7,14 @@ from html.parser import HTMLParser
 import pytest
 
 from balancer.observe import page
+from balancer.observe.page import View
 from balancer.observe.snapshot import LastCheck
 from balancer.pool.orders import Condition, ServerState
 from balancer.pool.routers import PeerFacts, ScriptFacts, Standing, Term, Trouble
 from tests.observe.conftest import router, two_routers
 
 NOW = 1_795_392_514.0
-VOID = {"meta", "link"}
+VOID = {"meta", "link", "input"}
 
 
 class Tree(HTMLParser):
@@ -56,7 +57,7 @@ def read(text: str) -> Tree:
 
 
 def test_the_table_is_haproxys(house) -> None:
-    tree = read(page.render(house.look(), realm="HAProxy Statistics"))
+    tree = read(page.render(house.look(), View("HAProxy Statistics")))
     heads = next(row for row in tree.rows if row[0][0] == "Name" and row[1][0] == "Queue")
     assert [text for text, _ in heads] == [
         "Name", "Queue", "Session rate", "Sessions", "Bytes", "Denied", "Errors", "Warnings", "Server",
@@ -72,7 +73,7 @@ def test_the_table_is_haproxys(house) -> None:
 
 
 def test_a_server_says_all_about_itself(house) -> None:
-    tree = read(page.render(house.look(), realm="r"))
+    tree = read(page.render(house.look(), View("r")))
     assert tree.row("down")[22:] == ["DOWN 30s", "L4CON in 0ms", "1/1", "Y", "-", "5", "2", "40s"]
     up = tree.row("up")
     assert up[7:13] == ["5", "6", "-", "5\u202f000", "4\u202f000", "2s"]
@@ -83,14 +84,14 @@ def test_a_server_says_all_about_itself(house) -> None:
 
 
 def test_a_frontend_shows_where_it_listens_and_that_it_is_full(house) -> None:
-    tree = read(page.render(house.look(), realm="r"))
+    tree = read(page.render(house.look(), View("r")))
     web, tls = tree.row("web"), tree.row("tls")
     assert web[1] == "http 192.0.2.1:80, [2001:db8::1]:80 → app"
     assert (web[-1], tls[-1]) == ("OPEN", "FULL")
 
 
 def test_the_head_tells_who_it_is(house) -> None:
-    text = page.render(house.look(), realm="HAProxy Statistics", refresh=5.0)
+    text = page.render(house.look(), View("HAProxy Statistics", refresh=5.0))
     for words in (
         "Nodo Master",
         "director",
@@ -104,7 +105,7 @@ def test_the_head_tells_who_it_is(house) -> None:
 
 
 def test_it_loads_and_runs_nothing(house) -> None:
-    tree = read(page.render(house.look(), realm="r", refresh=1.0))
+    tree = read(page.render(house.look(), View("r", refresh=1.0)))
     assert not {"script", "img", "iframe", "object", "form"} & {tag for tag, _ in tree.tags}
     links = [attrs[name] or "" for _, attrs in tree.tags for name in ("href", "src") if name in attrs]
     assert links and all(link.startswith(("#", "data:")) for link in links)
@@ -124,12 +125,12 @@ def test_it_loads_and_runs_nothing(house) -> None:
     ],
 )
 def test_nothing_that_was_said_becomes_markup(house, make_house, text: str) -> None:
-    calm = read(page.render(house.look(), realm="r"))
+    calm = read(page.render(house.look(), View("r")))
     house.set(
         "app", "down", ServerState(Condition.DOWN), LastCheck("L7STS", "Layer7 wrong status", 500, text, 0.1, NOW)
     )
     house.process = house.process._replace(description=text, node=text)
-    tree = read(page.render(house.look(), realm=text))
+    tree = read(page.render(house.look(), View(text)))
     assert [tag for tag, _ in tree.tags] == [tag for tag, _ in calm.tags]
     assert [sorted(attrs) for _, attrs in tree.tags] == [sorted(attrs) for _, attrs in calm.tags]
     titles = [title for row in tree.rows for _, title in row]
@@ -140,11 +141,11 @@ def test_a_nul_in_a_checks_answer_stays_text(house) -> None:
     house.set(
         "app", "down", ServerState(Condition.DOWN), LastCheck("L7RSP", "Layer7 invalid response", None, "a\0<b", 0, NOW)
     )
-    assert "a\0&lt;b" in page.render(house.look(), realm="r")
+    assert "a\0&lt;b" in page.render(house.look(), View("r"))
 
 
 def test_pieces_make_the_whole(house) -> None:
-    assert "".join(page.pieces(house.look(), realm="r")) == page.render(house.look(), realm="r")
+    assert "".join(page.pieces(house.look(), View("r"))) == page.render(house.look(), View("r"))
 
 
 @pytest.mark.parametrize(
@@ -154,7 +155,7 @@ def test_pieces_make_the_whole(house) -> None:
 )  # fmt: skip
 def test_durations_have_their_two_largest_units(house, seconds: float, text: str) -> None:
     house.process = house.process._replace(started=NOW - seconds)
-    assert f"· up {text} ·" in page.render(house.look(), realm="r")
+    assert f"· up {text} ·" in page.render(house.look(), View("r"))
 
 
 @pytest.mark.parametrize(
@@ -164,7 +165,7 @@ def test_durations_have_their_two_largest_units(house, seconds: float, text: str
 )  # fmt: skip
 def test_octets_are_short(house, octets: int, text: str) -> None:
     house.count("frontend", "web", bin=octets)
-    row = read(page.render(house.look(), realm="r")).row("web")
+    row = read(page.render(house.look(), View("r"))).row("web")
     assert re.sub(r"\s+", " ", row[9]) == text
 
 
@@ -172,14 +173,14 @@ def test_octets_are_short(house, octets: int, text: str) -> None:
 
 
 def test_without_virtual_routers_there_is_no_section_of_them(house) -> None:
-    assert "Virtual routers" not in page.render(house.look(), realm="r")
+    assert "Virtual routers" not in page.render(house.look(), View("r"))
     house.routers = Standing(at=NOW)
-    assert "Virtual routers" not in page.render(house.look(), realm="r")
+    assert "Virtual routers" not in page.render(house.look(), View("r"))
 
 
 def test_virtual_routers_show_where_they_stand_and_why(house) -> None:
     house.routers = two_routers()
-    text = page.render(house.look(), realm="r")
+    text = page.render(house.look(), View("r"))
     tree = read(text)
     outer, inner = tree.row("VI_E"), tree.row("VI_I")
     assert outer[1] == "MASTER 3m12s"
@@ -210,14 +211,14 @@ def test_virtual_routers_show_where_they_stand_and_why(house) -> None:
 )
 def test_the_colour_says_the_state_too(house, state: str, tone: str) -> None:
     house.routers = Standing(at=NOW, routers=(router(state=state),))
-    tags = read(page.render(house.look(), realm="r")).tags
+    tags = read(page.render(house.look(), View("r"))).tags
     assert next(attrs["class"] for tag, attrs in tags if tag == "tr" and attrs.get("class")) == tone
 
 
 @pytest.mark.parametrize(("silent", "tones"), [(5, ["up", "maint"]), (6, ["maint", "maint"])])
 def test_what_may_be_true_no_more_is_said_first_and_not_green(house, silent: int, tones: list[str]) -> None:
     house.routers = replace(two_routers(), at=NOW - silent)
-    text = page.render(house.look(), realm="r")
+    text = page.render(house.look(), View("r"))
     said = "The supervisor has been silent for 6s; this is what it said last."
     assert (said in text) is (silent > 5)
     assert text.find(said) < text.find("VI_E")
@@ -234,6 +235,6 @@ def test_nothing_that_came_over_the_network_becomes_markup(house) -> None:
             PeerFacts(address="a", is_alive=True, node=evil, last=NOW, states={evil: evil}, servers={evil: (0, 1)}),
         ),
     )
-    tree = read(page.render(house.look(), realm="r"))
+    tree = read(page.render(house.look(), View("r")))
     assert "script" not in {tag for tag, _ in tree.tags}
     assert "details" in {tag for tag, _ in tree.tags}

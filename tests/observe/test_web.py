@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
+import re
 import socket
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
@@ -10,12 +11,15 @@ from pathlib import Path
 import aiohttp
 import pytest
 import uvloop
+from passlib.hash import sha256_crypt
 from prometheus_client.parser import text_string_to_metric_families
 
 from balancer.config import model
 from balancer.observe import web as web_module
 from balancer.observe.snapshot import Snapshot
+from balancer.observe.steering import Change, Steering
 from balancer.observe.web import Web
+from balancer.pool.orders import Admin
 
 TCP_ESTABLISHED = 1
 USERS = {"admin": "123", "z\u00fcrich": "p\u00e4ss:w\u00f6rt"}
@@ -38,12 +42,18 @@ def run_on_uvloop(main: Coroutine[None, None, None]) -> None:
         runner.run(main)
 
 
-def serve(snapshot: Callable[[], Snapshot], talk: Callable[[int], Awaitable[None]], **more: object) -> None:
+def serve(
+    snapshot: Callable[[], Snapshot],
+    talk: Callable[[int], Awaitable[None]],
+    *,
+    steer: Steering | None = None,
+    **more: object,
+) -> None:
     """Run a Web on loopback and let `talk` speak to its port."""
 
     async def run() -> None:
         with listening() as sock:
-            web = Web(config(**more), snapshot)
+            web = Web(config(**more), snapshot, steer=steer, secret=b"s" * 16)
             await web.start([sock])
             try:
                 async with asyncio.timeout(30):
@@ -62,6 +72,40 @@ async def ask(port: int, path: str, *, method: str = "GET", auth: str | None = "
         session.request(method, url, headers=headers, allow_redirects=False, **more) as response,
     ):
         return response.status, response.headers, await response.text()
+
+
+CHANGES = {
+    "admin": True,
+    "users": {
+        "admin": "123",
+        "guest": {"password": "look", "admin": False},
+        "ops": {"password": sha256_crypt.using(rounds=1000).hash("hashed")},
+    },
+}
+SITE = {"Origin": "http://127.0.0.1:{port}"}
+
+
+async def post(port: int, headers: dict[str, str] | None = None, *, path: str = "/haproxy?stats", **more: object):
+    """Where the answer to a form leads to, or its status."""
+    auth, data = more.pop("auth", "admin:123"), more.pop("data", None) or list(more.items())
+    credentials = "Basic " + base64.b64encode(str(auth).encode()).decode()
+    sent = {name: value.format(port=port) for name, value in (headers or {}).items()}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(
+            f"http://127.0.0.1:{port}{path}",
+            headers={"Authorization": credentials, "User-Agent": "curl/8", **sent},
+            data=data,
+            allow_redirects=False,
+        ) as response,
+    ):
+        await response.read()
+        return response.headers["Location"] if response.status == 303 else response.status
+
+
+async def token_of(port: int, auth: str = "admin:123") -> str | None:
+    found = re.search(r'name="token" value="([0-9a-f]{64})"', (await ask(port, "/haproxy?stats", auth=auth))[2])
+    return found[1] if found else None
 
 
 async def exchange(port: int, sent: bytes) -> bytes:
@@ -179,13 +223,15 @@ def test_without_users_everybody_may_look(house) -> None:
 
 def test_other_places_and_methods(house) -> None:
     async def talk(port: int) -> None:
-        status, headers, _ = await ask(port, "/")
-        assert (status, headers["Location"]) == (302, "/haproxy?stats")
+        for target in ("/", "/;up", "/?scope=x"):
+            status, _, text = await ask(port, target)
+            assert status == 200 and "</html>" in text
         assert (await ask(port, "/haproxy"))[0] == 404
         assert (await ask(port, "/metrics/x"))[0] == 404
-        for method in ("POST", "PUT", "DELETE", "OPTIONS", "TRACE"):
+        for method in ("PUT", "DELETE", "OPTIONS", "TRACE"):
             status, headers, _ = await ask(port, "/haproxy?stats", method=method)
-            assert (status, headers["Allow"]) == (405, "GET, HEAD")
+            assert (status, headers["Allow"]) == (405, "GET, HEAD, POST")
+        assert (await ask(port, "/metrics", method="POST"))[0] == 405
 
     serve(house.look, talk)
 
@@ -208,8 +254,9 @@ def test_absolute_form_is_the_same_place(house) -> None:
 
 def test_bodies_are_refused(house) -> None:
     async def talk(port: int) -> None:
-        assert (await ask(port, "/haproxy?stats", method="POST", data=b"x" * 65537))[0] == 413
-        assert (await ask(port, "/haproxy?stats", method="POST", data=b"s=web1&action=drain"))[0] == 405
+        assert (await ask(port, "/haproxy?stats", method="POST", data=b"x" * 524_289))[0] == 413
+        assert (await ask(port, "/haproxy?stats", method="POST", data=b"s=web1&action=drain"))[0] == 415
+        assert (await ask(port, "/haproxy?stats", method="PUT", data=b"x"))[0] == 413
         assert (await ask(port, "/haproxy?stats", data=b"x"))[0] == 413
 
         async def endless():
@@ -451,3 +498,191 @@ def test_stop_ends_answers_that_never_end(house, monkeypatch: pytest.MonkeyPatch
             writer.close()
 
     run_on_uvloop(run())
+
+
+# Changes
+
+
+class Wheel:
+    """Notes what it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[Change, str]] = []
+
+    def __call__(self, change: Change, by: str) -> None:
+        self.told.append((change, by))
+
+
+def test_a_script_changes_servers_as_with_haproxy(house) -> None:
+    wheel = Wheel()
+
+    async def talk(port: int) -> None:
+        both = [("s", "up"), ("s", "spare"), ("action", "maint"), ("action", "drain"), ("b", "app")]
+        assert await post(port, data=both) == "/haproxy?stats;st=DONE"
+        assert await post(port, path="/haproxy?stats;up;norefresh?scope=a/b", data=[("s", "x"), *both]) == (
+            "/haproxy?stats;st=PART;up;norefresh;scope=a"
+        )
+        # Frontends have the numbers 2 to 4.
+        assert await post(port, s="one", action="maint", b="#6", auth="ops:hashed") == "/haproxy?stats;st=DONE"
+        assert await post(port, s="app/up", action="weight", weight="200%", path="/") == "/haproxy?stats;st=DONE"
+        assert await post(port, action="drain", b="app") == "/haproxy?stats;st=NONE"
+        for wrong in (
+            {"s": "up", "action": "drain", "b": "#9"},
+            {"s": "up", "action": "drain", "b": "#\u00b2"},
+            {"s": "up", "action": "explode", "b": "app"},
+            {"s": "up", "action": "dagent", "b": "app"},
+            {"s": "up", "b": "app"},
+            {"s": "up", "action": "drain"},
+            {"s": "app/up", "action": "weight", "weight": "257"},
+            {"s": "ns", "action": "dhlth", "b": "names"},
+        ):
+            assert await post(port, **wrong) == "/haproxy?stats;st=ERRP", wrong
+
+    serve(house.look, talk, steer=wheel, **CHANGES)
+    by = "admin at 127.0.0.1 (page)"
+    assert wheel.told == [
+        *[(Change(backend="app", server=name, admin=Admin.DRAIN), by) for name in ("up", "spare") * 2],
+        (Change(backend="raw", server="one", admin=Admin.MAINT), "ops at 127.0.0.1 (page)"),
+        (Change(backend="app", server="up", weight=6), by),
+    ]
+
+
+def test_who_may_only_look_changes_nothing(house) -> None:
+    wheel = Wheel()
+
+    async def talk(port: int) -> None:
+        form = {"s": "up", "action": "drain", "b": "app"}
+        assert await post(port, auth="guest:look", **form) == "/haproxy?stats;st=DENY"
+        assert await token_of(port, "guest:look") is None
+        stolen = await token_of(port)
+        assert await post(port, SITE, auth="guest:look", token=stolen, **form) == "/haproxy?stats;st=DENY"
+        assert await post(port, auth="admin:1234", **form) == 401
+        assert "You may not change servers" in (await ask(port, "/haproxy?stats;st=DENY"))[2]
+
+    serve(house.look, talk, steer=wheel, **CHANGES)
+    serve(house.look, talk=lambda port: _denied(port), steer=wheel)
+    assert wheel.told == []
+
+
+async def _denied(port: int) -> None:
+    """The page may not change anything."""
+    assert await post(port, s="up", action="drain", b="app") == "/haproxy?stats;st=DENY"
+    assert await token_of(port) is None
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1:1"},
+        {"Origin": "http://127.0.0.1:{port}", "Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Sec-Fetch-Site": "none"},
+    ],
+)
+def test_another_sites_form_is_refused_whatever_it_holds(house, headers: dict[str, str], caplog) -> None:
+    wheel = Wheel()
+
+    async def talk(port: int) -> None:
+        token = await token_of(port)
+        assert await post(port, headers, s="app/up", action="ready", token=token) == 403
+
+    serve(house.look, talk, steer=wheel, **CHANGES)
+    assert wheel.told == []
+    assert "sent by admin at 127.0.0.1 (page)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [SITE, {"Sec-Fetch-Site": "same-origin"}, {"Referer": "http://x/"}, {"User-Agent": "Mozilla/5.0 (X11) Gecko/1"}],
+)
+def test_a_browser_has_to_bring_the_token_of_its_user(house, headers: dict[str, str]) -> None:
+    wheel = Wheel()
+
+    async def talk(port: int) -> None:
+        form = {"s": "app/up", "action": "ready"}
+        theirs, own = await token_of(port, "ops:hashed"), await token_of(port)
+        assert theirs != own
+        for wrong in ({}, {"token": theirs}, {"token": ""}, {"token": "\u00fc"}):
+            assert await post(port, headers, **form, **wrong) == "/haproxy?stats;st=DENY"
+        assert await post(port, token="x", **form) == "/haproxy?stats;st=DENY"
+        assert not wheel.told
+        assert await post(port, headers, **form, token=own) == "/haproxy?stats;st=DONE"
+
+    serve(house.look, talk, steer=wheel, **CHANGES)
+    assert len(wheel.told) == 1
+
+
+@pytest.mark.parametrize(
+    ("form", "says"),
+    [
+        ({"s": "app/up", "action": "shutdown"}, "This ends 5 sessions that go on now."),
+        ({"s": "app/up", "action": "maint"}, None),
+        (
+            {"data": [("s", "app/up"), ("s", "app/spare"), ("action", "maint")]},
+            "leaves the backend app without a server",
+        ),
+        ({"s": "raw/one", "action": "weight", "weight": "0"}, "leaves the backend raw without a server"),
+        ({"s": "raw/one", "action": "hdown"}, "leaves the backend raw without a server"),
+        ({"s": "raw/one", "action": "ready"}, None),
+    ],
+)
+def test_what_ends_connections_is_asked_for_twice(house, form: dict[str, object], says: str | None) -> None:
+    wheel = Wheel()
+
+    async def talk(port: int) -> None:
+        data = [*form.get("data", form.items()), ("token", await token_of(port))]
+        headers = {"Authorization": "Basic " + base64.b64encode(b"admin:123").decode(), "Sec-Fetch-Site": "same-origin"}
+        async with (
+            aiohttp.ClientSession(headers=headers) as session,
+            session.post(f"http://127.0.0.1:{port}/;up", data=data, allow_redirects=False) as response,
+        ):
+            text = await response.text()
+            assert response.status == (303 if says is None else 200)
+            if says is None:
+                assert wheel.told
+                return
+            assert says in text and not wheel.told
+            hidden = re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', text)
+            target = re.search(r'action="([^"]*)"', text)[1]
+            async with session.post(f"http://127.0.0.1:{port}{target}", data=hidden, allow_redirects=False) as answer:
+                assert (answer.status, answer.headers["Location"]) == (303, "/haproxy?stats;st=DONE;up")
+            assert wheel.told
+
+    serve(house.look, talk, steer=wheel, **CHANGES)
+
+
+def test_a_change_goes_on_when_the_client_leaves(house) -> None:
+    """Thousands of servers take a while."""
+
+    class Slow(Wheel):
+        def __call__(self, change: Change, by: str) -> None:
+            super().__call__(change, by)
+            if len(self.told) == 1:
+                self.writer.transport.abort()
+
+    wheel = Slow()
+    base = house.look()
+    app = base.backends[0]
+    many = tuple(app.servers[0]._replace(entry=app.servers[0].entry._replace(name=f"s{i}")) for i in range(2000))
+    large = base._replace(backends=(app._replace(servers=many),))
+
+    async def talk(port: int) -> None:
+        body = b"action=ready&b=app" + b"".join(b"&s=s%d" % i for i in range(2000))
+        _, wheel.writer = await asyncio.open_connection("127.0.0.1", port)
+        wheel.writer.write(
+            b"POST / HTTP/1.1\r\nHost: x\r\nAuthorization: Basic " + base64.b64encode(b"admin:123")
+            + b"\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+        )  # fmt: skip
+        while len(wheel.told) < 2000:
+            await asyncio.sleep(0.01)
+
+    serve(lambda: large, talk, steer=wheel, **CHANGES)
+
+
+def test_a_form_of_too_many_fields_is_refused(house) -> None:
+    async def talk(port: int) -> None:
+        assert await post(port, data=[("s", "")] * 20_001) == 413
+
+    serve(house.look, talk, steer=Wheel(), **CHANGES)
