@@ -76,8 +76,8 @@ def read(nft: Nft, services: Iterable[Service]) -> Tallies:
 def _wanted(service: Service) -> tuple[_Wanted, ...]:
     return tuple(
         _Wanted((service.frontend, target.server), *((name, _packed(key)) for name, key in tally))
-        for position, target in enumerate(service.targets)
-        for tally in tallies(service, position)
+        for target, found in zip(service.targets, tallies(service), strict=True)
+        for tally in found
     )
 
 

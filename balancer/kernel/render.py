@@ -26,7 +26,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address
-from itertools import groupby
+from itertools import chain, groupby
 from operator import ne
 from typing import TYPE_CHECKING, NamedTuple
 from zlib import crc32
@@ -203,22 +203,23 @@ class _Tally(NamedTuple):
     out: tuple[str, str]
 
 
-def tallies(service: Service, position: int) -> list[_Tally]:
-    """Of one target of one service; the sets are those that count new flows, packets to it and packets from it."""
-    target = service.targets[position]
-    stem, key = _stem(service), _key(service, target)
-    flows = f"{stem}_masked" if service.forwarding == "masquerade" else f"{stem}_flows"
-    own = _endpoint(target)
-    if position in service.shared:
-        found = [_Tally((flows, key), (f"{stem}_in", key), (f"{stem}_out", key))]
-    else:
-        kind = f"{service.protocol}{service.family}"
-        found = [_Tally((flows, key), (f"{kind}_to", own), (f"{kind}_from", own))]
-    if service.is_per_query:
-        into = (f"query{service.family}_in", own)
-        back = f"sources{service.family}" if _keeps_port(service) else f"query{service.family}_out"
-        found.append(_Tally(into, into, (back, own)))
-    return found
+def tallies(service: Service) -> Iterator[list[_Tally]]:
+    """Of each target of one service; the sets are those that count new flows, packets to it and packets from it."""
+    stem, kind, family = _stem(service), f"{service.protocol}{service.family}", service.family
+    counted_as = f"{stem}_masked" if service.forwarding == "masquerade" else f"{stem}_flows"
+    answers = f"sources{family}" if service.is_per_query and _keeps_port(service) else f"query{family}_out"
+    shared = frozenset(service.shared)
+    for position, target in enumerate(service.targets):
+        key, own = _key(service, target), _endpoint(target)
+        flows = (counted_as, key)
+        if position in shared:
+            found = [_Tally(flows, (f"{stem}_in", key), (f"{stem}_out", key))]
+        else:
+            found = [_Tally(flows, (f"{kind}_to", own), (f"{kind}_from", own))]
+        if service.is_per_query:
+            into = (f"query{family}_in", own)
+            found.append(_Tally(into, into, (answers, own)))
+        yield found
 
 
 def _keeps_port(service: Service) -> bool:
@@ -245,10 +246,8 @@ def _part(service: Service) -> _Ruleset:
         part.chain(own, *_translate(service), spec=spec)
     else:
         _persist(part, service, own, spec)
-    for position in range(len(service.targets)):
-        for tally in tallies(service, position):
-            for name, key in tally:
-                part.elements[name][key] = ""
+    for name, key in chain.from_iterable(chain.from_iterable(tallies(service))):
+        part.elements[name][key] = ""
     if service.is_per_query:
         _per_query(part, service)
     for position in service.contested:
@@ -448,14 +447,15 @@ def _per_query(part: _Ruleset, service: Service) -> None:
     # Without a server it goes on, as the first packet of a flow, and is refused as such.
     part.chain(query, *rules)
     part.elements[f"queries{family}"][f"{service.address} . {service.port}"] = f"goto {query}"
+    keeps_port = _keeps_port(service)
     for target in service.targets:
         source = _endpoint(target)
         part.elements[f"answering{family}"][source] = ""
-        if _keeps_port(service):
+        if keeps_port:
             part.elements[f"sources{family}"][source] = service.address
         else:
             part.elements[f"answers{family}"][source] = f"goto {answer}"
-    if not _keeps_port(service):
+    if not keeps_port:
         part.chain(answer, f"{ip} saddr . udp sport @query{family}_out", _as_source(service, service.targets))
 
 
