@@ -20,7 +20,7 @@ from balancer.proxy.origin import ServerConnection
 from balancer.proxy.route import RoutedExchange, Router
 from balancer.proxy.sweep import NEVER
 from balancer.wire import caching, rewrite
-from balancer.wire.encoding import can_encode, encoded, varied
+from balancer.wire.encoding import can_encode, encoded, varied, weakened
 from balancer.wire.fields import with_fields, without_fields
 from balancer.wire.framing import ChunkedReader
 from balancer.wire.http1 import CHUNKED, Request, Response
@@ -32,7 +32,8 @@ _ACCEPT_ENCODING = frozenset((b"accept-encoding",))
 _LONGEST_WAIT = 5.0
 # RFC 9110 section 9.2.1.
 _SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE"))
-_OVER = Step.OVER
+_NOT_MODIFIED = 304
+_UPLOADING, _OVER = Step.UPLOADING, Step.OVER
 
 
 class FilteredExchange(RoutedExchange):
@@ -74,7 +75,8 @@ class FilteredExchange(RoutedExchange):
     def _go(self, to: HttpBackend) -> None:
         compression = to.compression
         if compression is not None:
-            self._coding = compression.choose(self.asked)
+            # As the rules for requests leave it, so that they can turn it off.
+            self._coding = compression.choose(self.request)
             if compression.offload:
                 section = self.request.section
                 if b"accept-encoding:" in section.lower:
@@ -92,6 +94,8 @@ class FilteredExchange(RoutedExchange):
         if line.method not in _SAFE:
             self._outdated = key
         if line.method not in (b"GET", b"HEAD") or section.body or section.upgrade or not line.minor:
+            return False
+        if caching.hides_fields(self.asked.section):
             return False
         wish = caching.wish(section)
         question = Question(key, wish, self.asked.section, section, is_https=self.is_https)
@@ -236,6 +240,8 @@ class FilteredExchange(RoutedExchange):
                 self._begin(response, encoded(response, coding), data, connection)
                 return
             response = varied(response)
+        elif response.status == _NOT_MODIFIED and self._coding is not None:
+            response = weakened(response, self.request.section)
         capture = self._capture
         if capture is not None:
             if response.body == CHUNKED:
@@ -400,6 +406,9 @@ class FilteredExchange(RoutedExchange):
                 cache.let_in(self._question)
         if self._backlog:
             self._ended = True
+            if self.step is _UPLOADING:
+                # It may have closed by now, and will not want the rest.
+                self.client.hold()
             return
         if self._is_framed:
             trailers = self._trailers.trailers if self._trailers is not None else b""

@@ -16,8 +16,8 @@ from balancer.wire.fields import field_values, with_fields, without_fields
 from balancer.wire.http1 import CHUNKED, Response, Section
 
 __all__ = [
-    "Freshness", "Wish", "http_date", "is_not_modified", "judge", "kept", "not_modified", "read_date", "selected",
-    "steering", "varies_on", "wish",
+    "Freshness", "Wish", "hides_fields", "http_date", "is_not_modified", "judge", "kept", "not_modified", "read_date",
+    "selected", "steering", "varies_on", "wish",
 ]  # fmt: skip
 
 # RFC 9111 section 1.2.2: larger than this is this.
@@ -36,6 +36,8 @@ _ASCTIME_DATE = re.compile(_DAY + rb" " + _MONTH + rb" ([0-9 ][0-9]) " + _TIME +
 
 # Requests without any of these are the usual ones.
 _TELLING = re.compile(rb"(?:\A|\n)(?:cache-control|pragma|authorization|range|if-(?:match|unmodified-since|range)):")
+# RFC 9110 section 7.6.1; Expect of HTTP/1.0 goes no further either.
+_HOP_BY_HOP = frozenset((b"connection", b"expect", b"keep-alive", b"proxy-connection", b"te", b"upgrade"))
 # What is for one hop, or one connection, or is told anew (RFC 9111 section 3.1).
 _NOT_KEPT = frozenset(
     (b"age", b"content-length", b"proxy-authenticate", b"proxy-authentication-info", b"proxy-authorization",
@@ -146,6 +148,12 @@ def wish(section: Section) -> Wish:
         only_if_cached=b"only-if-cached" in said,
         has_credentials=bool(field_values(lower, lower, b"authorization")),
     )
+
+
+def hides_fields(section: Section) -> bool:
+    """Whether Connection names fields that only look as if they went on: the server answers without them, so what it
+    answers must not be taken for an answer to them."""
+    return any(line[: line.index(b":")].lower() not in _HOP_BY_HOP for line in section.hop_by_hop)
 
 
 def _members(lower: bytes, name: bytes) -> list[bytes]:

@@ -10,7 +10,8 @@ from balancer.wire.fields import field_values, with_fields, with_lines, without_
 from balancer.wire.http1 import CHUNKED, TOKEN, Response, Section
 
 __all__ = [
-    "ETAG", "Types", "accepted", "can_encode", "encoded", "list_members", "negotiate", "normal", "varied", "weights",
+    "ETAG", "Types", "accepted", "can_encode", "encoded", "list_members", "negotiate", "normal", "varied", "weakened",
+    "weights",
 ]  # fmt: skip
 
 ETAG = re.compile(rb'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*+"')
@@ -142,6 +143,19 @@ def varied(response: Response) -> Response:
     lower = response.lower
     named = list_members(field_values(lower, lower, b"vary"))
     return response if b"accept-encoding" in named or b"*" in named else with_lines(response, _VARY)
+
+
+def weakened(response: Response, section: Section) -> Response:
+    """A 304 with the weak entity tag by which the client knows the content that it has, where that was encoded here: of
+    a strong one it would not know that it is the same (RFC 9111 section 4.3.4)."""
+    tags = field_values(response.fields, response.lower, b"etag")
+    if len(tags) != 1 or not tags[0].startswith(b'"'):
+        return response
+    weak = b"W/" + tags[0]
+    known = list_members(field_values(section.fields, section.lower, b"if-none-match"))
+    if weak not in known or tags[0] in known:
+        return response
+    return with_fields(response, without_fields(response.end_to_end, (b"etag",)) + b"ETag: %b\r\n" % weak)
 
 
 def accepted(section: Section) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -70,3 +71,13 @@ def test_error_files_are_looked_at(tmp_path: Path) -> None:
         "/none.html cannot be read: No such file or directory",
     ]
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_what_compression_needs_is_looked_for(config: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = WEB.replace("default_backend", "compression: {algorithms: [gzip, br, zstd]}, default_backend")
+    read_before = config(text)
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "brotli" else found(name))
+    assert [finding.text for finding in check(read_before)] == [
+        "br wants the Python module brotli: pip install 'pybalancerd[compression]', or python3-brotli"
+    ]

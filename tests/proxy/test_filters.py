@@ -467,6 +467,59 @@ def test_rules_come_first():
     run(main)
 
 
+def test_rules_can_turn_it_off():
+    async def main():
+        rules = [{"del_header": "Accept-Encoding", "if": {"path": "/secret"}}]
+        async with rig(squeezed(frontend={"http_request": rules})) as it:
+            client, server = await it.pair(get(target="/secret"))
+            await server.head()
+            await server.send(answer(TEXT))
+            fields, body, _ = await response(client)
+            assert b"content-encoding" not in fields
+            assert body == TEXT
+            await it.at_rest()
+
+    run(main)
+
+
+def test_what_a_client_has_goes_by_the_tag_that_it_knows():
+    async def main():
+        async with rig(squeezed()) as it:
+            client, server = await it.pair(get('If-None-Match: W/"a"'))
+            await server.head()
+            await server.send(b'HTTP/1.1 304 Not Modified\r\nETag: "a"\r\n\r\n')
+            assert fields_of(await client.head())[b"etag"] == b'w/"a"'
+            await it.at_rest()
+
+    run(main)
+
+
+@pytest.mark.parametrize("closes", [False, True])
+def test_a_server_that_answers_before_it_has_all(closes):
+    """What the client goes on sending is nobody's while its answer is compressed."""
+    body = big(12 * PIECE)
+
+    async def main():
+        async with rig(squeezed()) as it:
+            client, server = await it.pair(get("Content-Length: 1000000", method="POST"))
+            await server.head()
+            await client.send(b"x" * 1000)
+            await server.exactly(1000)
+            await server.send(answer(body))
+            if closes:
+                server.half_close()
+            for _ in range(20):
+                client.writer.write(b"x" * 1000)
+                await asyncio.sleep(0)
+            fields, got, _ = await response(client)
+            assert gzip.decompress(got) == body
+            assert fields[b"connection"] == b"close"
+            await until(lambda: it.idle() == [], "the connection to be forgotten")
+            await it.at_rest()
+
+    run(main)
+
+
 def test_a_backend_has_the_last_word():
     async def main():
         config = squeezed(backend={"compression": False})
@@ -846,6 +899,24 @@ def test_a_client_that_leaves_while_an_object_is_compressed():
             await until(lambda: it.front.scur == 1, "them to be gone")
             assert it.worker._budget.used == 0
             assert gzip.decompress((await from_cache(client, get()))[1]) == body
+            await it.at_rest()
+
+    run(main)
+
+
+def test_fields_that_do_not_go_on_choose_nothing():
+    """Else what the server says to those who did not send them would be given to those who do."""
+
+    async def main():
+        async with rig(caching(process_vary=True)) as it:
+            client = await it.connect()
+            vary = (PUBLIC, "Vary: X-Tenant")
+            octets = answer(b"nobody's", *vary)
+            await serve(it, client, plain("X-Tenant: a", "Connection: keep-alive, x-tenant"), octets)
+            assert it.back.cache_objects == 0
+            await serve(it, client, plain("X-Tenant: a", "Connection: keep-alive"), answer(b"a's", *vary))
+            _, body = await from_cache(client, plain("X-Tenant: a"))
+            assert body == b"a's"
             await it.at_rest()
 
     run(main)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from balancer.wire.caching import (
     Freshness,
     Wish,
+    hides_fields,
     http_date,
     is_not_modified,
     judge,
@@ -278,6 +279,16 @@ def test_headers_that_steer_servers_set_a_request_apart(line):
     assert steering(asked(line))
     assert steering(asked(line)) == steering(asked("Accept: x", line))
     assert steering(asked(line)) != steering(asked(line + "2"))
+
+
+@pytest.mark.parametrize(
+    ("lines", "hides"),
+    [([], False), (["Connection: keep-alive"], False), (["Connection: TE, close", "TE: trailers"], False),
+     (["Connection: X-Tenant", "X-Tenant: a"], True), (["Connection: close, cookie", "Cookie: a=b"], True),
+     (["Connection: x-none"], False)],
+)  # fmt: skip
+def test_fields_that_do_not_go_on(lines, hides):
+    assert hides_fields(asked(*lines)) is hides
 
 
 def test_others_do_not():

@@ -6,8 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balancer.wire.encoding import Types, can_encode, encoded, list_members, negotiate, normal, varied, weights
-from balancer.wire.http1 import CHUNKED, UNTIL_CLOSE, Limits, parse_response
+from balancer.wire.encoding import (
+    Types,
+    can_encode,
+    encoded,
+    list_members,
+    negotiate,
+    normal,
+    varied,
+    weakened,
+    weights,
+)
+from balancer.wire.http1 import CHUNKED, UNTIL_CLOSE, Limits, parse_request, parse_response
 
 OFFERED = (b"zstd", b"br", b"gzip")
 TEXTS = Types(("text/*", "application/json"))
@@ -173,6 +183,27 @@ def test_the_head_of_what_is_encoded():
     assert chunked.lower().count(b"transfer-encoding") == 1
     assert b'W/"b"' in chunked
     assert b"W/W/" not in chunked
+
+
+@pytest.mark.parametrize(
+    ("tag", "asked", "told"),
+    [
+        ('"a"', 'W/"a"', b'W/"a"'),
+        ('"a"', '"b", W/"a"', b'W/"a"'),
+        ('"a"', '"a"', b'"a"'),
+        ('"a"', '"a", W/"a"', b'"a"'),
+        ('"a"', "*", b'"a"'),
+        ('W/"a"', 'W/"a"', b'W/"a"'),
+        ("a", "W/a", b"a"),
+    ],
+)
+def test_a_client_is_told_the_tag_that_it_knows(tag, asked, told):
+    head = f"GET / HTTP/1.1\r\nHost: t\r\nIf-None-Match: {asked}\r\n\r\n".encode()
+    section = parse_request(head, Limits(65536, 65536, 200)).section
+    out = weakened(response(f"ETag: {tag}", "X: y", status=304), section)
+    assert out.end_to_end.count(b"ETag") == 1
+    assert b"ETag: " + told + b"\r\n" in out.end_to_end
+    assert b"X: y\r\n" in out.end_to_end
 
 
 @pytest.mark.parametrize(
