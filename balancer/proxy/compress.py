@@ -1,4 +1,5 @@
-"""Compressing what goes to clients: gzip by zlib, br and zstd by the modules of these names, and what that may cost.
+"""Compressing what goes to clients: gzip by zlib or, where it is there, by ISA-L, which does levels 1 to 3 in a quarter
+of the time and no worse; br and zstd by the modules of these names. And what that may cost.
 
 A compressor's window is 256 KiB at the most (gzip's is 32 KiB), so that each costs about a MiB, not eight, here and
 at the client (RFC 9659). What goes in comes out in the same turn of the loop, for nobody knows when more will come.
@@ -6,6 +7,7 @@ at the client (RFC 9659). What goes in comes out in the same turn of the loop, f
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import time
 import zlib
@@ -23,8 +25,10 @@ PIECE = 64 * 1024
 
 _WINDOW = 18
 _GZIP = 31
+_ISAL = "isal.isal_zlib"
+_MOST_OF_ISAL = 3
 # Octets that one compressor takes by level, as measured (brotli 1.2, zstandard 0.25), rounded up.
-_GZIP_MEMORY = 288 * 1024
+_GZIP_MEMORY = 384 * 1024
 _BR_MEMORY = {1: 700, 2: 700, 3: 700, 4: 1700, 5: 2500, 6: 2700, 7: 3200, 8: 4000, 9: 5500}
 
 
@@ -42,15 +46,16 @@ class Encoder(Protocol):
 
 
 class _Gzip:
-    __slots__ = ("_object", "feed", "finish")
+    __slots__ = ("_flush", "feed", "finish")
 
-    def __init__(self, level: int) -> None:
-        self._object = zlib.compressobj(level, zlib.DEFLATED, _GZIP)
-        self.feed = self._object.compress
-        self.finish = self._object.flush
+    def __init__(self, module: Any, level: int) -> None:
+        made = module.compressobj(level, zlib.DEFLATED, _GZIP)
+        self.feed = made.compress
+        self._flush = self.finish = made.flush
 
     def flush(self) -> bytes:
-        return self._object.flush(zlib.Z_SYNC_FLUSH)
+        octets: bytes = self._flush(zlib.Z_SYNC_FLUSH)
+        return octets
 
 
 class _Brotli:
@@ -89,7 +94,9 @@ class _Maker:
         self._parameters: Any = None
         self.memory = _GZIP_MEMORY
         """Octets that one takes."""
-        if coding == b"br":
+        if coding == b"gzip":
+            self._module = _zlib(level)
+        elif coding == b"br":
             self._module = importlib.import_module("brotli")
             self.memory = _BR_MEMORY[level] * 1024
         elif coding == b"zstd":
@@ -102,7 +109,15 @@ class _Maker:
             return _Brotli(self._module, self._level)
         if self._coding == b"zstd":
             return _Zstd(self._module, self._parameters)
-        return _Gzip(self._level)
+        return _Gzip(self._module, self._level)
+
+
+def _zlib(level: int) -> Any:
+    """The quickest of those that are there."""
+    if level <= _MOST_OF_ISAL:
+        with contextlib.suppress(ImportError):
+            return importlib.import_module(_ISAL)
+    return zlib
 
 
 def make_encoder(coding: str, level: int) -> Encoder:
