@@ -209,3 +209,46 @@ def test_whatever_is_done_it_stays_within_its_bounds():
     for capture in captures:
         capture.drop()
     assert it.coming == 0
+
+
+class Somebody:
+    """Who waits."""
+
+    def __init__(self):
+        self.told = []
+
+    def go_on(self, *, leads):
+        self.told.append(leads)
+
+
+def test_who_asks_and_who_waits():
+    it = cache()
+    one, two, three = Somebody(), Somebody(), Somebody()
+    assert it.is_asked(asked(), one, leads=False) is None
+    assert it.is_asked(asked(), one, leads=True) is False
+    assert it.is_asked(asked("/", "Authorization: x"), two, leads=True) is None
+    assert it.is_asked(asked("/", "X-Forwarded-Host: x"), two, leads=True) is False
+    assert it.is_asked(asked(), two, leads=False) is True
+    assert it.is_asked(asked(), three, leads=True) is True
+    it.give_up(asked())
+    assert (two.told, three.told) == ([True], [])
+    it.leave(asked(), three)
+    it.leave(asked(), three)
+    it.give_up(asked())
+    assert it.is_asked(asked(), one, leads=True) is False
+    assert it.is_asked(asked(), three, leads=True) is True
+    it.let_in(asked())
+    assert three.told == [False]
+
+
+def test_what_was_asked_in_vain_is_remembered_within_bounds():
+    it = cache()
+    for number in range(5000):
+        it.pass_by(asked(f"/{number}"))
+    assert it.is_asked(asked("/4999"), Somebody(), leads=True) is None
+    assert it.is_asked(asked("/0"), Somebody(), leads=True) is False
+    assert len(it._passed) <= 4096
+    # An answer for everybody makes up for it.
+    assert put(it, asked("/4999"))
+    it.invalidate((b"t", b"/4999"))
+    assert it.is_asked(asked("/4999"), Somebody(), leads=True) is False
