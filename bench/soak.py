@@ -48,9 +48,10 @@ READY_WITHIN = 15.0
 SETTLE_WITHIN = 20.0
 # The DNS proxy's sockets: eight for each server.
 MOST_KEPT = 8 * SERVERS
-# The memory of a process may differ by so much between the first and the last lull.
+# The memory of a process may differ by so much between the second and the last lull: heads that came are remembered
+# until there are hundreds of a kind, and then forgotten all at once.
 GROWTH = 0.10
-GROWTH_KIB = 1536
+GROWTH_KIB = 3072
 # In the short form it has not had all sizes of bodies by the first.
 WARMING_KIB = 8192
 # Of requests that ask for nothing odd so many are answered by a server, whatever becomes of the servers meanwhile.
