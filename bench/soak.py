@@ -50,7 +50,6 @@ SETTLE_WITHIN = 20.0
 MOST_KEPT = 8 * SERVERS
 # The memory of a process may differ by so much between the second and the last lull: heads that came are remembered
 # until there are hundreds of a kind, and then forgotten all at once.
-GROWTH = 0.10
 GROWTH_KIB = 3072
 # In the short form it has not had all sizes of bodies by the first.
 WARMING_KIB = 8192
@@ -137,7 +136,7 @@ def problems(report: Report, tally: Tally) -> list[str]:
         )
         allowed = GROWTH_KIB if report.seconds >= SHORT else WARMING_KIB
         for pid in first.keys() & last.keys():
-            if last[pid] - first[pid] > max(first[pid] * GROWTH, allowed):
+            if last[pid] - first[pid] > allowed:
                 found.append(f"process {pid}: {first[pid]} KiB once it was warm, {last[pid]} at the end")
         if not first.keys() & last.keys():
             found.append("no process lived through the load")
