@@ -138,7 +138,7 @@ def _frontend(name: str, frontend: Frontend) -> Iterator[Finding]:
         yield Finding((*loc, "engine"), "the kernel cannot read requests; mode http wants engine proxy")
     if frontend.forwarded_for is not None and frontend.mode != "http":
         yield Finding((*loc, "forwarded_for"), f"is for mode http only, this is mode {frontend.mode}", "key")
-    for key in ("forwarded", "x_forwarded", "trusted_proxies", "request_id"):
+    for key in ("forwarded", "x_forwarded", "trusted_proxies", "request_id", "max_body_size"):
         given = getattr(frontend, key)
         if given is not None and given != () and frontend.mode != "http":
             yield Finding((*loc, key), f"is for mode http only, this is mode {frontend.mode}", "key")

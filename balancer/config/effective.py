@@ -58,6 +58,8 @@ class FrontendSettings:
     timeouts: Waits
     maxconn: int | None
     """Connections of this frontend over all workers; None: only `global.maxconn` holds."""
+    max_body_size: int | None
+    """Octets; None: any number."""
     dontlognull: bool
     flow_log: FlowLog
     tcp_keepalive: TcpKeepalive | None
@@ -83,6 +85,7 @@ def frontend(config: Config, name: str) -> FrontendSettings:
     return FrontendSettings(
         timeouts=_waits(own.timeout, defaults.timeout),
         maxconn=_first(own.maxconn, defaults.maxconn),
+        max_body_size=_first(own.max_body_size, defaults.max_body_size),
         dontlognull=own.dontlognull if own.dontlognull is not None else defaults.dontlognull,
         flow_log=own.flow_log if own.flow_log is not None else defaults.flow_log,
         tcp_keepalive=_keepalive(own, config),

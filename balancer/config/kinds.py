@@ -10,6 +10,7 @@ from balancer.config.values import FilePath, Unit, Whole, Written
 
 __all__ = [
     "ADDRESS_PATTERN",
+    "BodySize",
     "Command",
     "CookieAttribute",
     "CookieValue",
@@ -82,6 +83,13 @@ Size = Annotated[
     int,
     Unit(
         units.size,
+        {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": "^[0-9]{1,10}[kKmMgG]?$"}]},
+    ),
+]
+BodySize = Annotated[
+    int,
+    Unit(
+        units.body_size,
         {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": "^[0-9]{1,10}[kKmMgG]?$"}]},
     ),
 ]

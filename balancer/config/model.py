@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field, ValidationInfo, model_validator
 
 from balancer.config.kinds import (
     ADDRESS_PATTERN,
+    BodySize,
     CookieAttribute,
     CookieValue,
     Count,
@@ -250,6 +251,8 @@ class Defaults(Model):
     """Whether a retry may go to another server."""
     maxconn: Count | None = None
     """Per frontend; none means only `global.maxconn` holds."""
+    max_body_size: BodySize | None = None
+    """Octets of a request's content; more is answered 413 (nginx's client_max_body_size). Default: any number."""
     error_files: ErrorFiles = ErrorFiles()
     """Pages in place of the built-in ones."""
     tcp_keepalive: Keepalive = None
@@ -411,6 +414,8 @@ class Frontend(Model):
     """mode http: which requests go elsewhere; the first rule that holds counts."""
     maxconn: Count | None = None
     """Connections of this frontend, an equal share for each worker. Default `defaults.maxconn`."""
+    max_body_size: BodySize | None = None
+    """mode http: octets of a request's content; more is answered 413. Default `defaults.max_body_size`."""
     limits: SourceLimits | None = None
     """engine proxy: what one client address may take. Default: no limits."""
     timeout: Timeouts = Timeouts()

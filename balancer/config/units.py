@@ -21,6 +21,7 @@ from balancer.regex import compile_regex
 __all__ = [
     "DENY_STATUSES",
     "Rate",
+    "body_size",
     "command",
     "deny_status",
     "dns_name",
@@ -61,6 +62,7 @@ _SHORTEST_PERIOD, _LONGEST_PERIOD = 1.0, 86400.0
 _SIZE = re.compile(r"([0-9]{1,10})([kmg]?)")
 _OCTETS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 _LARGEST = 1 << 30
+_LARGEST_BODY = 1 << 50
 
 # Neither a zone nor a netmask in place of the prefix length.
 _NETWORK = re.compile(r"[0-9a-fA-F.:]{1,64}(?:/[0-9]{1,3})?")
@@ -132,7 +134,12 @@ def command(value: Any) -> tuple[str, ...]:
     return words
 
 
-def size(value: Any) -> int:
+def body_size(value: Any) -> int:
+    """As `size`, of what is sent and never kept."""
+    return size(value, most=_LARGEST_BODY)
+
+
+def size(value: Any, *, most: int = _LARGEST) -> int:
     """`64k`, `1m`, or a plain number, in octets; k, m and g count by 1024."""
     match = _SIZE.fullmatch(value.lower()) if isinstance(value, str) else None
     if match is not None:
@@ -141,8 +148,8 @@ def size(value: Any) -> int:
         octets = value
     else:
         raise ValueError(f"{shown(value)} is no size; write octets as a number, or with k, m or g: 16384, 64k, 1m")
-    if not 1 <= octets <= _LARGEST:
-        raise ValueError(f"{shown(value)} is out of range; a size is from 1 to 1g")
+    if not 1 <= octets <= most:
+        raise ValueError(f"{shown(value)} is out of range; a size is from 1 to {most >> 30}g")
     return octets
 
 

@@ -50,6 +50,7 @@ from balancer.proxy.tcp import TcpFrontend
 from balancer.proxy.udp import FlowForwarder, Receiver
 from balancer.proxy.upstream import Upstream
 from balancer.proxy.wake import Bells
+from balancer.wire.framing import NO_BOUND
 from balancer.wire.http1 import Limits
 
 __all__ = ["Worker"]
@@ -341,6 +342,7 @@ class Worker:
             default=default,
             exchange=exchange,
             replies=replies,
+            max_body=front.max_body_size if front.max_body_size is not None else NO_BOUND,
             forwarded_for=_forwarded_for(forwarded_for) if forwarded_for is not None else None,
             client_timeout=front.timeouts.client,
             request_timeout=front.timeouts.http_request,

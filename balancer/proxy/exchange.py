@@ -103,6 +103,8 @@ class HttpFrontend:
     exchange: Callable[[Client, Request, float, float], Exchange]
     """Makes an exchange: `Exchange` where there are no rules."""
     replies: Replies
+    max_body: int
+    """Octets of a request's content."""
     forwarded_for: ForwardedFor | None
     client_timeout: float
     request_timeout: float
@@ -213,7 +215,11 @@ class Exchange:
         if section.body:
             self.step = _UPLOADING
             self.body_left = section.body
-            self.chunks = ChunkedReader(BadRequest) if section.body == CHUNKED else None
+            if section.body > frontend.max_body:
+                frontend.gate.counters.dreq += 1
+                self._answer(413, f"more than {frontend.max_body} octets of content", "PR")
+                return
+            self.chunks = ChunkedReader(BadRequest, most=frontend.max_body) if section.body == CHUNKED else None
         server = fields = None
         if to.persistence is not None:
             if section.has_cookie:
@@ -421,7 +427,12 @@ class Exchange:
             try:
                 out = chunks.feed(data)
             except BadRequest as error:
-                frontend.gate.counters.ereq += 1
+                if error.status == 413:
+                    frontend.gate.counters.dreq += 1
+                else:
+                    frontend.gate.counters.ereq += 1
+                # A server must not take what it has got for the whole.
+                reset(connection.transport)
                 if self.response is None:
                     self._answer(error.status, error.why, "PR")
                 else:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import re
 
-from balancer.errors import ProtocolError
+from balancer.errors import BadRequest, ProtocolError
 from balancer.wire.http1 import TOKEN, VALUE
 
-__all__ = ["ChunkedReader"]
+__all__ = ["NO_BOUND", "ChunkedReader"]
+
+NO_BOUND = 1 << 60
+"""More octets of content than anybody sends."""
 
 # 16**15 octets are sent in no lifetime; one digit more may overflow a signed 64-bit integer behind us.
 _MOST_SIZE_DIGITS = 15
@@ -50,12 +53,16 @@ _SIZE, _DATA, _DATA_END, _TRAILER, _DONE = range(5)
 class ChunkedReader:
     """Follows a chunked body from one piece of data to the next."""
 
-    __slots__ = ("_error", "_extensions", "_held", "_left", "_payload_only", "_state", "done", "rest", "trailers")
+    __slots__ = (
+        "_error", "_extensions", "_held", "_left", "_payload_only", "_room", "_state", "done", "rest", "trailers"
+    )  # fmt: skip
 
-    def __init__(self, error: type[ProtocolError], *, payload_only: bool = False) -> None:
-        """`error` is raised on invalid data; `payload_only` gives the content alone, not in chunks."""
+    def __init__(self, error: type[ProtocolError], *, payload_only: bool = False, most: int = NO_BOUND) -> None:
+        """`error` is raised on invalid data; `payload_only` gives the content alone, not in chunks. More than `most`
+        octets of content are a BadRequest (413), as soon as the size of a chunk says that they will come."""
         self._error = error
         self._payload_only = payload_only
+        self._room = most
         self._state = _SIZE
         # Octets of the current chunk's content still to come.
         self._left = 0
@@ -120,6 +127,9 @@ class ChunkedReader:
                     since = at = match.end()
                 if payload_only:
                     since = at
+                self._room -= left
+                if self._room < 0:
+                    raise BadRequest("more content than a request may have", 413)
                 if not left:
                     state = _TRAILER
                     continue

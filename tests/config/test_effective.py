@@ -29,7 +29,13 @@ def waits(**other: object) -> effective.Waits:
 def test_where_nothing_is_said_the_built_in_values_hold(config: Load) -> None:
     plain = config(WEB % ("", ""))
     assert effective.frontend(plain, "web") == effective.FrontendSettings(
-        timeouts=waits(), maxconn=None, dontlognull=True, flow_log="none", tcp_keepalive=None, error_files={}
+        timeouts=waits(),
+        maxconn=None,
+        max_body_size=None,
+        dontlognull=True,
+        flow_log="none",
+        tcp_keepalive=None,
+        error_files={},
     )
     assert effective.backend(plain, "b") == effective.BackendSettings(
         timeouts=waits(), retries=3, redispatch=True, tcp_keepalive=None, error_files={}

@@ -298,3 +298,20 @@ def test_drops_of_malice_cost_little(body: bytes) -> None:
         except BadRequest:
             continue
     assert time.process_time() - started < 2
+
+
+@pytest.mark.parametrize("text", [b"5\r\nabcde\r\n5\r\nabcde\r\n0\r\n\r\n", b"a;x=1\r\nabcdeabcde\r\n0\r\n\r\n"])
+@pytest.mark.parametrize("most", [9, 10])
+def test_content_has_a_bound(text: bytes, most: int) -> None:
+    for step in (1, 3, len(text)):
+        reader = ChunkedReader(BadRequest, payload_only=True, most=most)
+        content = b""
+        try:
+            for at in range(0, len(text), step):
+                content += reader.feed(text[at : at + step])
+        except BadRequest as error:
+            assert (most, error.status) == (9, 413)
+            assert len(content) <= most
+        else:
+            assert most == 10
+            assert reader.done
