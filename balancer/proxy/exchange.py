@@ -82,6 +82,7 @@ class HttpBackend:
     by the PROXY protocol."""
     queue_timeout: float
     server_timeout: float
+    server_fin: float
     tunnel_timeout: float
     replies: Replies
     compression: Compression | None = None
@@ -107,6 +108,7 @@ class HttpFrontend:
     """Octets of a request's content."""
     forwarded_for: ForwardedFor | None
     client_timeout: float
+    client_fin: float
     request_timeout: float
     keep_alive_timeout: float
     keepalive: model.TcpKeepalive | None
@@ -172,6 +174,7 @@ class Exchange:
         "began", "body_left", "bytes_in", "bytes_out", "choice", "chunks", "client", "connect_time", "connection",
         "cookie", "dialling", "frontend", "head_time", "is_persistent", "keep_alive", "key", "parsed", "redispatched",
         "request", "response", "retries", "sent_head", "server", "step", "ticket", "to", "told_in", "told_out",
+        "tunnel_timeout",
     )  # fmt: skip
 
     def __init__(self, client: Client, request: Request, began: float, parsed: float) -> None:
@@ -405,7 +408,7 @@ class Exchange:
         step = self.step
         if step is _TUNNEL:
             self.bytes_in += len(data)
-            self.client.deadline = self.frontend.clock.now + self.to.tunnel_timeout
+            self.client.deadline = self.frontend.clock.now + self.tunnel_timeout
             self.connection.write(data)  # type: ignore[union-attr]
         elif step is _UPLOADING:
             if self.connection is None:
@@ -483,14 +486,14 @@ class Exchange:
         """Something moves again: whoever is to act next has its whole time."""
         to, frontend = self.to, self.frontend
         if self.step is _TUNNEL:
-            timeout = to.tunnel_timeout
+            timeout = self.tunnel_timeout
         else:
             timeout = frontend.client_timeout if self.step is _UPLOADING else to.server_timeout
         self.client.deadline = frontend.clock.now + timeout
 
     def _wait_for_server(self) -> None:
         """It is to read some of the request, or to go on in the tunnel."""
-        timeout = self.to.tunnel_timeout if self.step is _TUNNEL else self.to.server_timeout
+        timeout = self.tunnel_timeout if self.step is _TUNNEL else self.to.server_timeout
         self.client.deadline = self.frontend.clock.now + timeout
 
     def finish_up(self) -> None:
@@ -580,6 +583,7 @@ class Exchange:
         fields, added = self._cookies(response, self.choice) if self.choice is not None else (None, b"")
         head = rewrite.response_head(response, added=added, fields=fields, keep_alive=True)
         self.step = _TUNNEL
+        self.tunnel_timeout = self.to.tunnel_timeout
         connection.phase = _RAW
         self.on_tunnel_data(head + rest)
         if client.buffer:
@@ -587,13 +591,13 @@ class Exchange:
             self.on_client_data(data)
         client.listen()
         if client.eof:
-            connection.transport.write_eof()
+            self._half_close(connection.transport, self.to.server_fin)
 
     def on_tunnel_data(self, data: bytes) -> None:
         """Octets from the server through the tunnel."""
         client = self.client
         self.bytes_out += len(data)
-        client.deadline = self.frontend.clock.now + self.to.tunnel_timeout
+        client.deadline = self.frontend.clock.now + self.tunnel_timeout
         client.write(data)
 
     def on_tunnel_eof(self, connection: ServerConnection) -> None:  # noqa: ARG002
@@ -601,7 +605,13 @@ class Exchange:
         if self.client.eof:
             self._end_tunnel()
         elif self.client.transport is not None:
-            self.client.transport.write_eof()
+            self._half_close(self.client.transport, self.frontend.client_fin)
+
+    def _half_close(self, transport: asyncio.Transport, fin: float) -> None:
+        """Through the tunnel only this end still sends, for so long without a pause."""
+        self.tunnel_timeout = fin
+        self.client.deadline = self.frontend.clock.now + fin
+        transport.write_eof()
 
     def response_complete(self, now: float) -> None:
         """The response has been passed on whole."""
@@ -681,7 +691,7 @@ class Exchange:
             if connection.eof:
                 self._end_tunnel()
             else:
-                connection.transport.write_eof()
+                self._half_close(connection.transport, self.to.server_fin)
         elif not self.client.buffer:
             self.keep_alive = False
 
@@ -704,7 +714,7 @@ class Exchange:
         if connection is not None and connection.write_paused and connection.reads_slowly():
             self._wait_for_server()
         elif self.step is _TUNNEL:
-            self.abort("cD", why="the tunnel was idle for too long")
+            self.abort("sD" if client.eof else "cD", why="the tunnel was idle for too long")
         elif client.write_paused:
             self.abort("cD", why="the client stopped reading")
         elif self.step is _UPLOADING and not (connection is not None and connection.write_paused):

@@ -358,6 +358,7 @@ def nowhere(loop: asyncio.AbstractEventLoop, name: str, replies: Replies) -> Htt
         is_pooled=False,
         queue_timeout=0,
         server_timeout=0,
+        server_fin=0,
         tunnel_timeout=0,
         replies=replies,
     )

@@ -1000,6 +1000,27 @@ def test_a_tunnel_that_is_reset_is_reset(who):
     run(main)
 
 
+@pytest.mark.parametrize(("who", "code"), [("client", "sD"), ("server", "cD")])
+def test_of_a_tunnel_whose_one_side_is_closed_the_other_has_a_time_of_its_own(who, code):
+    async def main():
+        timeouts = {"tunnel": "60s", f"{'server' if who == 'client' else 'client'}_fin": "700ms"}
+        async with rig(http(timeout=timeouts)) as it:
+            ends = dict(zip(("client", "server"), await tunnel(it), strict=True))
+            closed, other = ends.pop(who), *ends.values()
+            closed.half_close()
+            assert await other.rest() == b""
+            for _ in range(6):
+                # What still comes is given its time anew.
+                await asyncio.sleep(0.15)
+                await other.send(b"more")
+                await closed.expect(b"more")
+            assert await closed.is_reset()
+            assert (await it.record()).termination == f"{code}--"
+            await it.at_rest()
+
+    run(main)
+
+
 def test_a_tunnel_has_its_own_timeout():
     async def main():
         timeouts = {"client": "100ms", "server": "100ms", "tunnel": "600ms"}
