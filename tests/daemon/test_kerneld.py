@@ -935,7 +935,7 @@ class Flows:
 
 
 class Settings:
-    def apply(self, families, *, is_liberal, is_logged):
+    def apply(self, families, *, is_liberal, is_logged, is_passing):
         return []
 
     def findings(self, usage):
