@@ -18,13 +18,14 @@ SAYS_NOTHING = {"common", "helper", "helpers", "manager", "misc", "tools", "util
 # Fields and signatures, no statement to test.
 DECLARATIONS = {"algorithms/base.py", "pool/records.py"}
 # About no source file alone: this one, what hostile neighbours do to the whole of VRRP, what the rules do to packets,
-# what the proxy makes of hostile messages, and whose answer a client gets.
+# what the proxy makes of hostile messages, whose answer a client gets, and who waits for a server.
 OF_THE_WHOLE = {
     Path("layout.py"),
     Path("vrrp/hostile.py"),
     Path("kernel/traffic.py"),
     Path("proxy/strictness.py"),
     Path("proxy/isolation.py"),
+    Path("proxy/waiting.py"),
 }
 
 

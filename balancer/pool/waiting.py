@@ -93,10 +93,14 @@ class Errand(Protocol):
 class Ticket:
     """One that waits, and what is to be told of that afterwards."""
 
-    __slots__ = ("ahead", "bound", "duration", "errand", "granted", "has_seat", "is_waiting", "server", "since")
+    __slots__ = (
+        "ahead", "avoid", "bound", "duration", "errand", "granted", "has_seat", "is_waiting", "server", "since"
+    )  # fmt: skip
 
-    def __init__(self, errand: Errand, server: Server | None, since: int) -> None:
+    def __init__(self, errand: Errand, server: Server | None, since: int, avoid: Server | None = None) -> None:
         self.errand = errand
+        self.avoid = avoid
+        """It has failed there."""
         self.bound = server
         """Where it had to go at first; None: wherever there is a place."""
         self.server = server
@@ -333,10 +337,10 @@ class LimitedBackend(Backend):
             return False
         return booth.take()
 
-    def wait(self, errand: Errand, server: Server | None, now: float) -> bool:
-        """Wait for a place at `server`, or at any. The errand gets a ticket, and maybe a place at once. False: there
-        are as many in the server's line as there may be."""
-        ticket = errand.ticket = Ticket(errand, server, int(now / _MICROSECOND))
+    def wait(self, errand: Errand, server: Server | None, now: float, *, avoid: Server | None = None) -> bool:
+        """Wait for a place at `server`, or at any but `avoid`. The errand gets a ticket, and maybe a place at once.
+        False: there are as many in the server's line as there may be."""
+        ticket = errand.ticket = Ticket(errand, server, int(now / _MICROSECOND), avoid)
         if server is None:
             self._line.join(ticket)
         else:
@@ -410,8 +414,9 @@ class LimitedBackend(Backend):
             elsewhere = self.bell.oldest_elsewhere
             if elsewhere and (not theirs or elsewhere < theirs):
                 theirs = elsewhere
-            if self._line.tickets and (ticket is None or self._line.tickets[0].since < ticket.since):
-                ticket = self._line.tickets[0]
+            anyone = self._first_for(booth.server)
+            if anyone is not None and (ticket is None or anyone.since < ticket.since):
+                ticket = anyone
         if ticket is None and not theirs and booth.kept < len(booth.server.idle) and not booth.places.is_tight:
             booth.kept += 1
             self._keeping[booth.server] = booth
@@ -424,6 +429,10 @@ class LimitedBackend(Backend):
         else:
             self._withdraw(ticket)
             self._grant(ticket, booth.server)
+
+    def _first_for(self, server: Server) -> Ticket | None:
+        """Of those who wait for any."""
+        return next((ticket for ticket in self._line.tickets if ticket.avoid is not server), None)
 
     def make_room(self, server: Server) -> None:
         """A connection to it is about to be made."""
@@ -468,10 +477,10 @@ class LimitedBackend(Backend):
                 self._grant(ticket, booth.server)
                 found = True
         while self._line.tickets and (self._line.is_ours or not is_patient):
-            server = self._free(is_patient=is_patient)
-            if server is None:
+            found_here = self._free(is_patient=is_patient)
+            if found_here is None:
                 break
-            ticket = self._line.tickets[0]
+            ticket, server = found_here
             self._withdraw(ticket)
             self._grant(ticket, server)
             found = True
@@ -480,14 +489,17 @@ class LimitedBackend(Backend):
             self.bell.ring()
         self._tell()
 
-    def _free(self, *, is_patient: bool) -> Server | None:
-        """A server that has a place, which is taken."""
+    def _free(self, *, is_patient: bool) -> tuple[Ticket, Server] | None:
+        """The first that may go to a server that has a place, which is taken."""
         for server in self._likely():
+            ticket = self._first_for(server)
+            if ticket is None:
+                continue
             booth = self._booths.get(server)
             if booth is None:
-                return server
+                return ticket, server
             if (not is_patient or not booth.places.oldest_elsewhere) and booth.take():
-                return server
+                return ticket, server
         return None
 
     def _likely(self) -> Iterator[Server]:

@@ -32,7 +32,7 @@ from balancer.proxy.origin import Pool, ServerConnection, Stage
 from balancer.proxy.replies import Compose, Replies
 from balancer.proxy.sweep import NEVER, Clock, Sweeper
 from balancer.proxy.tcp import reset
-from balancer.proxy.upstream import ConnectError, Upstream
+from balancer.proxy.upstream import ConnectError, CrowdedError, Upstream
 from balancer.wire import rewrite
 from balancer.wire.framing import ChunkedReader
 from balancer.wire.http1 import CHUNKED, UNTIL_CLOSE, Limits, Request, Response
@@ -268,11 +268,11 @@ class Exchange:
             backend.counters.econ += 1
             self._answer(503, f"{backend.name} has no server available", "SC")
 
-    def _wait(self, server: Server | None) -> None:
-        """For a place at `server`, or at any."""
+    def _wait(self, server: Server | None, *, avoid: Server | None = None) -> None:
+        """For a place at `server`, or at any but `avoid`."""
         backend = cast(LimitedBackend, self.to.backend)
         self.client.deadline = self.frontend.clock.now + self.to.queue_timeout
-        if backend.wait(self, server, time.monotonic()):
+        if backend.wait(self, server, time.monotonic(), avoid=avoid):
             return
         # There is none to wait at either.
         assert server is not None
@@ -292,6 +292,19 @@ class Exchange:
             other.counters.lbtot += 1
             self.server = other
             self._open(other)
+
+    def _wait_again(self) -> None:
+        """The server has failed, and all others are full."""
+        failed, self.server = self.server, None
+        assert failed is not None
+        failed.counters.wredis += 1
+        failed.sessions.discard(self)
+        self.redispatched = True
+        self.is_persistent = False
+        if self.choice is not None:
+            self.choice = self.choice.lost()
+        self.to.backend.release(failed)
+        self._wait(None, avoid=failed)
 
     def on_place(self, server: Server) -> None:
         """After `_wait`."""
@@ -360,6 +373,10 @@ class Exchange:
 
         try:
             await self.to.upstream.connect(self, make)
+        except CrowdedError:
+            self.dialling = None
+            self._wait_again()
+            return
         except ConnectError as error:
             self.dialling = None
             self._answer(503, error.why, error.termination)
@@ -659,7 +676,14 @@ class Exchange:
         # Of such a request a second one does no harm (RFC 9110 section 9.2.2). A pooled connection that is found
         # closed says nothing of its server; else the server died over it, and another may fare better.
         is_safe_to_send_again = not connection.heard and not section.body and line.method in _IDEMPOTENT
-        if is_safe_to_send_again and (connection.was_pooled or self.to.upstream.try_again(self)):
+        try:
+            is_to_be_sent_again = is_safe_to_send_again and (connection.was_pooled or self.to.upstream.try_again(self))
+        except CrowdedError:
+            self.connection = None
+            self.connect_time = -1.0
+            self._wait_again()
+            return
+        if is_to_be_sent_again:
             self.connection = None
             self.client.deadline = NEVER
             self.dialling = self.frontend.loop.create_task(self._dial())

@@ -24,7 +24,7 @@ from balancer.pool.server import Server
 from balancer.pool.waiting import LimitedBackend, Ticket, described
 from balancer.proxy.listen import Gate
 from balancer.proxy.sweep import NEVER, Clock, Sweeper
-from balancer.proxy.upstream import ConnectError, Upstream, set_keepalive
+from balancer.proxy.upstream import ConnectError, CrowdedError, Upstream, set_keepalive
 from balancer.wire import proxyproto
 
 __all__ = ["TcpFrontend", "reset", "source_key"]
@@ -276,11 +276,11 @@ class Session:
         self.server = server
         self.dialling = self.frontend.loop.create_task(self._dial())
 
-    def _wait(self, server: Server | None) -> None:
-        """For a place at `server`, or at any."""
+    def _wait(self, server: Server | None, *, avoid: Server | None = None) -> None:
+        """For a place at `server`, or at any but `avoid`."""
         backend = cast(LimitedBackend, self.frontend.upstream.backend)
         self.deadline = self.clock.now + self.frontend.queue_timeout
-        if not backend.wait(self, server, time.monotonic()):
+        if not backend.wait(self, server, time.monotonic(), avoid=avoid):
             assert server is not None
             server.counters.econ += 1
             self._give_up("SQ", f"{backend.name}/{server.name}: too many wait for it")
@@ -307,8 +307,11 @@ class Session:
 
     async def _dial(self) -> None:
         half = self.server_half
+        is_crowded = False
         try:
             await self.frontend.upstream.connect(self, lambda: half)
+        except CrowdedError:
+            is_crowded = True
         except ConnectError as error:
             self.dialling = None
             self._give_up(error.termination, error.why)
@@ -323,8 +326,19 @@ class Session:
             self._join()
         finally:
             self.dialling = None
-            if half.transport is None:
+            if half.transport is None and not is_crowded:
                 half.forget()
+        if is_crowded:
+            self._wait_again()
+
+    def _wait_again(self) -> None:
+        """The server has failed, and all others are full."""
+        failed, self.server = cast(Server, self.server), None
+        failed.counters.wredis += 1
+        failed.sessions.discard(self)
+        self.redispatched = True
+        self.frontend.upstream.backend.release(failed)
+        self._wait(None, avoid=failed)
 
     def _join(self) -> None:
         client, server = self.client, self.server_half

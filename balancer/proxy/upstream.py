@@ -13,7 +13,7 @@ from balancer.pool.backend import Backend
 from balancer.pool.server import Server
 from balancer.wire import proxyproto
 
-__all__ = ["ConnectError", "Errand", "Upstream", "set_keepalive"]
+__all__ = ["ConnectError", "CrowdedError", "Errand", "Upstream", "set_keepalive"]
 
 # Ours, not the server's: another server would fare no better, and no server is to blame.
 _OUR_FAULT = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL))
@@ -28,6 +28,10 @@ class ConnectError(Exception):
         super().__init__(why)
         self.termination = termination
         self.why = why
+
+
+class CrowdedError(Exception):
+    """The server failed, and the others are full."""
 
 
 class Errand(Protocol):
@@ -78,7 +82,7 @@ class Upstream:
         """A connection to `errand.server`, or to the server that it is redispatched to.
 
         The errand's server is taken (`Backend.take`) and stays so, whichever it is at the end, also when
-        ConnectError is raised.
+        ConnectError is raised, or CrowdedError: then it is to wait for another.
         """
         backend = self.backend
         while True:
@@ -102,26 +106,33 @@ class Upstream:
                     del failure
             errand.retries += 1
             if not self._redispatch_from(server, errand):
+                if self._is_crowded(server, errand):
+                    raise CrowdedError
                 server.counters.wretr += 1
                 await asyncio.sleep(min(self._timeout, _RETRY_PAUSE))
-                if not server.takes_cookie:
-                    self._redispatch_from(server, errand)
+                is_down = not server.takes_cookie
+                if is_down and not self._redispatch_from(server, errand) and self._is_crowded(server, errand):
+                    raise CrowdedError
 
     def try_again(self, errand: Errand) -> bool:
         """The errand's server took the connection and then failed it: choose whom to connect to next, and count
         the retry. False when no retry or no other server is left; only a client that holds its cookie tries the
-        same server again."""
+        same server again. CrowdedError where it is to wait for another."""
         if errand.retries >= self._retries:
             return False
         server = cast(Server, errand.server)
         errand.retries += 1
-        if not self._redispatch_from(server, errand):
+        is_elsewhere = self._redispatch_from(server, errand)
+        is_crowded = not is_elsewhere and self._is_crowded(server, errand)
+        if not is_elsewhere and not is_crowded:
             if not errand.is_persistent:
                 errand.retries -= 1
                 return False
             server.counters.wretr += 1
         if server.observer is not None:
             server.observer.failed(errand, is_connected=True)
+        if is_crowded:
+            raise CrowdedError
         return True
 
     def _redispatch_from(self, failed: Server, errand: Errand) -> bool:
@@ -137,11 +148,19 @@ class Upstream:
         errand.redispatched = True
         return True
 
+    def _is_crowded(self, failed: Server, errand: Errand) -> bool:
+        """Whether there are others that it may go to, all of them full."""
+        backend = self.backend
+        return backend.is_limited and self._may_leave(failed, errand) and any(s is not failed for s in backend.usable)
+
+    def _may_leave(self, failed: Server, errand: Errand) -> bool:
+        is_last = errand.retries >= self._retries
+        return self.redispatch and not (errand.is_persistent and not is_last and failed.takes_cookie)
+
     def _another(self, errand: Errand, failed: Server) -> Server | None:
         """The server to go to after `failed`; None to stay. A client that holds the server's cookie
         leaves it on the last try only, as with HAProxy's `option redispatch`."""
-        is_last = errand.retries >= self._retries
-        if not self.redispatch or (errand.is_persistent and not is_last and failed.takes_cookie):
+        if not self._may_leave(failed, errand):
             return None
         other = self.backend.pick(errand.key, failed)
         return None if other is failed else other
