@@ -217,7 +217,7 @@ class Global(Model):
     workers: Workers = "auto"
     """Worker processes; auto is one per core."""
     maxconn: Count = 20000
-    """Client connections, an equal share for each worker; past it new ones wait in the kernel's backlog."""
+    """Client connections, of all workers together; past it new ones wait in the kernel's backlog."""
     log: Log = Log()
     """Where records go."""
     runtime_socket: RuntimeSocket | None = None
@@ -413,7 +413,7 @@ class Frontend(Model):
     use_backend: Annotated[tuple[UseBackend, ...], OneOrMany()] = ()
     """mode http: which requests go elsewhere; the first rule that holds counts."""
     maxconn: Count | None = None
-    """Connections of this frontend, an equal share for each worker. Default `defaults.maxconn`."""
+    """Connections of this frontend, of all workers together. Default `defaults.maxconn`."""
     max_body_size: BodySize | None = None
     """mode http: octets of a request's content; more is answered 413. Default `defaults.max_body_size`."""
     limits: SourceLimits | None = None

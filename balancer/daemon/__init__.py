@@ -10,6 +10,7 @@ flowlog     a line for each connection that the kernel carries
 control     health checks, server states, statistics page
 plan        what all processes derive from the configuration: rows, indexes, addresses, descriptors
 memory      what they share: counters, states, doorbells
+limits      those that workers share, over deaths and reloads
 sockets     binding, also what this host does not hold yet
 resolve     names to addresses at start, in bounded time
 lock        only one daemon has the rules of a network namespace

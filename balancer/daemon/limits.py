@@ -17,7 +17,7 @@ from balancer.config.model import Config
 from balancer.pool.facts import Entity
 from balancer.pool.places import Limit
 
-__all__ = ["Book", "Entry", "slots_for", "wanted"]
+__all__ = ["PROCESS", "Book", "Entry", "slots_for", "wanted"]
 
 # A worker of each generation that may live at a time (supervisor._MOST_ELDERS and two), and some more.
 _GENERATIONS = 12

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,6 +54,8 @@ class Plan:
     """`global.log` with an address in place of a name: no child asks a resolver."""
     maxconn: int
     """Connections of all workers together: `global.maxconn`, or what the limit of open files allows."""
+    affordable: int = sys.maxsize
+    """Connections that the limit of open files allows a worker."""
     bound: Mapping[str, str] = field(default_factory=dict)
     """Address by host name, for frontends of engine kernel that are bound to one."""
     found: Mapping[str, str] = field(default_factory=dict)
@@ -118,8 +121,8 @@ class Plan:
 
     @property
     def maxconn_per_worker(self) -> int:
-        """A worker's share; the kernel does not spread connections quite evenly, so parts are not lost."""
-        return -(-self.maxconn // self.workers)
+        """As many as one may have to carry: the kernel does not spread them evenly."""
+        return min(self.maxconn, self.affordable)
 
     @property
     def open_files(self) -> int:
@@ -144,7 +147,7 @@ class Plan:
                 f"{max(self._own_files * self.workers, self._own_files + 2)} at least: raise it "
                 "(LimitNOFILE=, ulimit -n)"
             )
-        return dataclasses.replace(self, maxconn=min(self.maxconn, affordable * self.workers))
+        return dataclasses.replace(self, maxconn=min(self.maxconn, affordable * self.workers), affordable=affordable)
 
     @property
     def _own_files(self) -> int:

@@ -11,6 +11,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Literal
 
 import uvloop
@@ -20,7 +21,7 @@ from balancer.config import effective, model
 from balancer.config.model import Bind
 from balancer.daemon.faults import report_to
 from balancer.daemon.handover import Giving, Taking
-from balancer.daemon.limits import Entry
+from balancer.daemon.limits import PROCESS, Entry
 from balancer.daemon.memory import Memory, answer, ring
 from balancer.daemon.plan import Plan
 from balancer.observe.log import AccessLog, Level
@@ -30,6 +31,7 @@ from balancer.pool.observer import Observer
 from balancer.pool.places import Places
 from balancer.pool.records import HttpRecord, Record
 from balancer.pool.server import Server
+from balancer.pool.share import Share, batch_for
 from balancer.pool.sources import Table
 from balancer.pool.sticky import Persistence
 from balancer.pool.waiting import LimitedBackend, Room
@@ -96,6 +98,8 @@ class Worker:
         self._sweeper = Sweeper(self._clock)
         self._log = AccessLog(plan.log)
         self._dropped_before = self._process.log_dropped
+        self._process_share = self._share(PROCESS, plan.maxconn, plan.maxconn_per_worker)
+        self._crowd = self._places("line", PROCESS)
         self._backends: dict[str, Backend] = {}
         self._limited: list[LimitedBackend] = []
         self._pools: dict[str, Pool] = {}
@@ -147,6 +151,7 @@ class Worker:
         self._bells = Bells(loop)
         for limited in self._limited:
             self._bells.listen(limited.bell.bell, limited.look)
+        self._bells.listen(self._crowd.bell, self._on_crowd)
         self._tick(loop)
         # Whoever waits for us to be ready need not wait for a tick.
         self._beat()
@@ -265,11 +270,13 @@ class Worker:
         return Places(self._memory.limits[Entry(what, entity)], self._slot)
 
     def _gate(self, name: str) -> Gate:
-        share = self._plan.workers
+        entity = Entity("frontend", name)
         own = effective.frontend(self._config, name).maxconn
-        process_limit = self._plan.maxconn_per_worker
-        limit = -(-own // share) if own is not None else process_limit
-        return Gate(self._ledger[Entity("frontend", name)], limit, self._process, process_limit)
+        share = self._share(entity, own) if own is not None else Share(None)
+        return Gate(self._ledger[entity], share, self._process, self._process_share, self._crowd.ring)
+
+    def _share(self, entity: Entity, total: int, most: float = inf) -> Share:
+        return Share(self._places("places", entity), batch=batch_for(total, self._plan.workers), most=most)
 
     def _record_sink(self, frontend: model.Frontend) -> Callable[[Record], None] | None:
         return self._log.write if frontend.log and self._config.global_.log.target != "none" else None
@@ -452,6 +459,11 @@ class Worker:
         if self._reading is None:
             self._reading = asyncio.get_running_loop().call_at(self._read_at, self._read_board)
 
+    def _on_crowd(self) -> None:
+        """Clients wait to be let in, in one worker or another."""
+        for gate in self._gates:
+            gate.on_ring()
+
     def _read_board(self) -> None:
         """Take over what control has decided since the last look."""
         self._reading = None
@@ -496,6 +508,8 @@ class Worker:
         for limited in self._limited:
             # Whoever has a place coming to him in another worker may hang.
             limited.look(is_patient=False)
+        for gate in self._gates:
+            gate.tidy()
         for forwarder in self._forwarders:
             forwarder.sweep(now)
         self._write_log(loop)
@@ -591,6 +605,7 @@ class Worker:
     def _see_whether_done(self, now: float) -> None:
         busy = (
             bool(self._sweeper.members)
+            or any(gate.has_parked for gate in self._gates)
             or not all(listener.is_closed for listener in self._listeners)
             or any(forwarder.outstanding for forwarder in self._forwarders)
             or self._handing is not None

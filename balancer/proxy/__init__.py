@@ -1,6 +1,7 @@
 """How does a byte cross?
 
     listen    listening sockets to protocols; maxconn
+    wake      bells that other processes ring
     sweep     the coarse clock, and timeouts without a timer per connection
     tcp       a TCP session: connect, relay, half-close
     http      an HTTP client connection: requests, one exchange at a time

@@ -1,7 +1,7 @@
 """From listening sockets to protocols, within maxconn.
 
 The kernel's backlog is the first queue: at maxconn a frontend stops accepting. What had been accepted in
-the same turn of the loop is parked unread, first come first served, so that maxconn is exact.
+the same turn of the loop is parked unread, first come first served over all workers, so that maxconn is exact.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from balancer.pool.facts import Counters
+from balancer.pool.share import Share
 
 __all__ = ["Gate", "Listener", "Parked"]
 
@@ -31,22 +33,31 @@ class Parked(Protocol):
 
 
 class Gate:
-    """Counts the connections of a frontend and of the process, and holds back what is over the limit."""
+    """Counts the connections of a frontend and of the process, and holds back what is over the limit.
+
+    The limits are of all workers together: `share` and `process_share` are what this one has of them.
+    """
 
     __slots__ = (
-        "_listener", "_parked", "counters", "is_patient", "limit", "process", "process_limit", "siblings", "stopping"
+        "_listener", "_parked", "counters", "is_patient", "process", "process_share", "ring", "share", "siblings",
+        "stopping",
     )  # fmt: skip
 
-    def __init__(self, counters: Counters, limit: int, process: Counters, process_limit: int) -> None:
+    def __init__(
+        self, counters: Counters, share: Share, process: Counters, process_share: Share, ring: Callable[[], None]
+    ) -> None:
+        """`ring` wakes the other workers: there is something for them, or they may have something for us."""
         self.counters = counters
-        self.limit = limit
+        self.share = share
         self.process = process
-        self.process_limit = process_limit
+        self.process_share = process_share
+        self.ring = ring
         self.stopping = False
         """The worker is about to leave: no connection is kept for another request."""
         self.is_patient = False
         """But one that was promised to be kept is, for the last request: nobody hurries us."""
-        self._parked: deque[Parked] = deque()
+        self._parked: deque[tuple[int, Parked]] = deque()
+        """With the microsecond that each came in."""
         self._listener: Listener | None = None
         self.siblings: Sequence[Gate] = (self,)
         """All gates of the process: room at one may be room at another."""
@@ -56,17 +67,25 @@ class Gate:
 
     @property
     def is_full(self) -> bool:
-        return self.counters.scur >= self.limit or self.process.scur >= self.process_limit
+        """Of what we have."""
+        return self.counters.scur >= self.share.limit or self.process.scur >= self.process_share.limit
 
     def enter(self, connection: Parked) -> bool:
         """A connection was accepted. False: it is parked and `unpark` will be called."""
-        if self.is_full or self._parked:
-            self._parked.append(connection)
+        if self._parked or (self.is_full and not self._find_room(_now())):
+            self._parked.append((_now(), connection))
             if self._listener is not None:
                 self._listener.pause()
+            self._tell()
             return False
         self._count()
         return True
+
+    def _find_room(self, since: int, *, is_patient: bool = True) -> bool:
+        """For one more, who came then."""
+        return (self.counters.scur < self.share.limit or self.share.extend(since, is_patient=is_patient)) and (
+            self.process.scur < self.process_share.limit or self.process_share.extend(since, is_patient=is_patient)
+        )
 
     def _count(self) -> None:
         for counters in (self.counters, self.process):
@@ -86,24 +105,91 @@ class Gate:
         """A connection that had entered is gone."""
         self.counters.scur -= 1
         self.process.scur -= 1
-        if self.process.scur == self.process_limit - 1:
+        if self.share.is_wanted or self.process_share.is_wanted:
+            self.yield_unused()
+        if self.process.scur == self.process_share.limit - 1:
             for gate in self.siblings:
                 gate.admit()
         else:
             self.admit()
 
-    def admit(self) -> None:
-        """Let parked connections in as far as there is room, then accept again."""
-        while self._parked and not self.is_full:
-            self._count()
-            self._parked.popleft().unpark()
-        if not self._parked and self._listener is not None and not self.is_full and not self.stopping:
+    def admit(self, *, is_patient: bool = True) -> None:
+        """Let parked connections in as far as there is room, then accept again. Not `is_patient`: also if others came
+        earlier elsewhere, who have not come in."""
+        parked = self._parked
+        if parked:
+            while parked and self._find_room(parked[0][0], is_patient=is_patient):
+                self._count()
+                parked.popleft()[1].unpark()
+            self._tell()
+        if not parked and self._listener is not None and not self.stopping:
             self._listener.resume()
 
     def forget(self, connection: Parked) -> None:
         """A parked connection went away by itself."""
-        self._parked.remove(connection)
+        self._parked.remove(next(each for each in self._parked if each[1] is connection))
+        self._tell()
         self.admit()
+
+    # What the workers share
+
+    @property
+    def has_parked(self) -> bool:
+        """Somebody waits to be let in."""
+        return bool(self._parked)
+
+    @property
+    def _lacks_own(self) -> bool:
+        """The first of those parked waits for room at this frontend, not in the process."""
+        return self.counters.scur >= self.share.limit
+
+    def _tell(self) -> None:
+        """The others, who waits here and for what."""
+        news = False
+        if self._parked and self._lacks_own and not self.share.is_at_most:
+            news = self.share.wait(self._parked[0][0], len(self._parked))
+        else:
+            self.share.wait(0, 0)
+        heads = [gate._parked[0][0] for gate in self.siblings if gate._parked and not gate._lacks_own]
+        if heads and not self.process_share.is_at_most:
+            news |= self.process_share.wait(min(heads), len(heads))
+        else:
+            self.process_share.wait(0, 0)
+        if news:
+            self.ring()
+
+    def yield_unused(self) -> None:
+        """Others wait: they get what we do not use."""
+        mine = self._parked[0][0] if self._parked else 0
+        heads = [gate._parked[0][0] for gate in self.siblings if gate._parked]
+        given = self.share.yield_unused(self.counters.scur, mine)
+        given |= self.process_share.yield_unused(self.process.scur, min(heads, default=0))
+        if given:
+            self.ring()
+
+    def on_ring(self) -> None:
+        """Somebody begins to wait, or has given something back."""
+        self.share.listen()
+        self.process_share.listen()
+        if self.share.is_wanted or self.process_share.is_wanted:
+            self.yield_unused()
+        if self._parked:
+            before = len(self._parked)
+            self.admit()
+            if len(self._parked) < before and (self.share.is_wanted or self.process_share.is_wanted):
+                # Whoever is the first by now may have looked before us.
+                self.ring()
+
+    def tidy(self) -> None:
+        """A few times a second: give back what is too much, and let in whoever nobody else comes for."""
+        self.share.tidy(self.counters.scur, is_over=self.stopping)
+        self.process_share.tidy(self.process.scur, is_over=self.stopping)
+        if self._parked:
+            self.admit(is_patient=False)
+
+
+def _now() -> int:
+    return int(time.monotonic() * 1e6)
 
 
 class Listener:

@@ -341,14 +341,18 @@ def test_its_tasks_are_counted_as_long_as_it_is_there(bench):
     assert it.sums(PROCESS)["tasks"] == 0
 
 
-@pytest.mark.parametrize(("maxconn", "workers", "limit"), [(100, 1, 100), (100, 3, 34)])
-def test_its_share_of_the_connections(bench, maxconn, workers, limit):
-    it = bench(maxconn=maxconn, workers=workers)
+@pytest.mark.parametrize("workers", [1, 3])
+def test_it_may_have_all_connections_but_takes_them_a_few_at_a_time(bench, workers):
+    it = bench(maxconn=100, workers=workers)
 
     async def main():
         async with at_work(it.worker):
             (gate,) = it.worker._gates
-            assert (gate.limit, gate.process_limit) == (limit, limit)
+            assert (gate.share.limit, gate.process_share.limit) == (math.inf, 0)
+            while gate.process_share.extend(1):
+                pass
+            assert gate.process_share.limit == 100
+            await soon(lambda: gate.process_share.limit < 20)
 
     on_loop(main)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import mmap
 import resource
 import socket
 import struct
@@ -11,6 +12,8 @@ import struct
 import pytest
 
 from balancer.pool.facts import Counters
+from balancer.pool.places import Limit, Places
+from balancer.pool.share import Share
 from balancer.proxy.listen import Gate
 from tests.proxy.rig import GET, OK, http, rig, run, tcp, turns, until
 
@@ -36,8 +39,32 @@ class Switch:
         self.accepts = False
 
 
-def gate(limit, process=None, process_limit=1000):
-    it = Gate(Counters(), limit, process or Counters(), process_limit)
+class Rings(list):
+    """Bells that nobody hears."""
+
+    def __call__(self):
+        self.append(True)
+
+
+_made: list[Limit] = []
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left():
+    yield
+    while _made:
+        _made.pop().close()
+
+
+def limited(total, processes=1, **how):
+    """What each of so many processes has of a limit."""
+    _made.append(Limit(memoryview(mmap.mmap(-1, Limit.size(4))), total))
+    return [Share(Places(_made[-1], slot), **how) for slot in range(processes)]
+
+
+def gate(limit, process=None, process_share=None):
+    (share,) = limited(limit)
+    it = Gate(Counters(), share, process or Counters(), process_share or limited(1000)[0], Rings())
     it.attach(Switch())
     it.admit()
     return it
@@ -53,11 +80,11 @@ def test_connections_over_the_limit_wait_in_order():
     it.leave()
     assert third.begun and not fourth.begun
     assert it.counters.scur == 2 and it.counters.conn_tot == 3
-    it.leave()
-    assert fourth.begun
     assert not it._listener.accepts
     it.leave()
-    assert it._listener.accepts
+    assert fourth.begun
+    assert it._listener.accepts, "the next one is parked"
+    it.leave()
     it.leave()
     assert (it.counters.scur, it.counters.smax, it.counters.conn_tot) == (0, 2, 4)
 
@@ -86,7 +113,8 @@ def test_whoever_leaves_the_queue_is_not_called():
 
 def test_room_in_the_process_is_room_at_every_gate():
     process = Counters()
-    one, two = gate(10, process, 1), gate(10, process, 1)
+    (share,) = limited(1)
+    one, two = gate(10, process, share), gate(10, process, share)
     one.siblings = two.siblings = (one, two)
     waiting = Connection()
     assert one.enter(Connection())
@@ -108,6 +136,97 @@ def test_a_stopping_gate_accepts_no_more():
     assert waiting.begun
     it.leave()
     assert not it._listener.accepts
+    it.tidy()
+    assert it.share.limit == 0, "others may have it"
+
+
+@pytest.fixture
+def workers():
+    """Gates of one frontend in three workers: workers(limit)."""
+
+    def make(limit, process_limit=1000, **how):
+        gates = [
+            Gate(Counters(), share, Counters(), of_process, Rings())
+            for share, of_process in zip(limited(limit, 3, **how), limited(process_limit, 3, **how), strict=True)
+        ]
+        for each in gates:
+            each.attach(Switch())
+            each.admit()
+        return gates
+
+    return make
+
+
+def hear(gates):
+    """Everybody hears what was rung, until there is nothing more."""
+    while any(each.ring for each in gates):
+        for each in gates:
+            each.ring.clear()
+        for each in gates:
+            each.on_ring()
+
+
+@pytest.mark.parametrize("batch", [1, 4, 16])
+@pytest.mark.parametrize("limits", [(10, 1000), (1000, 10), (10, 10)])
+def test_the_limit_is_of_all_workers_and_all_of_it_is_used(workers, batch, limits):
+    gates = workers(*limits, batch=batch)
+    connections = []
+    for i in range(40):
+        connections.append(Connection())
+        # Not evenly spread.
+        if gates[i % 2 if i < 30 else 2].enter(connections[-1]):
+            connections[-1].unpark()
+        hear(gates)
+    assert sum(each.counters.scur for each in gates) == 10
+    assert [connection.begun for connection in connections] == [True] * 10 + [False] * 30
+    for _ in range(30):
+        next(each for each in gates if each.counters.scur).leave()
+        hear(gates)
+        assert sum(each.counters.scur for each in gates) == 10
+    assert all(connection.begun for connection in connections)
+    for each in gates:
+        while each.counters.scur:
+            each.leave()
+        each.tidy()
+    assert all(each._listener.accepts for each in gates)
+
+
+def test_the_oldest_of_all_workers_is_next(workers):
+    gates = workers(1)
+    connections = [Connection() for _ in range(7)]
+    gates[0].enter(connections[0])
+    for connection, i in zip(connections[1:], (2, 1, 0, 0, 2, 1), strict=True):
+        assert not gates[i].enter(connection)
+        hear(gates)
+    for n in range(1, 7):
+        next(each for each in gates if each.counters.scur).leave()
+        hear(gates)
+        assert [connection.begun for connection in connections[1:]] == [True] * n + [False] * (6 - n)
+
+
+def test_a_worker_that_hangs_holds_nobody_up(workers):
+    one, hanging, patient = workers(1)
+    first, second, third = (Connection() for _ in range(3))
+    one.enter(first)
+    hanging.enter(second)
+    patient.enter(third)
+    for each in (one, patient):
+        each.on_ring()
+    one.leave()
+    patient.on_ring()
+    assert not third.begun, "the other was there before"
+    patient.tidy()
+    assert third.begun and not second.begun
+
+
+def test_a_worker_takes_no_more_than_it_has_descriptors_for():
+    (share,) = limited(100, most=3, batch=2)
+    it = gate(100, process_share=share)
+    connections = [Connection() for _ in range(5)]
+    assert [it.enter(connection) for connection in connections] == [True, True, True, False, False]
+    assert not it.ring, "the others can do nothing for it"
+    it.leave()
+    assert connections[3].begun
 
 
 def test_http_clients_over_maxconn_are_served_in_the_order_they_came():
