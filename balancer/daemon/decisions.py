@@ -112,15 +112,19 @@ class Decisions:
                 memory.board[its.index] = state
 
     def standing(self, seat: Seat) -> report.Standing:
-        """What is left of its backend, and the sessions it has."""
+        """What is left of its backend, the sessions it has, and those in its line, who wait elsewhere when it goes."""
         usable = self._usable[seat.backend]
-        return report.Standing(usable.active, usable.backup, self._sessions(seat))
+        sessions, queued = (self._at_the_moment(seat, gauge) for gauge in ("scur", "qcur"))
+        stays = self.states[seat.index].takes_cookie
+        return report.Standing(
+            usable.active, usable.backup, sessions, requeued=0 if stays else queued, queued=queued if stays else 0
+        )
 
-    def _sessions(self, seat: Seat) -> int:
-        """At the moment, those of before a reload with them."""
+    def _at_the_moment(self, seat: Seat, gauge: str) -> int:
+        """Of all workers, those of before a reload with them."""
         entity = Entity("server", seat.backend, seat.server)
         return sum(
-            Sums.of(entity, memory.blocks, plan.layout).counters["scur"]
+            Sums.of(entity, memory.blocks, plan.layout).counters[gauge]
             for plan, memory in (Former(self._plan, self._memory), *self._elders)
             if entity in plan.layout.places
         )

@@ -506,8 +506,9 @@ class Worker:
         self._sweeper.sweep()
         now = self._clock.now
         for limited in self._limited:
-            # Whoever has a place coming to him in another worker may hang.
-            limited.look(is_patient=False)
+            if limited.waiting:
+                # Whoever has a place coming to him in another worker may hang.
+                limited.look(is_patient=False)
         for gate in self._gates:
             gate.tidy()
         for forwarder in self._forwarders:
@@ -518,6 +519,8 @@ class Worker:
         if self._ticks % _SWEEPS_PER_PURGE == 0:
             for pool in self._pools.values():
                 pool.purge(now)
+            for limited in self._limited:
+                limited.tidy()
             for member in self._sweeper.members:
                 member.report()
         if self._ticks % _SWEEPS_PER_SUM == 0:

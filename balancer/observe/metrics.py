@@ -346,6 +346,18 @@ _BACKEND = [
 
 _SERVER = [
     *_served("haproxy_server"),
+    _gauge(
+        "haproxy_server_limit_sessions",
+        lambda row: row.entry.maxconn,
+        "The server's maxconn.",
+        applies=lambda row: row.entry.maxconn > 0,
+    ),
+    _gauge(
+        "haproxy_server_queue_limit",
+        lambda row: row.entry.maxqueue,
+        "The server's maxqueue.",
+        applies=lambda row: row.entry.maxqueue > 0,
+    ),
     _states(
         "haproxy_server_status",
         _SERVER_STATES,

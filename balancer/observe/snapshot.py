@@ -583,4 +583,10 @@ def _server(
 ) -> ServerRow:
     entity = Entity("server", entry.backend, entry.name)
     check = checks.get(entry.row) if entry.is_checked else None
-    return ServerRow(entry, states[entry.row], sums[entity].counters, rates[entity], check, now, started)
+    counters = _within(sums[entity].counters, entry.maxconn)
+    return ServerRow(entry, states[entry.row], counters, rates[entity], check, now, started)
+
+
+def _within(counters: Mapping[str, int], limit: int) -> Mapping[str, int]:
+    """The workers' own maxima, added up, may be more than there ever were at one time."""
+    return {**counters, "smax": limit} if 0 < limit < counters["smax"] else counters

@@ -13,6 +13,7 @@ and what is free are one picture, and the supervisor can set right what a death 
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 
 __all__ = ["Limit", "Places"]
@@ -115,7 +116,7 @@ class Places:
         self._turns = limit._turns
         self._since = limit._since
         self._length = limit._length
-        self._nobody = bytes(self._since.nbytes)
+        self._nobody = _nobody(self._since.nbytes)
 
     @property
     def held(self) -> int:
@@ -189,3 +190,9 @@ class Places:
     def pointed(self) -> list[int]:
         """What each has told last."""
         return [number for number in self._held if number]
+
+
+@cache
+def _nobody(octets: int) -> bytes:
+    """One for all limits, of which there may be thousands."""
+    return bytes(octets)

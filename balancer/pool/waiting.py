@@ -440,31 +440,39 @@ class LimitedBackend(Backend):
         if booth is not None:
             booth.trim()
 
-    def _give_kept(self, *, is_patient: bool) -> None:
-        """What others wait for; not `is_patient`: what lost its connection too."""
-        line = self.bell.length_elsewhere
+    def _give_kept(self) -> None:
+        """What others wait for."""
+        line = self.bell.length_elsewhere if self.bell.oldest_elsewhere else 0
         for server, booth in list(self._keeping.items()):
-            wanted = booth.places.length_elsewhere
-            if server in self._usable:
+            wanted = booth.places.length_elsewhere if booth.places.oldest_elsewhere else 0
+            if line > 0 and server in self._usable:
                 wanted += line
-            if booth.places.is_tight:
-                wanted = booth.kept
-            elif not is_patient:
-                wanted = max(wanted, booth.kept - len(server.idle))
-            wanted = min(wanted, booth.kept)
-            if wanted > 0:
-                booth.give(wanted)
-                line -= wanted
-                self.bell.point(booth.number)
-                self.bell.ring()
-            if not booth.kept:
-                del self._keeping[server]
+            if wanted:
+                line -= self._give(booth, wanted)
+
+    def _give(self, booth: _Booth, wanted: int) -> int:
+        """Back some of those kept; how many."""
+        count = min(wanted, booth.kept)
+        if count > 0:
+            booth.give(count)
+            self.bell.point(booth.number)
+            self.bell.ring()
+        if not booth.kept:
+            del self._keeping[booth.server]
+        return count
+
+    def tidy(self) -> None:
+        """About once a second: give back places whose connections were closed, and those that are too many."""
+        for server, booth in list(self._keeping.items()):
+            surplus = booth.kept if booth.places.is_tight else booth.kept - len(server.idle)
+            if surplus > 0 or not booth.kept:
+                self._give(booth, surplus)
 
     def look(self, *, is_patient: bool = True) -> None:
         """There may be a place that others have given back. Not `is_patient`: take one also if somebody elsewhere has
         waited longer, who has not come for it."""
         if self._keeping:
-            self._give_kept(is_patient=is_patient)
+            self._give_kept()
         if not self._waited_for and not self._line.tickets:
             self._tell()
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import csv
 import os
 import re
 import signal
@@ -183,6 +184,10 @@ def test_a_server_is_never_given_more_and_all_of_it_is_used(balancer, slow):
     assert slow.most == 5
     until(lambda: slow.connections <= 5, "no more connections are kept")
     assert counts(running, "server_max_sessions", server="slow") <= 5
+    assert counts(running, "server_limit_sessions", server="slow") == 5
+    rows = csv.DictReader(running.stats("/haproxy?stats;csv").splitlines())
+    (row,) = (row for row in rows if row["svname"] == "slow")
+    assert (row["slim"], row["qlimit"]) == ("5", "")
     until(lambda: waiting(running) == 0, "nobody waits any more")
 
 

@@ -332,7 +332,7 @@ def test_places_of_connections_that_were_closed_are_given_back(house):
     worker.servers[0].idle.clear()
     worker.backend.look()
     assert it.limits["a"].held == 1
-    worker.backend.look(is_patient=False)
+    worker.backend.tidy()
     assert it.limits["a"].held == 0
 
 
@@ -458,6 +458,10 @@ class Traffic(RuleBasedStateMachine):
     @rule(worker=st.integers(0, 2), is_patient=st.booleans())
     def look(self, worker, is_patient):
         self.house.workers[worker].backend.look(is_patient=is_patient)
+
+    @rule(worker=st.integers(0, 2))
+    def tidy(self, worker):
+        self.house.workers[worker].backend.tidy()
 
     @rule()
     def everybody_looks(self):

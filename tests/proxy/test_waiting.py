@@ -23,6 +23,7 @@ async def at_rest(it):
     for server in it.worker._servers:
         server.idle.clear()
     held = [limit for entry, limit in it.memory.limits.items() if entry.entity.kind == "server"]
+    it.worker._backends["back"].tidy()
     await until(lambda: not any(limit.held for limit in held), "nothing is held")
 
 
