@@ -269,7 +269,10 @@ def test_the_oldest_generation_is_ended_when_there_are_too_many(running):
         says = []
         for _ in range(9):
             says.append(open_ones.enter_context(talking(running.ports["tcp"])))
+            those = set(running.workers)
             reload(running)
+            # Who comes in this moment may still be theirs.
+            until(lambda those=those: not those & set(running.workers), "they take nobody any more")
         running.wait_for_line("connections of before the last 8 reloads are ended")
         until(lambda: not _goes_on(says[0]), "it is ended")
         assert all(say(b"still") == b"still" for say in says[1:])
