@@ -29,6 +29,7 @@ needed=(
     'hatop               hatop'
     'tmux                tmux'
     'prometheus-haproxy-exporter prometheus-haproxy-exporter'
+    'chromium            chromium'
 )
 
 missing=()

@@ -714,7 +714,7 @@ class Stats(Model):
     description: Text | None = None
     """A line on top of the page."""
     refresh: Duration | None = None
-    """The page loads itself anew after this time."""
+    """Without JavaScript the page loads itself anew after this time; with it, it is up to date anyway."""
     users: dict[
         UserName,
         Annotated[

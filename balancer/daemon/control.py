@@ -12,7 +12,7 @@ import resource
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 
 import uvloop
 
@@ -28,9 +28,11 @@ from balancer.daemon.plan import Plan
 from balancer.health import report, verdict
 from balancer.health.runner import Event, OnError, Runner, Target
 from balancer.observe import command
+from balancer.observe.live import Live
 from balancer.observe.log import AccessLog, Level
 from balancer.observe.runtime import Runtime
-from balancer.observe.snapshot import Availability, LastCheck, Process, Rates, Roster, Snapshot, take
+from balancer.observe.snapshot import Availability, LastCheck, Process, Rates, Roster, Snapshot, take, taking
+from balancer.observe.trends import Trends
 from balancer.observe.web import Web
 from balancer.pool import routers
 from balancer.pool.facts import Elder, Entity, Sums, Totals, forget_peaks
@@ -76,6 +78,7 @@ class Control:
         self._roster = Roster.of(plan.config)
         self._rates = Rates()
         self._availability = Availability(started)
+        self._trends = Trends(self._roster)
         self._elders = elders
         past = [Elder([memory.past], plan.layout), *(Elder(each.memory.blocks, each.plan.layout) for each in elders)]
         self._totals = Totals(memory.blocks, plan.layout, past, memory.cleared)
@@ -123,7 +126,14 @@ class Control:
         web = None
         config = self._plan.config.stats
         if config is not None:
-            web = Web(config, self._snapshot, steer=self._helm, secret=self._memory.secret)
+            live = Live(
+                self._roster,
+                self._taking,
+                trends=self._trends,
+                recent=self._log.recent,
+                drains=lambda: self._trends.drains(self._totals.sums, self._decisions.states, time.time()),
+            )
+            web = Web(config, self._snapshot, steer=self._helm, secret=self._memory.secret, live=live)
             await web.start(self._sockets)
         if self._asking is not None:
             self._asking.attach(loop)
@@ -260,6 +270,21 @@ class Control:
             now=time.time(),
         )
 
+    def _taking(self) -> Generator[None, None, Snapshot]:
+        """The same in pieces."""
+        self._look()
+        return taking(
+            self._roster,
+            process=self._process,
+            sums=self._totals.sums,
+            states=self._decisions.states,
+            checks=self._checks,
+            rates=self._rates,
+            availability=self._availability,
+            routers=self._routers(),
+            now=time.time(),
+        )
+
     def _every_second(self, loop: asyncio.AbstractEventLoop) -> None:
         loop.call_later(_SECOND, self._every_second, loop)
         now = time.monotonic()
@@ -270,6 +295,8 @@ class Control:
         if self._decisions.has_news:
             self._decisions.has_news = False
             self._availability.feed(self._roster, self._decisions.states, time.time())
+        if self._plan.config.stats is not None:
+            self._trends.feed(self._totals.sums, self._decisions.states, self._rates, time.time())
         self._watch_workers(now)
 
     def _watch_workers(self, now: float) -> None:

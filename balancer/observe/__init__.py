@@ -2,6 +2,8 @@
 
     snapshot  one picture of everybody at one moment, and the memory it needs: rates, averages, outages      pure
     page      the picture as HAProxy's statistics page
+    trends    the last minutes: rates second by second, and how draining servers empty                        pure
+    live      what changed on the page, second by second
     metrics   the picture as Prometheus metrics, under the names of HAProxy's exporter
     form      what the page's form asks for, in HAProxy's words                                              pure
     users     who may look, who may change

@@ -163,7 +163,7 @@ def warnings(form: Form, targets: Iterable[Found]) -> list[str]:
         if is_out:
             named.setdefault(backend.name, (backend, set()))[1].add(server.name)
     if form.action == "shutdown":
-        says.append(f"This ends {sessions} session{'' if sessions == 1 else 's'} that go on now.")
+        says.append(f"This ends {sessions} session{' that goes' if sessions == 1 else 's that go'} on now.")
     for name, (backend, gone) in named.items():
         if backend.status == "UP" and not any(_serves(row) for row in backend.servers if row.name not in gone):
             says.append(f"This leaves the backend {name} without a server for new clients.")

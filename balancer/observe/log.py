@@ -17,12 +17,14 @@ from balancer.observe.lines import format_haproxy, format_json
 from balancer.observe.sinks import Level, Message, open_sink
 from balancer.pool.records import HttpRecord, Record, TcpRecord
 
-__all__ = ["AccessLog", "Level", "Quota", "format_haproxy", "format_json"]
+__all__ = ["AccessLog", "Level", "Quota", "Recent", "format_haproxy", "format_json"]
 
 # A worker holds at most this many records that its sink did not take: some 20 MB if each has the longest request.
 _CAPACITY = 16384
 # Room for events above that: a server's change of state is worth more than the record of one request.
 _EVENT_CAPACITY = 256
+# Events kept for whoever looks at the statistics.
+_RECENT = 100
 # Records formatted and sent in one go: about a millisecond.
 _BATCH = 128
 _REFUSABLE = (HttpRecord, TcpRecord)
@@ -33,6 +35,17 @@ class _Event(NamedTuple):
     text: str
     at: float | None
     """None: the text has its own date."""
+
+
+class Recent(NamedTuple):
+    """An event that was said."""
+
+    number: int
+    """From 1 on."""
+    at: float
+    """Unix time."""
+    level: Level
+    text: str
 
 
 class Quota:
@@ -82,6 +95,9 @@ class AccessLog:
         self._clock = clock
         self._queue: deque[Record | _Event] = deque()
         self._overflow = 0
+        self._said = 0
+        self.recent: deque[Recent] = deque(maxlen=_RECENT)
+        """The last events, whether or not a sink took them."""
         self._quota = Quota()
         self._sink = open_sink(config, clock, stdout=stdout, devlog=devlog)
 
@@ -113,10 +129,13 @@ class AccessLog:
                 return
             if hidden:
                 text = f"{text} ({hidden} more of this kind not logged)"
+        text = lines.printable(text)
+        self._said += 1
+        self.recent.append(Recent(self._said, now, level, text))
         if len(self._queue) >= self._capacity + _EVENT_CAPACITY:
             self._overflow += 1
             return
-        self._queue.append(_Event(level, lines.printable(text), now))
+        self._queue.append(_Event(level, text, now))
         self.flush()
 
     def flush(self, limit: int | None = None) -> int:

@@ -1,9 +1,13 @@
-"""The statistics page: HAProxy's table as HTML that needs no script and loads nothing from anywhere, and its form."""
+"""The statistics page: HAProxy's table as HTML that loads nothing from anywhere, and its form.
+
+It works without its script, which keeps it up to date (live), draws the last minutes, filters and sorts.
+"""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+from collections import Counter
 from collections.abc import Generator, Sequence
 from importlib import resources
 from itertools import islice
@@ -14,14 +18,30 @@ from markupsafe import Markup
 
 from balancer.observe import routers
 from balancer.observe.form import ACTIONS, SAID, Form
+from balancer.observe.lines import rfc3339_date
+from balancer.observe.log import Recent
 from balancer.observe.routers import duration
-from balancer.observe.snapshot import BackendRow, FrontendRow, ServerRow, Snapshot
+from balancer.observe.snapshot import BackendRow, FrontendRow, ServerRow, Snapshot, Tone
+from balancer.observe.trends import Drain
 
-__all__ = ["CONTENT_TYPE", "POLICY", "View", "pieces", "question", "render"]
+__all__ = [
+    "CONTENT_TYPE",
+    "POLICY",
+    "View",
+    "check_words",
+    "pieces",
+    "question",
+    "render",
+    "routers_of",
+    "tone_of",
+    "top",
+]
 
 CONTENT_TYPE = "text/html; charset=utf-8"
 
-_STYLE = resources.files("balancer.observe").joinpath("templates/stats.css").read_text("utf-8")
+_FOLDER = resources.files("balancer.observe").joinpath("templates")
+_STYLE = _FOLDER.joinpath("stats.css").read_text("utf-8")
+_SCRIPT = _FOLDER.joinpath("stats.js").read_text("utf-8")
 
 
 def _hash(text: str) -> str:
@@ -29,13 +49,14 @@ def _hash(text: str) -> str:
 
 
 POLICY = (
-    f"default-src 'none'; style-src {_hash(_STYLE)}; img-src data:; form-action 'self'; base-uri 'none'; "
-    "frame-ancestors 'none'"
+    f"default-src 'none'; style-src {_hash(_STYLE)}; script-src {_hash(_SCRIPT)}; connect-src 'self'; img-src data:; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 """Content-Security-Policy: nothing runs or is loaded but what stands here."""
 
-# Parts of the template put together before they are handed on: some 30 KiB, a few milliseconds of work.
-_PARTS = 1024
+# Parts of the template put together before they are handed on: some 15 KiB, a few milliseconds of work.
+_PARTS = 512
+_TONES: dict[str, Tone] = {"OPEN": "up", "FULL": "going-down", "STOP": "down"}
 
 
 class View(NamedTuple):
@@ -43,7 +64,7 @@ class View(NamedTuple):
 
     realm: str
     refresh: float | None = None
-    """The period in seconds of the Refresh header that goes with it."""
+    """After so many seconds the page asks for itself again, where nothing keeps it up to date."""
     user: str = ""
     token: str | None = None
     """What the form brings along; None: this user may only look."""
@@ -51,6 +72,12 @@ class View(NamedTuple):
     """The address of this view."""
     said: str = ""
     """What came of the form before (form.SAID)."""
+    source: str | None = None
+    """Where news are told (live); None: nowhere, and the page has no script."""
+    epoch: str = ""
+    """What the page's rows are (live)."""
+    drains: Sequence[Drain] = ()
+    recent: Sequence[Recent] = ()
 
 
 def _octets(number: int) -> str:
@@ -72,17 +99,48 @@ def _milliseconds(seconds: float) -> str:
     return f"{seconds * 1000:.0f}" if seconds >= 0.01 else f"{seconds * 1000:.2g}"
 
 
-def _last_check(row: ServerRow) -> tuple[str, str]:
-    """The cell (`L7OK/200 in 3ms`) and what it means."""
+def check_words(row: ServerRow) -> tuple[str, str]:
+    """What is said of the last check (`L7OK/200 in 3ms`), and what it means."""
     if not row.entry.is_checked:
         return "", ""
     check = row.check
     if check is None:
         return "INI", "Initializing"
     code = check.code if check.status is None else f"{check.code}/{check.status}"
-    ago = f"{duration(row.now - check.at)} ago"
-    words = ": ".join(filter(None, (check.description, check.info)))
-    return f"{code} in {check.duration * 1000:.0f}ms", f"{words} ({ago})"
+    return f"{code} in {check.duration * 1000:.0f}ms", ": ".join(filter(None, (check.description, check.info)))
+
+
+def _last_check(row: ServerRow) -> tuple[str, str]:
+    """The cell and its title."""
+    cell, words = check_words(row)
+    return cell, f"{words} ({duration(row.now - row.check.at)} ago)" if row.check is not None and words else words
+
+
+def tone_of(row: FrontendRow) -> Tone:
+    """What its colour says."""
+    return _TONES[row.status]
+
+
+def top(snapshot: Snapshot) -> list[int]:
+    """The numbers on top of the page, in their order."""
+    tones = _tones(snapshot)
+    return [
+        snapshot.counters["scur"],
+        snapshot.process.maxconn,
+        snapshot.rate.connections,
+        snapshot.rate.connections_max,
+        snapshot.request_rate,
+        snapshot.requests,
+        snapshot.bytes_in,
+        snapshot.bytes_out,
+        sum(tones[tone] for tone in ("up", "going-down", "unchecked")),
+        tones.total(),
+        snapshot.counters["log_dropped"],
+    ]
+
+
+def _tones(snapshot: Snapshot) -> Counter[str]:
+    return Counter(server.tone for server in snapshot.servers)
 
 
 def _last_session(row: BackendRow | ServerRow, now: float) -> str:
@@ -123,9 +181,11 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(duration=duration, octets=_octets, number=_number)
+    environment.filters.update(duration=duration, octets=_octets, number=_number, date=rfc3339_date)
     environment.globals.update(
         style=Markup(_STYLE),  # noqa: S704  # our own file
+        javascript=Markup(_SCRIPT),  # noqa: S704  # our own file
+        tone_of=tone_of,
         actions=ACTIONS,
         said=SAID,
         last_check=_last_check,
@@ -143,18 +203,18 @@ def _environment() -> Environment:
 
 _ENVIRONMENT = _environment()
 _TEMPLATE = _ENVIRONMENT.get_template("stats.html")
+_ROUTERS = _ENVIRONMENT.get_template("routers.html")
 _QUESTION = _ENVIRONMENT.get_template("question.html")
 
 
 def pieces(snapshot: Snapshot, view: View) -> Generator[str, None, None]:
     """The page in pieces of some 30 KiB, so that a caller can do other things in between."""
-    states = [server.tone for server in snapshot.servers]
     parts = _TEMPLATE.generate(
         snapshot=snapshot,
         process=snapshot.process,
         view=view,
         refresh=max(round(view.refresh), 1) if view.refresh is not None else None,
-        tones={tone: states.count(tone) for tone in dict.fromkeys(states)},
+        top=top(snapshot),
     )
     while piece := "".join(islice(parts, _PARTS)):
         yield piece
@@ -163,6 +223,11 @@ def pieces(snapshot: Snapshot, view: View) -> Generator[str, None, None]:
 def render(snapshot: Snapshot, view: View) -> str:
     """The whole page."""
     return "".join(pieces(snapshot, view))
+
+
+def routers_of(snapshot: Snapshot) -> str:
+    """The part of the page that is about virtual routers."""
+    return _ROUTERS.render(snapshot=snapshot)
 
 
 def question(form: Form, servers: Sequence[tuple[BackendRow, ServerRow]], says: Sequence[str], *, here: str) -> str:

@@ -10,7 +10,7 @@ Pure: `now` is an argument, Unix time in seconds.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from balancer.addr import Address
@@ -34,6 +34,7 @@ __all__ = [
     "ServerRow",
     "Snapshot",
     "take",
+    "taking",
 ]
 
 Mode = Literal["tcp", "http", "udp"]
@@ -43,6 +44,8 @@ Tone = Literal["up", "going-down", "going-up", "down", "unchecked", "drain", "ma
 _WINDOW = 1024
 _TIMES = ("qtime", "ctime", "rtime", "ttime")
 _MICROSECOND = 1e-6
+# Servers looked at in one go: less than a millisecond.
+_STRETCH = 128
 
 
 class LastCheck(NamedTuple):
@@ -513,6 +516,44 @@ def take(
 ) -> Snapshot:
     """The picture of this moment. `states` are the rows of the `Board`, `checks` go by the same index. `sums` must
     have an entry for everybody on the roster (KeyError)."""
+    pieces = taking(
+        roster,
+        process,
+        sums=sums,
+        states=states,
+        checks=checks,
+        rates=rates,
+        availability=availability,
+        now=now,
+        routers=routers,
+    )
+    while True:
+        try:
+            next(pieces)
+        except StopIteration as done:
+            snapshot: Snapshot = done.value
+            return snapshot
+
+
+def taking(
+    roster: Roster,
+    process: Process,
+    *,
+    sums: Mapping[Entity, Sums],
+    states: Sequence[ServerState],
+    checks: Mapping[int, LastCheck],
+    rates: Rates,
+    availability: Availability,
+    now: float,
+    routers: Standing | None = None,
+) -> Generator[None, None, Snapshot]:
+    """`take` in short pieces, so that a caller can do other things in between."""
+    backends = []
+    for entry in roster.backends:
+        backend = yield from _backend(
+            entry, sums, states, checks, rates=rates, availability=availability, now=now, started=process.started
+        )
+        backends.append(backend)
     total = Entity("process", "")
     return Snapshot(
         now=now,
@@ -520,12 +561,7 @@ def take(
         counters=sums[total].counters,
         rate=rates[total],
         frontends=tuple(_frontend(entry, process, sums, rates) for entry in roster.frontends),
-        backends=tuple(
-            _backend(
-                entry, sums, states, checks, rates=rates, availability=availability, now=now, started=process.started
-            )
-            for entry in roster.backends
-        ),
+        backends=tuple(backends),
         routers=routers,
     )
 
@@ -548,8 +584,14 @@ def _backend(
     availability: Availability,
     now: float,
     started: float,
-) -> BackendRow:
+) -> Generator[None, None, BackendRow]:
     entity = Entity("backend", entry.name)
+    servers = []
+    for number, server in enumerate(entry.servers, 1):
+        servers.append(_server(server, sums, states, checks, rates=rates, now=now, started=started))
+        if not number % _STRETCH:
+            yield
+    yield
     active, backup = _in_use(entry, states)
     standing = availability[entry.name]
     since = max(now - standing.since, 0.0)
@@ -560,9 +602,7 @@ def _backend(
         histograms=sums[entity].histograms,
         rate=rates[entity],
         status="UP" if is_up else "DOWN",
-        servers=tuple(
-            _server(server, sums, states, checks, rates=rates, now=now, started=started) for server in entry.servers
-        ),
+        servers=tuple(servers),
         active=active,
         backup=backup,
         since=since,

@@ -29,6 +29,7 @@ from balancer.observe import columns, form, metrics, page
 from balancer.observe.columns import Selection
 from balancer.observe.form import Form, Found
 from balancer.observe.lines import printable
+from balancer.observe.live import Live
 from balancer.observe.snapshot import Snapshot
 from balancer.observe.steering import Steering
 from balancer.observe.users import User, Users
@@ -45,6 +46,8 @@ _MOST_ANSWERS = 4
 # Head complete within this time of accepting (apache's mod_reqtimeout gives 20 s at least, nginx 60).
 _HEAD_SECONDS = 10.0
 _ANSWER_SECONDS = 30.0
+# In which one who is told what changes has to take it.
+_READ_SECONDS = 10.0
 # A client that still sends the body we refused is read for so long, so that it sees the answer and no reset.
 _LINGER_SECONDS = 2.0
 # Browsers send 2 KiB of head, cookies of other services on this host included 8.
@@ -73,7 +76,7 @@ class Web:
     """The HTTP server of the statistics.
 
     `snapshot` is asked for the present picture at each request, `steer` changes servers. `secret` is what tokens are
-    made with.
+    made with. `live` tells what changes.
     """
 
     def __init__(
@@ -83,10 +86,12 @@ class Web:
         *,
         steer: Steering | None = None,
         secret: bytes = b"",
+        live: Live | None = None,
     ) -> None:
         self._config = config
         self._snapshot = snapshot
         self._steer = steer if config.admin else None
+        self._live = live
         self._users = Users(config, secret)
         self._changes: set[asyncio.Task[int]] = set()
         self._challenge = f'Basic realm="{config.realm}"'
@@ -109,6 +114,8 @@ class Web:
 
     async def stop(self) -> None:
         """Accept no more, give answers in the making a second, close everything."""
+        if self._live is not None:
+            self._live.close()
         for listener in self._listeners:
             listener.close()
         self._listeners.clear()
@@ -132,15 +139,15 @@ class Web:
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         self._answering.add(request.protocol)
         try:
-            async with asyncio.timeout(_ANSWER_SECONDS):
-                return await self._answer(request)
+            async with asyncio.timeout(_ANSWER_SECONDS) as limit:
+                return await self._answer(request, limit)
         except TimeoutError:
             _reset(request.transport)
             raise ConnectionResetError("the client reads too slowly") from None
         finally:
             self._answering.discard(request.protocol)
 
-    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _answer(self, request: web.BaseRequest, limit: asyncio.Timeout) -> web.StreamResponse:
         try:
             user = await self._users.of(request.headers.get("Authorization", ""))
         except TooManyLoginsError:
@@ -158,6 +165,8 @@ class Web:
             return _plain(405, "Only GET and HEAD are understood.")
         if config.metrics is not None and target.partition("?")[0] == config.metrics:
             return await self._send(request, {"Content-Type": metrics.CONTENT_TYPE}, metrics.pieces)
+        if wanted is not None and wanted.is_live:
+            return await self._tell(request, limit)
         if wanted is not None:
             return await self._show(request, wanted, user)
         return _plain(404, "There is nothing here.")
@@ -183,7 +192,7 @@ class Web:
         # Who is no browser and knows the password does what its own user wants.
         if (is_browser or asked.token is not None) and not self._users.is_token(user, asked.token or ""):
             return self._back(wanted, "DENY")
-        snapshot = self._snapshot()
+        snapshot = await self._picture()
         targets = list(form.found(asked, snapshot))
         if is_browser and not asked.is_confirmed and (says := form.warnings(asked, targets)):
             text = page.question(asked, [each[:2] for each in targets], says, here=self._here(wanted))
@@ -217,7 +226,8 @@ class Web:
         if wanted.format is None:
             headers = {"Content-Type": page.CONTENT_TYPE}
             refresh = config.refresh if wanted.refreshes else None
-            if refresh is not None:
+            live = self._live
+            if refresh is not None and live is None:
                 headers["Refresh"] = str(max(round(refresh), 1))
             may_change = self._steer is not None and user.is_admin
             view = page.View(
@@ -227,6 +237,10 @@ class Web:
                 token=self._users.token(user) if may_change else None,
                 here=self._here(wanted._replace(said="")),
                 said=wanted.said,
+                source=f"{config.uri};live" if live is not None else None,
+                epoch=live.epoch if live is not None else "",
+                drains=live.drains() if live is not None else (),
+                recent=tuple(live.recent) if live is not None else (),
             )
             return await self._send(
                 request, headers, lambda now: page.pieces(columns.narrowed(now, wanted.selection), view)
@@ -239,6 +253,36 @@ class Web:
             lambda now: _together(write(columns.selected(now, wanted.selection))),
         )
 
+    async def _picture(self) -> Snapshot:
+        return await self._live.picture() if self._live is not None else self._snapshot()
+
+    async def _tell(self, request: web.BaseRequest, limit: asyncio.Timeout) -> web.StreamResponse:
+        """What changes, until the client leaves or reads too slowly."""
+        listener = self._live.join() if self._live is not None else None
+        if self._live is None or listener is None:
+            return _plain(503, "Too many are being told already.")
+        loop = asyncio.get_running_loop()
+        try:
+            response = web.StreamResponse(headers={**_HEADERS, "Content-Type": "text/event-stream"})
+            response.force_close()
+            await response.prepare(request)
+            if request.method == "HEAD":
+                return response
+            for piece in self._live.greeting():
+                limit.reschedule(loop.time() + _READ_SECONDS)
+                await asyncio.sleep(0)
+                await response.write(piece)
+            limit.reschedule(None)
+            async for piece in listener.news():
+                limit.reschedule(loop.time() + _READ_SECONDS)
+                await response.write(piece)
+                limit.reschedule(None)
+            # What it has not read by now it never will.
+            _reset(request.transport)
+            return response
+        finally:
+            self._live.leave(listener)
+
     async def _send(
         self,
         request: web.BaseRequest,
@@ -248,7 +292,7 @@ class Web:
         """Answer with what `make` yields, as it is made."""
         async with self._answers:
             # Closed at once when the client leaves: else the exception would keep this frame, and that the snapshot.
-            with closing(make(self._snapshot())) as pieces:
+            with closing(make(await self._picture())) as pieces:
                 # Before the head is out an error can still be told.
                 first = next(pieces, "")
                 response = web.StreamResponse(headers={**_HEADERS, **headers})
@@ -272,6 +316,7 @@ class _Wanted(NamedTuple):
     format: str | None
     selection: Selection
     refreshes: bool
+    is_live: bool
     said: str
     """A code of form.SAID."""
 
@@ -287,6 +332,7 @@ class _Wanted(NamedTuple):
             next((word for word in words if word in _WRITERS), None),
             Selection(scope=scope[:_LONGEST_SCOPE], hides_down="up" in words, hides_maint="no-maint" in words),
             "norefresh" not in words,
+            "live" in words,
             next((word[3:] for word in words if word.startswith("st=") and word[3:] in form.SAID), ""),
         )
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -7,14 +9,16 @@ from html.parser import HTMLParser
 import pytest
 
 from balancer.observe import page
+from balancer.observe.log import Level, Recent
 from balancer.observe.page import View
 from balancer.observe.snapshot import LastCheck
+from balancer.observe.trends import Drain
 from balancer.pool.orders import Condition, ServerState
 from balancer.pool.routers import PeerFacts, ScriptFacts, Standing, Term, Trouble
 from tests.observe.conftest import router, two_routers
 
 NOW = 1_795_392_514.0
-VOID = {"meta", "link", "input"}
+VOID = {"meta", "link", "input", "col"}
 
 
 class Tree(HTMLParser):
@@ -102,6 +106,33 @@ def test_the_head_tells_who_it_is(house) -> None:
         "every 5 s",
     ):
         assert words in text
+
+
+def test_what_runs_is_in_the_page_and_named_by_its_policy(house) -> None:
+    text = page.render(house.look(), View("r", refresh=7.0, source="/haproxy?stats;live", epoch="e", token="t"))
+    tree = read(text)
+    assert '<noscript><meta http-equiv="refresh" content="7"></noscript>' in text
+    for tag in ("script", "style"):
+        (content,) = re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}';" in page.POLICY
+    assert "unsafe" not in page.POLICY
+    assert not {"src", "style"} & {name for _, attrs in tree.tags for name in attrs}
+
+
+def test_last_events_and_drains(house) -> None:
+    recent = (Recent(1, NOW - 5, Level.ALERT, "<b>one</b>"), Recent(2, NOW, Level.NOTICE, "two"))
+    drains = (
+        Drain("app", "up", "DRAIN", 65.0, 3, 61.0, 125.0),
+        Drain("app", "down", "MAINT", 5.0, 1, None, None),
+        Drain("raw", "one", "weight 0", 5.0, 0, 70.0, 0.0),
+    )
+    text = page.render(house.look(), View("r", source="/s;live", recent=recent, drains=drains))
+    assert text.index("</b> two") < text.index("&lt;b&gt;one")
+    tree = read(text)
+    assert tree.row("app/up")[1:] == ["DRAIN", "1m5s", "3", "1m1s", "2m5s"]
+    assert tree.row("app/down")[1:] == ["MAINT", "5s", "1", "-", "?"]
+    assert tree.row("raw/one")[1:] == ["weight 0", "5s", "0", "-", "empty"]
 
 
 def test_it_loads_and_runs_nothing(house) -> None:

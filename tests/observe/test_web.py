@@ -15,9 +15,12 @@ from passlib.hash import sha256_crypt
 from prometheus_client.parser import text_string_to_metric_families
 
 from balancer.config import model
+from balancer.observe import live as live_module
 from balancer.observe import web as web_module
+from balancer.observe.live import Live
 from balancer.observe.snapshot import Snapshot
 from balancer.observe.steering import Change, Steering
+from balancer.observe.trends import Trends
 from balancer.observe.web import Web
 from balancer.pool.orders import Admin
 
@@ -47,13 +50,14 @@ def serve(
     talk: Callable[[int], Awaitable[None]],
     *,
     steer: Steering | None = None,
+    live: Live | None = None,
     **more: object,
 ) -> None:
     """Run a Web on loopback and let `talk` speak to its port."""
 
     async def run() -> None:
         with listening() as sock:
-            web = Web(config(**more), snapshot, steer=steer, secret=b"s" * 16)
+            web = Web(config(**more), snapshot, steer=steer, secret=b"s" * 16, live=live)
             await web.start([sock])
             try:
                 async with asyncio.timeout(30):
@@ -686,3 +690,84 @@ def test_a_form_of_too_many_fields_is_refused(house) -> None:
         assert await post(port, data=[("s", "")] * 20_001) == 413
 
     serve(house.look, talk, steer=Wheel(), **CHANGES)
+
+
+# News
+
+
+def told(house) -> Live:
+    def picture():
+        yield
+        return house.look()
+
+    return Live(house.roster, picture, trends=Trends(house.roster), recent=(), drains=list, period=0.01)
+
+
+def test_news_are_told_to_users(house) -> None:
+    async def talk(port: int) -> None:
+        text = (await ask(port, "/haproxy?stats"))[2]
+        assert 'data-source="/haproxy?stats;live"' in text and "<script>" in text
+        assert "Refresh" not in (await ask(port, "/haproxy?stats"))[1]
+        assert (await ask(port, "/haproxy?stats;live", auth=None))[0] == 401
+        credentials = base64.b64encode(b"admin:123")
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /;live HTTP/1.1\r\nHost: x\r\nAuthorization: Basic " + credentials + b"\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert b"Content-Type: text/event-stream" in head and b"Cache-Control: no-store" in head
+        await reader.readuntil(b"event: hello\n")
+        for _ in range(3):
+            await reader.readuntil(b"event: tick\n")
+        writer.close()
+
+    serve(house.look, talk, live=told(house))
+
+
+def test_only_so_many_are_told(house, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_module, "_MOST_LISTENERS", 1)
+
+    async def talk(port: int) -> None:
+        assert (await ask(port, "/haproxy?stats;live", method="HEAD"))[0] == 200
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /;live HTTP/1.1\r\nHost: x\r\n\r\n")
+        await reader.readuntil(b"event: tick\n")
+        assert (await ask(port, "/haproxy?stats;live"))[0] == 503
+        writer.close()
+        while (await ask(port, "/haproxy?stats;live", method="HEAD"))[0] != 200:
+            await asyncio.sleep(0.01)
+
+    serve(house.look, talk, users={}, live=told(house))
+
+
+def test_who_does_not_read_news_is_let_go(house, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web_module, "_READ_SECONDS", 0.2)
+    live = told(house)
+    monkeypatch.setattr(live, "_tick", lambda snapshot: {"padding": "x" * 1_000_000})
+
+    async def talk(port: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+        writer.write(b"GET /;live HTTP/1.1\r\nHost: x\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        while not live._listeners:
+            await asyncio.sleep(0.01)
+        while live._listeners:
+            await asyncio.sleep(0.01)
+        writer.close()
+
+    serve(house.look, talk, users={}, live=live)
+
+
+def test_stop_ends_the_news(house) -> None:
+    live = told(house)
+
+    async def run() -> None:
+        with listening() as sock:
+            web = Web(config(users={}), house.look, live=live)
+            await web.start([sock])
+            reader, writer = await asyncio.open_connection(*sock.getsockname())
+            writer.write(b"GET /;live HTTP/1.1\r\nHost: x\r\n\r\n")
+            await reader.readuntil(b"event: tick\n")
+            async with asyncio.timeout(10):
+                await web.stop()
+            writer.close()
+
+    run_on_uvloop(run())
