@@ -6,7 +6,27 @@ new ones: `make test PYTEST=--hypothesis-profile=default`. How long an example t
 
 from __future__ import annotations
 
+import threading
+
+import pytest
 from hypothesis import settings
+
+from balancer.pool import passwords
 
 settings.register_profile("steady", derandomize=True, deadline=None)
 settings.load_profile("steady")
+
+
+@pytest.fixture
+def slowly(monkeypatch):
+    """Checks of passwords last until they are let go; how many there were."""
+    gate, calls, verify = threading.Event(), [], passwords.verify
+
+    def wait(hashed, password):
+        calls.append(password)
+        assert gate.wait(10)
+        return verify(hashed, password)
+
+    monkeypatch.setattr(passwords, "verify", wait)
+    yield gate, calls
+    gate.set()
