@@ -61,6 +61,8 @@ class Listener:
     def __init__(self) -> None:
         self.is_over = False
         """No more news: too slow, or the end."""
+        self.is_late = False
+        """Too slow."""
         self._waiting: deque[bytes] = deque()
         self._size = 0
         self._wake = asyncio.Event()
@@ -68,6 +70,7 @@ class Listener:
     def tell(self, message: bytes) -> None:
         self._size += len(message)
         if self._size > _MOST_WAITING:
+            self.is_late = True
             self.end()
             return
         self._waiting.append(message)

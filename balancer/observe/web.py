@@ -277,8 +277,12 @@ class Web:
                 limit.reschedule(loop.time() + _READ_SECONDS)
                 await response.write(piece)
                 limit.reschedule(None)
-            # What it has not read by now it never will.
-            _reset(request.transport)
+            if listener.is_late:
+                # What it has not read by now it never will.
+                _reset(request.transport)
+            else:
+                limit.reschedule(loop.time() + _READ_SECONDS)
+                await response.write_eof()
             return response
         finally:
             self._live.leave(listener)

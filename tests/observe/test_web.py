@@ -768,6 +768,7 @@ def test_stop_ends_the_news(house) -> None:
             await reader.readuntil(b"event: tick\n")
             async with asyncio.timeout(10):
                 await web.stop()
+                assert (await reader.read()).endswith(b"0\r\n\r\n"), "ended, not broken off"
             writer.close()
 
     run_on_uvloop(run())
