@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from balancer.addr import parse_address
-from balancer.observe.snapshot import Availability, Rates, Roster, ServerEntry, ServerRow
+from balancer.observe.snapshot import Availability, Rates, Roster, ServerEntry, ServerRow, taking
 from balancer.pool.facts import COUNTERS, Entity, Sums
 from balancer.pool.orders import Admin, Condition, ServerState
 
@@ -192,3 +192,23 @@ def test_a_backend_down_from_the_start_was_down_once(house) -> None:
     availability = Availability(started=5.0)
     availability.feed(house.roster, list(house.board), 6.0)
     assert availability["raw"] == (False, 5.0, 1, 0.0)
+
+
+def test_a_large_picture_is_taken_in_pieces(house) -> None:
+    """So that thousands of servers keep no check waiting."""
+    roster = house.roster
+    app = roster.backends[0]
+    large = roster._replace(backends=(app._replace(servers=app.servers * 1000),))
+    house.roster = large
+    pieces = taking(
+        large,
+        house.process,
+        sums=house.sums(),
+        states=list(house.board),
+        checks=house.checks,
+        rates=house.rates,
+        availability=house.availability,
+        now=1000.0,
+    )
+    assert sum(1 for _ in pieces) >= 3000 // 128
+    assert len(house.look().backends[0].servers) == 3000
