@@ -49,7 +49,7 @@ class LeastConn(Algorithm[C]):
         while heap:
             entry = heap[0]
             load, turn, server = entry
-            if live[server] is not entry:
+            if live[server] != entry:
                 heappop(heap)
                 continue
             now = server.counters.scur / server.weight

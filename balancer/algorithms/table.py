@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import gcd
+from typing import Final
 from zlib import crc32
 
 from balancer.algorithms.base import Algorithm, C
@@ -14,7 +15,7 @@ from balancer.algorithms.base import Algorithm, C
 __all__ = ["HashTable", "avalanche", "map_based", "mix"]
 
 # Tries for another server than the one that failed, before looking through the whole table.
-_PROBES = 16
+_PROBES: Final = 16
 
 
 def avalanche(number: int) -> int:

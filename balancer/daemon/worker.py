@@ -47,6 +47,8 @@ from balancer.proxy.origin import Pool
 from balancer.proxy.replies import Replies
 from balancer.proxy.route import RoutedExchange, Router, nowhere
 from balancer.proxy.sources import LimitedClient, LimitedReceiver, LimitedTcpFrontend, Limiter, RequestLimiter
+from balancer.proxy.stream import Poller
+from balancer.proxy.stream import Receiver as StreamReceiver
 from balancer.proxy.sweep import INTERVAL, Clock, Sweeper
 from balancer.proxy.tcp import TcpFrontend
 from balancer.proxy.udp import FlowForwarder, Receiver
@@ -140,6 +142,7 @@ class Worker:
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
         self._finished = asyncio.Event()
+        self._poller = Poller(loop)
         self._build(loop)
         self._read_board()
         loop.add_reader(self._memory.worker_bells[self._number], self._on_bell)
@@ -162,6 +165,7 @@ class Worker:
         self._flush()
         # What is idle, or was cut off, ends with us.
         let_go(self._memory.blocks[self._number], self._plan.layout)
+        self._poller.close()
 
     def _go(self) -> None:
         """Take clients, if told so by now."""
@@ -194,7 +198,7 @@ class Worker:
             self._backends[name] = self._backend(name, config, rng)
             settings = effective.backend(self._config, name)
             self._upstreams[name] = Upstream(
-                loop,
+                self._poller,
                 self._backends[name],
                 connect_timeout=settings.timeouts.connect,
                 retries=settings.retries,
@@ -211,12 +215,11 @@ class Worker:
             gate = self._gate(name)
             accept = build(loop, name, frontend, gate)
             listener = Listener(
-                loop,
+                self._poller,
                 [
                     (sock, functools.partial(accept, accept_proxy=bind.accept_proxy))
                     for bind, sock in self._sockets[name]
                 ],
-                backlog=self._config.global_.backlog,
             )
             gate.attach(listener)
             self._gates.append(gate)
@@ -292,7 +295,7 @@ class Worker:
 
     def _tcp(
         self, loop: asyncio.AbstractEventLoop, name: str, frontend: model.Frontend, gate: Gate
-    ) -> Callable[..., asyncio.Protocol]:
+    ) -> Callable[..., StreamReceiver]:
         front = effective.frontend(self._config, name)
         back = effective.backend(self._config, frontend.default_backend).timeouts
         limiter = self._limiter(name, frontend)
@@ -318,17 +321,17 @@ class Worker:
 
     def _http(
         self, loop: asyncio.AbstractEventLoop, name: str, frontend: model.Frontend, gate: Gate
-    ) -> Callable[..., asyncio.Protocol]:
+    ) -> Callable[..., StreamReceiver]:
         front = effective.frontend(self._config, name)
         of_all = self._config.global_
         forwarded_for = frontend.forwarded_for
         backends = {each: self._http_backend(name, each) for each in frontend.backends}
         filters = any(each.compression is not None or each.cache is not None for each in backends.values())
         replies = self._replies(front.error_files)
-        default = backends.get(frontend.default_backend) or nowhere(loop, name, replies)
+        default = backends.get(frontend.default_backend) or nowhere(self._poller, name, replies)
         if frontend.has_rules or filters:
             self.routers[name] = Router(
-                frontend, self._config.acls, backends, nowhere(loop, name, replies), self._plan.pages
+                frontend, self._config.acls, backends, nowhere(self._poller, name, replies), self._plan.pages
             )
         limiter = self._limiter(name, frontend)
         router = self.routers.get(name)
@@ -337,7 +340,7 @@ class Worker:
             exchange = functools.partial(FilteredExchange if filters else RoutedExchange, router)
         log: Callable[[HttpRecord], None] | None = self._record_sink(frontend)
         if limiter is not None:
-            requests = RequestLimiter(limiter, frontend, exchange, router, nowhere(loop, name, replies))
+            requests = RequestLimiter(limiter, frontend, exchange, router, nowhere(self._poller, name, replies))
             exchange, log = requests if requests.is_needed else exchange, requests.log(log)
         shared = HttpFrontend(
             name=name,

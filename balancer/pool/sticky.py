@@ -20,7 +20,7 @@ from __future__ import annotations
 import binascii
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from balancer.config import model
 from balancer.pool.server import Server
@@ -29,9 +29,9 @@ __all__ = ["NO_COOKIE", "Choice", "Persistence"]
 
 # A date this far in the future is a wrong clock, and the cookie is not believed; less is let pass, so that a
 # corrected time zone does not expire every client (HAProxy's limit).
-_FUTURE = 86400
+_FUTURE: Final = 86400
 # What is left of a Unix date: 30 bits of four seconds. It lasts until 2106.
-_DATE = 0xFFFFFFFC
+_DATE: Final = 0xFFFFFFFC
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +52,12 @@ class Choice:
         return Choice(None, "D", self.first) if self.server is not None else self
 
 
-NO_COOKIE = Choice(None, "N")
+NO_COOKIE: Final = Choice(None, "N")
 """The request had none."""
-_INVALID = Choice(None, "I")
-_DOWN = Choice(None, "D")
-_EXPIRED = Choice(None, "E")
-_OLD = Choice(None, "O")
+_INVALID: Final = Choice(None, "I")
+_DOWN: Final = Choice(None, "D")
+_EXPIRED: Final = Choice(None, "E")
+_OLD: Final = Choice(None, "O")
 
 
 class Persistence:

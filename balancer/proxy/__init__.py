@@ -1,6 +1,7 @@
 """How does a byte cross?
 
-    listen    listening sockets to protocols; maxconn
+    stream    stream sockets to protocols: accept, connect, read, write, close
+    listen    listening sockets, within maxconn
     wake      bells that other processes ring
     sweep     the coarse clock, and timeouts without a timer per connection
     tcp       a TCP session: connect, relay, half-close

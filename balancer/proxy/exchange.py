@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv4Network, IPv6Network, ip_address
-from typing import Protocol, cast
+from typing import Final, cast
 
 from balancer.config import model
 from balancer.errors import BadRequest
@@ -28,8 +29,9 @@ from balancer.pool.waiting import LimitedBackend, Ticket, described
 from balancer.proxy.cache import Cache
 from balancer.proxy.compress import Compression
 from balancer.proxy.listen import Gate
-from balancer.proxy.origin import Pool, ServerConnection, Stage
+from balancer.proxy.origin import Holder, Pool, ServerConnection, Stage
 from balancer.proxy.replies import Compose, Replies
+from balancer.proxy.stream import Receiver, Stream
 from balancer.proxy.sweep import NEVER, Clock, Sweeper
 from balancer.proxy.tcp import reset
 from balancer.proxy.upstream import ConnectError, CrowdedError, Upstream
@@ -40,9 +42,9 @@ from balancer.wire.http1 import CHUNKED, UNTIL_CLOSE, Limits, Request, Response
 __all__ = ["Client", "Exchange", "ForwardedFor", "HttpBackend", "HttpFrontend", "count_status"]
 
 # RFC 9110 section 9.2.2. A request of these may be sent again when a pooled connection turns out dead.
-_IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
+_IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
 # A connection that answered this recently (seconds) is not one that the server is just about to close as idle.
-_PROVED_ALIVE = 0.5
+_PROVED_ALIVE: Final = 0.5
 
 
 @dataclass(frozen=True)
@@ -116,11 +118,17 @@ class HttpFrontend:
     dontlognull: bool
 
 
-class Client(Protocol):
+class Client(Receiver):
     """The client connection an exchange belongs to."""
 
+    __slots__ = (
+        "buffer", "deadline", "eof", "forwarded", "frontend", "key", "own", "source", "transport", "write",
+        "write_paused",
+    )  # fmt: skip
+
+
     frontend: HttpFrontend
-    transport: asyncio.Transport | None
+    transport: Stream | None
     write: Callable[[bytes], None]
     write_paused: bool
     buffer: bytes
@@ -131,24 +139,31 @@ class Client(Protocol):
     own: ServerConnection | None
     source: tuple[str, int] | None
 
+    @abstractmethod
     def endpoints(self) -> tuple[tuple[str, int] | None, tuple[str, int] | None]:
         """Its address and the one it connected to."""
 
+    @abstractmethod
     def keep(self, data: bytes, *, hold: bool) -> None:
         """Not now: put `data` into the buffer, and read no more if `hold` (or if there is too much already)."""
 
+    @abstractmethod
     def hold(self) -> None:
         """Read no more for now."""
 
+    @abstractmethod
     def listen(self) -> None:
         """Read on."""
 
+    @abstractmethod
     def reads_slowly(self, now: float) -> bool:
         """Whether it has read some of what waits for it since the last look; then it has been given more time."""
 
+    @abstractmethod
     def exchange_over(self, *, keep_alive: bool, now: float) -> None:
         """Its exchange has ended; the next may begin."""
 
+    @abstractmethod
     def shut(self) -> None:
         """Close."""
 
@@ -163,11 +178,15 @@ class Step(IntEnum):
 
 
 # Bound once: to look a member up in its class costs more than comparing it (Python 3.11).
-_UPLOADING, _WAITING, _TUNNEL, _OVER = Step
-_IDLE, _RAW = Stage.IDLE, Stage.RAW
+_UPLOADING: Final = Step.UPLOADING
+_WAITING: Final = Step.WAITING
+_TUNNEL: Final = Step.TUNNEL
+_OVER: Final = Step.OVER
+_IDLE: Final = Stage.IDLE
+_RAW: Final = Stage.RAW
 
 
-class Exchange:
+class Exchange(Holder):
     """One request of `client`. `began` is when its first octet came, `parsed` when its head was complete."""
 
     __slots__ = (
@@ -208,6 +227,12 @@ class Exchange:
     @property
     def answered(self) -> int:
         return self.response.status if self.response is not None else -1
+
+    @property
+    def is_client_done(self) -> bool:
+        """Whether the client has said that it sends no more (RFC 9112 section 9.6): no reset can hit the answer."""
+        request = self.request
+        return request.line.minor == 1 and not request.section.keep_alive and not request.section.body
 
     # Towards a server
 
@@ -365,14 +390,9 @@ class Exchange:
 
     async def _dial(self) -> None:
         """Connect to the server chosen, or to another when that fails."""
-        made: list[ServerConnection] = []
-
-        def make() -> ServerConnection:
-            made.append(ServerConnection(self.frontend.limits, self.to.pool))
-            return made[-1]
-
         try:
-            await self.to.upstream.connect(self, make)
+            connection = ServerConnection(self.frontend.limits, self.to.pool)
+            await self.to.upstream.connect(self, connection)
         except CrowdedError:
             self.dialling = None
             self._wait_again()
@@ -381,14 +401,14 @@ class Exchange:
             self.dialling = None
             self._answer(503, error.why, error.termination)
             return
-        except Exception as error:
-            # A fault of ours; the client is not to wait for ever.
+        except Exception as fault:
+            # Of ours; the client is not to wait for ever.
             self.dialling = None
             self.to.backend.counters.eint += 1
-            self._answer(500, f"internal error: {error!r}", "IC")
+            self._answer(500, f"internal error: {fault!r}", "IC")
             raise
         self.dialling = None
-        connection, server = made[-1], self.server
+        server = self.server
         assert server is not None
         connection.server = server
         self.connect_time = time.monotonic()
@@ -624,7 +644,7 @@ class Exchange:
         elif self.client.transport is not None:
             self._half_close(self.client.transport, self.frontend.client_fin)
 
-    def _half_close(self, transport: asyncio.Transport, fin: float) -> None:
+    def _half_close(self, transport: Stream, fin: float) -> None:
         """Through the tunnel only this end still sends, for so long without a pause."""
         self.tunnel_timeout = fin
         self.client.deadline = self.frontend.clock.now + fin
@@ -866,7 +886,7 @@ class Exchange:
             counters.ttime_max = total
         if self.head_time >= 0:
             waited = total
-            if self.head_time is not now or self.connect_time is not self.began:
+            if self.head_time != now or self.connect_time != self.began:
                 waited = int((self.head_time - self.connect_time) * 1e6)
                 size = waited.bit_length()
             back.response_times[size] += 1

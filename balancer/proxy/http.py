@@ -7,19 +7,18 @@ the answer (RFC 9112 section 9.6). It counts, and its deadline is watched, until
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Callable
 from enum import IntEnum
-from typing import cast
+from typing import Final
 
 from balancer.errors import BadRequest
 from balancer.pool.records import HttpRecord
 from balancer.pool.server import Server
-from balancer.proxy.exchange import Exchange, HttpFrontend, count_status
+from balancer.proxy.exchange import Client, Exchange, HttpFrontend, count_status
 from balancer.proxy.origin import ServerConnection
+from balancer.proxy.stream import Stream
 from balancer.proxy.sweep import NEVER
-from balancer.proxy.tcp import drop_nameless, reset, source_key
+from balancer.proxy.tcp import reset, source_key
 from balancer.proxy.upstream import set_keepalive
 from balancer.wire import proxyproto
 from balancer.wire.http1 import parse_request
@@ -27,14 +26,14 @@ from balancer.wire.http1 import parse_request
 __all__ = ["ClientConnection"]
 
 # What a client may send ahead of its turn before we stop reading: one full read.
-_AHEAD = 65536
+_AHEAD: Final = 65536
 # A lingering close reads on for so long and so much (seconds, octets), so that no reset destroys the answer.
-_LINGER_TIME = 2.0
-_LINGER_OCTETS = 16 * 1024 * 1024
+_LINGER_TIME: Final = 2.0
+_LINGER_OCTETS: Final = 16 * 1024 * 1024
 # A client that had just connected when the worker was told to stop has so long for its first request (seconds).
-_LAST_CALL = 1.0
+_LAST_CALL: Final = 1.0
 # White space that some clients send after a body; more of it is refused by the parser.
-_EMPTY_LINES = 32
+_EMPTY_LINES: Final = 32
 
 
 class Phase(IntEnum):
@@ -50,25 +49,28 @@ class Phase(IntEnum):
 
 
 # Bound once: to look a member up in its class costs more than comparing it (Python 3.11).
-_PARKED, _PROXY, _HEAD, _BUSY, _FULL, _LINGER, _CLOSED = Phase
+_PARKED: Final = Phase.PARKED
+_PROXY: Final = Phase.PROXY
+_HEAD: Final = Phase.HEAD
+_BUSY: Final = Phase.BUSY
+_FULL: Final = Phase.FULL
+_LINGER: Final = Phase.LINGER
+_CLOSED: Final = Phase.CLOSED
 
 
-class ClientConnection(asyncio.Protocol):
+class ClientConnection(Client):
     """One client."""
 
     __slots__ = (
-        "accept_proxy", "accepted", "began", "buffer", "bytes_left", "deadline", "destination", "eof", "exchange",
-        "exchanges", "forwarded", "frontend", "is_held", "key", "own", "phase", "searched", "source", "transport",
-        "unsent", "write", "write_paused",
+        "accept_proxy", "accepted", "began", "bytes_left", "destination", "exchange", "exchanges", "is_held", "phase",
+        "searched", "unsent",
     )  # fmt: skip
-
-    write: Callable[[bytes], None]
 
     def __init__(self, frontend: HttpFrontend, *, accept_proxy: bool) -> None:
         self.frontend = frontend
         self.accept_proxy = accept_proxy
         self.phase = _PARKED
-        self.transport: asyncio.Transport | None = None
+        self.transport: Stream | None = None
         self.exchange: Exchange | None = None
         self.exchanges = 0
         self.buffer = b""
@@ -85,13 +87,10 @@ class ClientConnection(asyncio.Protocol):
 
     # Coming and going
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
+    def connection_made(self, transport: Stream) -> None:
+        self.transport = transport
         self.write = self.transport.write
         peer = transport.get_extra_info("peername")
-        if drop_nameless(transport, peer):
-            self.frontend.gate.note()
-            return
         if isinstance(peer, tuple):
             self.source = peer[:2]
         if self.frontend.gate.enter(self):
@@ -331,9 +330,12 @@ class ClientConnection(asyncio.Protocol):
 
     def exchange_over(self, *, keep_alive: bool, now: float) -> None:
         """The exchange has ended."""
-        self.exchange = None
+        exchange, self.exchange = self.exchange, None
         if not keep_alive:
-            self._linger()
+            if exchange is not None and exchange.is_client_done and not self.buffer:
+                self.shut()
+            else:
+                self._linger()
             return
         self.phase = _HEAD
         self.exchanges += 1

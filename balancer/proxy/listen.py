@@ -6,23 +6,22 @@ the same turn of the loop is parked unread, first come first served over all wor
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import socket
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from balancer.pool.facts import Counters
 from balancer.pool.share import Share
+from balancer.proxy.stream import Acceptor, Poller, Receiver
 
 __all__ = ["Gate", "Listener", "Parked"]
 
 # After this time (seconds) we look again whether there are file descriptors to listen with.
-_SECOND_TRY = 0.5
+_SECOND_TRY: Final = 0.5
 # Between the last turn of the loop that accepts and the closing of the sockets (seconds).
-_CLOSING = 0.02
+_CLOSING: Final = 0.02
 
 
 class Parked(Protocol):
@@ -30,6 +29,16 @@ class Parked(Protocol):
 
     def unpark(self) -> None:
         """There is room: begin."""
+
+
+class Doors(Protocol):
+    """What lets connections in."""
+
+    def pause(self) -> None:
+        """Accept no more."""
+
+    def resume(self) -> None:
+        """Accept."""
 
 
 class Gate:
@@ -58,11 +67,11 @@ class Gate:
         """But one that was promised to be kept is, for the last request: nobody hurries us."""
         self._parked: deque[tuple[int, Parked]] = deque()
         """With the microsecond that each came in."""
-        self._listener: Listener | None = None
+        self._listener: Doors | None = None
         self.siblings: Sequence[Gate] = (self,)
         """All gates of the process: room at one may be room at another."""
 
-    def attach(self, listener: Listener) -> None:
+    def attach(self, listener: Doors) -> None:
         self._listener = listener
 
     @property
@@ -94,12 +103,6 @@ class Gate:
             counters.scur += 1
             if counters.scur > counters.smax:
                 counters.smax = counters.scur
-
-    def note(self) -> None:
-        """A connection was accepted that is gone already: it counts, and is nobody's."""
-        for counters in (self.counters, self.process):
-            counters.conn_tot += 1
-            counters.stot += 1
 
     def leave(self) -> None:
         """A connection that had entered is gone."""
@@ -196,87 +199,56 @@ class Listener:
     """The listening sockets of one frontend in this worker. The sockets stay open in the supervisor: to `pause` is
     to leave connections in the kernel's backlog, not to refuse them."""
 
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        endpoints: Sequence[tuple[socket.socket, Callable[[], asyncio.Protocol]]],
-        *,
-        backlog: int,
-    ) -> None:
-        self._loop = loop
+    def __init__(self, poller: Poller, endpoints: Sequence[tuple[socket.socket, Callable[[], Receiver]]]) -> None:
+        self._loop = poller.loop
         self._endpoints = endpoints
-        self._backlog = backlog
-        self._servers: list[asyncio.AbstractServer] = []
+        self._acceptors = [Acceptor(poller, sock, accept, self._on_trouble) for sock, accept in endpoints]
         self._wanted = False
-        self._starting: asyncio.Task[None] | None = None
+        self._is_in_trouble = False
         self._is_open = True
-        self._last: set[asyncio.Task[object]] = set()
 
     def resume(self) -> None:
         """Accept."""
         if not self._wanted:
             self._wanted = True
-            if self._starting is None:
-                self._starting = self._loop.create_task(self._start())
-
-    async def _start(self) -> None:
-        try:
-            for sock, factory in self._endpoints:
-                self._servers.append(await self._serve(sock, factory))
-        except OSError:
-            # Mostly EMFILE. The clients wait in the backlog meanwhile.
-            self._close()
-            self._loop.call_later(_SECOND_TRY, self._try_again)
-        finally:
-            self._starting = None
-        if not self._wanted:
-            self._close()
-
-    async def _serve(self, sock: socket.socket, factory: Callable[[], asyncio.Protocol]) -> asyncio.AbstractServer:
-        create = self._loop.create_unix_server if sock.family == socket.AF_UNIX else self._loop.create_server
-        # A duplicate, since the loop closes what it was given.
-        own = sock.dup()
-        try:
-            return await create(factory, sock=own, backlog=self._backlog)
-        except OSError:
-            own.close()
-            raise
-
-    def _try_again(self) -> None:
-        if self._wanted:
-            self._wanted = False
-            self.resume()
+            if not self._is_in_trouble:
+                for acceptor in self._acceptors:
+                    acceptor.open()
 
     def pause(self) -> None:
         """Accept no more; what exists goes on."""
         self._wanted = False
-        if self._starting is None:
-            self._close()
+        for acceptor in self._acceptors:
+            acceptor.close()
 
-    def _close(self) -> None:
-        for server in self._servers:
-            server.close()
-        self._servers.clear()
+    def _on_trouble(self, error: OSError) -> None:  # noqa: ARG002
+        """Mostly EMFILE. The clients wait in the backlog meanwhile."""
+        if self._is_open and not self._is_in_trouble:
+            self._is_in_trouble = True
+            for acceptor in self._acceptors:
+                acceptor.close()
+            self._loop.call_later(_SECOND_TRY, self._try_again)
+
+    def _try_again(self) -> None:
+        self._is_in_trouble = False
+        if self._wanted:
+            self._wanted = False
+            self.resume()
 
     def close(self) -> None:
         """Accept no more, ever. Who has connected by now is still let in: the kernel would reset whom it finds in
         the backlog when the last descriptor is closed."""
         self.pause()
-        # The loop's own duplicates are closed by then.
+        # Whoever was about to connect is there by then.
         self._loop.call_later(_CLOSING, self._accept_the_rest)
 
     @property
     def is_closed(self) -> bool:
         """Whether nobody more will come."""
-        return not self._is_open and not self._last
+        return not self._is_open
 
     def _accept_the_rest(self) -> None:
         self._is_open = False
-        for sock, factory in self._endpoints:
-            with sock, contextlib.suppress(OSError):
-                while True:
-                    connection, _ = sock.accept()
-                    connection.setblocking(False)
-                    task = self._loop.create_task(self._loop.connect_accepted_socket(factory, connection))
-                    self._last.add(task)
-                    task.add_done_callback(self._last.discard)
+        for acceptor, (sock, _) in zip(self._acceptors, self._endpoints, strict=True):
+            with sock:
+                acceptor.read()

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import Protocol, cast
+from typing import Final, Protocol
 
 from balancer.errors import BadResponse
 from balancer.pool.server import Server
+from balancer.proxy.stream import Receiver, Stream
 from balancer.wire import rewrite
 from balancer.wire.framing import ChunkedReader
 from balancer.wire.http1 import CHUNKED, UNTIL_CLOSE, Limits, Response, parse_response
@@ -21,7 +23,7 @@ from balancer.wire.http1 import CHUNKED, UNTIL_CLOSE, Limits, Response, parse_re
 __all__ = ["Holder", "Owner", "Pool", "ServerConnection", "Stage"]
 
 # 1xx responses that may precede a final one; more is a fault of the server.
-_MOST_INTERIM = 16
+_MOST_INTERIM: Final = 16
 
 
 class Owner(Protocol):
@@ -30,39 +32,52 @@ class Owner(Protocol):
     own: ServerConnection | None
 
 
-class Holder(Protocol):
+class Holder(ABC):
     """The exchange that a server connection serves."""
 
+    __slots__ = ()
+
+    @abstractmethod
     def on_interim(self, head: bytes) -> None:
         """A 1xx response, ready to be passed on."""
 
+    @abstractmethod
     def on_switch(self, response: Response, rest: bytes, connection: ServerConnection) -> None:
         """101, and what came behind it."""
 
+    @abstractmethod
     def on_response(self, response: Response, data: bytes, connection: ServerConnection) -> None:
         """A final response's head has come; `data` begins with it."""
 
+    @abstractmethod
     def pass_on(self, data: bytes) -> None:
         """A part of the response's body, framed as it is to be sent."""
 
+    @abstractmethod
     def response_complete(self, now: float) -> None:
         """The response has been passed on whole."""
 
+    @abstractmethod
     def on_bad_response(self, why: str) -> None:
         """The server's message cannot be passed on."""
 
+    @abstractmethod
     def on_server_lost(self, connection: ServerConnection, why: str) -> None:
         """The connection ended before the response did."""
 
+    @abstractmethod
     def on_tunnel_data(self, data: bytes) -> None:
         """Octets through the tunnel."""
 
+    @abstractmethod
     def on_tunnel_eof(self, connection: ServerConnection) -> None:
         """The server sends no more through the tunnel."""
 
+    @abstractmethod
     def hold_request(self) -> None:
         """The server reads slower than the client sends."""
 
+    @abstractmethod
     def resume_request(self) -> None:
         """The server has caught up."""
 
@@ -121,10 +136,15 @@ class Stage(IntEnum):
     RAW = 5  # a tunnel
 
 
-_IDLE, _RESPONSE, _LENGTH, _CHUNKS, _CLOSE, _RAW = Stage
+_IDLE: Final = Stage.IDLE
+_RESPONSE: Final = Stage.HEAD
+_LENGTH: Final = Stage.LENGTH
+_CHUNKS: Final = Stage.CHUNKED
+_CLOSE: Final = Stage.UNTIL_CLOSE
+_RAW: Final = Stage.RAW
 
 
-class ServerConnection(asyncio.Protocol):
+class ServerConnection(Receiver):
     """One connection to a server: reads responses for the exchange that holds it."""
 
     __slots__ = (
@@ -150,7 +170,7 @@ class ServerConnection(asyncio.Protocol):
     )  # fmt: skip
 
     server: Server
-    transport: asyncio.Transport
+    transport: Stream
 
     def __init__(self, limits: Limits, pool: Pool) -> None:
         self.limits = limits
@@ -165,8 +185,8 @@ class ServerConnection(asyncio.Protocol):
         self.idle_since = -1.0
         self.eof = self.has_more = self.write_paused = False
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
+    def connection_made(self, transport: Stream) -> None:
+        self.transport = transport
         self.write = self.transport.write
 
     def begin(self, client: Holder, method: bytes) -> None:

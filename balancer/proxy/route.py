@@ -8,11 +8,10 @@ it is remembered by these. A frontend without rules has no router, and its excha
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Coroutine, Mapping
 from functools import partial
 from random import Random
-from typing import NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from balancer.algorithms import registry
 from balancer.config import model
@@ -29,6 +28,7 @@ from balancer.proxy.match import HTTPS, Compiler, Networks, Seen, Test
 from balancer.proxy.origin import Pool, ServerConnection
 from balancer.proxy.replies import Replies, composed
 from balancer.proxy.rules import Answer, Deny, Edits, Moved, Rules, Verdict
+from balancer.proxy.stream import Poller
 from balancer.proxy.sweep import NEVER
 from balancer.proxy.tcp import source_key
 from balancer.proxy.upstream import Upstream
@@ -39,9 +39,9 @@ from balancer.wire.path import readings
 __all__ = ["RoutedExchange", "Router", "nowhere"]
 
 # What is remembered: so many requests and clients, from heads of so many octets at the most: some MiB at the worst.
-_MOST_KNOWN = 512
-_MOST_ZONES = 4096
-_LONGEST_KNOWN = 2048
+_MOST_KNOWN: Final = 512
+_MOST_ZONES: Final = 4096
+_LONGEST_KNOWN: Final = 2048
 
 _Key = tuple[bytes, bytes, bytes, int, Section | None]
 _Head = TypeVar("_Head", Section, Response)
@@ -285,7 +285,7 @@ class RoutedExchange(Exchange):
         client = self.client
         self.to = to
         if to.backend.needs == "source" and self.source is not None:
-            if self.source is not client.source:
+            if self.source != client.source:
                 self.key = source_key(self.source[0])
             elif not client.key:
                 self.key = client.key = source_key(self.source[0])
@@ -324,7 +324,7 @@ class RoutedExchange(Exchange):
 
     def _record(self, termination: str, status: int, total: int, why: str) -> HttpRecord:
         record = super()._record(termination, status, total, why)
-        if self.source is self.client.source and not self.request_id:
+        if self.source == self.client.source and not self.request_id:
             return record
         client = self.source[0] if self.source is not None else record.client
         return record._replace(client=client, request_id=self.request_id.decode("ascii"))
@@ -341,7 +341,7 @@ def _with_query(path: bytes, target: bytes) -> bytes:
     return path + mark + query
 
 
-def nowhere(loop: asyncio.AbstractEventLoop, name: str, replies: Replies) -> HttpBackend:
+def nowhere(poller: Poller, name: str, replies: Replies) -> HttpBackend:
     """What stands for the backend of requests that go to none: without servers, under the frontend's name, and what it
     counts nobody reads."""
     config = model.Backend.model_construct(servers={})
@@ -350,7 +350,7 @@ def nowhere(loop: asyncio.AbstractEventLoop, name: str, replies: Replies) -> Htt
     backend = Backend(name, config, servers=(), algorithm=algorithm, counters=counters, touched=[])
     return HttpBackend(
         backend=backend,
-        upstream=Upstream(loop, backend, connect_timeout=0, retries=0, redispatch=False, keepalive=None),
+        upstream=Upstream(poller, backend, connect_timeout=0, retries=0, redispatch=False, keepalive=None),
         pool=Pool((), most=0, purge_delay=0),
         persistence=None,
         cookie=None,

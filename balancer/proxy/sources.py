@@ -11,7 +11,6 @@ out. Refusals are logged, but only so many a second; the rest is a number.
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import time
 from collections.abc import Callable
@@ -29,6 +28,7 @@ from balancer.proxy.exchange import Client, Exchange, HttpBackend, HttpFrontend,
 from balancer.proxy.http import ClientConnection
 from balancer.proxy.match import Networks
 from balancer.proxy.route import Router
+from balancer.proxy.stream import Stream
 from balancer.proxy.tcp import Half, Session, TcpFrontend, reset, source_key
 from balancer.proxy.udp import Receiver
 from balancer.wire.http1 import Request
@@ -182,15 +182,15 @@ class LimitedClient(ClientConnection):
         self.limiter = limiter
         self.place: Place | None = None
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: Stream) -> None:
         peer = transport.get_extra_info("peername")
         if not self.accept_proxy and isinstance(peer, tuple):
             self.source = peer[:2]
             self.place, why = self.limiter.enter(peer[0])
             if why:
                 # Before it takes room from others.
-                transport.set_protocol(asyncio.Protocol())
-                reset(cast(asyncio.Transport, transport))
+                transport.forget()
+                reset(transport)
                 self._leave()
                 self.accepted = time.monotonic()
                 _count_denied(self.frontend.gate.counters, self.frontend.gate.process)
@@ -261,7 +261,7 @@ class RequestLimiter:
         place = cast(LimitedClient, client).place
         if router is not None:
             source = router.asker(request, client.source)
-            if source is not None and source is not client.source:
+            if source is not None and source != client.source:
                 place = limiter.place(source[0], parsed)
         if place is not None:
             why = limiter.excess(place, parsed, self._errors)
@@ -344,7 +344,7 @@ class LimitedTcpFrontend(TcpFrontend):
 
     limiter: Limiter
 
-    def accept(self, *, accept_proxy: bool) -> asyncio.Protocol:
+    def accept(self, *, accept_proxy: bool) -> Half:
         return LimitedSession(self, accept_proxy=accept_proxy).client
 
 
@@ -367,7 +367,7 @@ class LimitedSession(Session):
             if why:
                 self.source = peer[:2]
                 self.began = time.monotonic()
-                transport.set_protocol(asyncio.Protocol())
+                transport.forget()
                 reset(transport)
                 self._leave()
                 _count_denied(self.frontend.gate.counters, self.frontend.gate.process)
@@ -413,8 +413,6 @@ class LimitedSession(Session):
 
 class LimitedReceiver(Receiver):
     """A socket that lets through what is within the limit."""
-
-    __slots__ = ("_counters", "_limiter")
 
     def __init__(self, limiter: Limiter, counters: Counters, sock: socket.socket) -> None:
         super().__init__(sock)

@@ -15,7 +15,7 @@ import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import Final, cast
 
 from balancer.config import model
 from balancer.errors import BadRequest
@@ -23,6 +23,7 @@ from balancer.pool.records import TcpRecord
 from balancer.pool.server import Server
 from balancer.pool.waiting import LimitedBackend, Ticket, described
 from balancer.proxy.listen import Gate
+from balancer.proxy.stream import Receiver, Stream
 from balancer.proxy.sweep import NEVER, Clock, Sweeper
 from balancer.proxy.upstream import ConnectError, CrowdedError, Upstream, set_keepalive
 from balancer.wire import proxyproto
@@ -30,24 +31,11 @@ from balancer.wire import proxyproto
 __all__ = ["TcpFrontend", "reset", "source_key"]
 
 # What a client may send while it waits for a place at a server, before we stop reading: one full read.
-_AHEAD = 65536
-_LINGER_RESET = struct.pack("ii", 1, 0)
+_AHEAD: Final = 65536
+_LINGER_RESET: Final = struct.pack("ii", 1, 0)
 
 
-def drop_nameless(transport: asyncio.BaseTransport, peername: object) -> bool:
-    """Drop a connection that was reset before we could ask whose it is; whether it was one.
-
-    What it sent may still be there. Passed on, it would come from nobody: no X-Forwarded-For of ours, no source to
-    balance by, no address in the log.
-    """
-    if isinstance(peername, tuple) or transport.get_extra_info("socket").family == socket.AF_UNIX:
-        return False
-    transport.set_protocol(asyncio.Protocol())
-    cast(asyncio.Transport, transport).abort()
-    return True
-
-
-def reset(transport: asyncio.Transport) -> None:
+def reset(transport: Stream) -> None:
     """Close with RST: the peer must not take what it has got for the whole."""
     sock = transport.get_extra_info("socket")
     if sock is not None and sock.family != socket.AF_UNIX and sock.fileno() >= 0:
@@ -55,7 +43,7 @@ def reset(transport: asyncio.Transport) -> None:
     transport.abort()
 
 
-def _close(transport: asyncio.Transport) -> None:
+def _close(transport: Stream) -> None:
     transport.close()
 
 
@@ -80,7 +68,7 @@ class TcpFrontend:
     log: Callable[[TcpRecord], None] | None
     dontlognull: bool
 
-    def accept(self, *, accept_proxy: bool) -> asyncio.Protocol:
+    def accept(self, *, accept_proxy: bool) -> Half:
         """The protocol of one accepted connection."""
         return Session(self, accept_proxy=accept_proxy).client
 
@@ -89,21 +77,21 @@ class TcpFrontend:
         return self.tunnel_timeout or min(self.client_timeout, self.server_timeout)
 
 
-class Half(asyncio.Protocol):
+class Half(Receiver):
     """One side of a session."""
 
     __slots__ = ("count", "eof", "peer", "session", "transport", "unsent")
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        self.transport: asyncio.Transport | None = None
-        self.peer: asyncio.Transport | None = None
+        self.transport: Stream | None = None
+        self.peer: Stream | None = None
         self.eof = False
         self.count = 0
         self.unsent = 0
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
+    def connection_made(self, transport: Stream) -> None:
+        self.transport = transport
         self.session.made(self)
 
     def data_received(self, data: bytes) -> None:
@@ -181,6 +169,9 @@ class Session:
         return self.server_half if half is self.client else self.client
 
     def endpoints(self) -> tuple[tuple[str, int] | None, tuple[str, int] | None]:
+        """The client's address and the one it connected to, the PROXY protocol's word taken for it."""
+        if self.destination is None and self.source is not None and self.client.transport is not None:
+            self.destination = self.client.transport.get_extra_info("sockname")[:2]
         return self.source, self.destination
 
     @property
@@ -194,7 +185,7 @@ class Session:
     # From accept to a server
 
     def made(self, half: Half) -> None:
-        transport = cast(asyncio.Transport, half.transport)
+        transport = cast(Stream, half.transport)
         if half is self.server_half:
             # A server may speak first, and before `_join`.
             half.peer = self.client.transport
@@ -203,12 +194,8 @@ class Session:
             return
         self.began = time.monotonic()
         peer = transport.get_extra_info("peername")
-        if drop_nameless(transport, peer):
-            self.frontend.gate.note()
-            return
         if isinstance(peer, tuple):
             self.source = peer[:2]
-            self.destination = transport.get_extra_info("sockname")[:2]
         if self.frontend.gate.enter(self):
             self.unpark()
 
@@ -218,7 +205,7 @@ class Session:
         self.counted = True
         self.active = self.clock.now
         frontend.sweeper.members.add(self)
-        transport = cast(asyncio.Transport, self.client.transport)
+        transport = cast(Stream, self.client.transport)
         if frontend.keepalive is not None:
             set_keepalive(transport, frontend.keepalive)
         if not self.accept_proxy:
@@ -237,7 +224,7 @@ class Session:
         if self.accept_proxy and self.counted and not self.started:
             self._read_proxy_header()
         elif not self.is_waiting or len(self.buffer) >= _AHEAD:
-            cast(asyncio.Transport, self.client.transport).pause_reading()
+            cast(Stream, self.client.transport).pause_reading()
 
     def _read_proxy_header(self) -> None:
         try:
@@ -251,7 +238,7 @@ class Session:
         if header.source is not None:
             self.source, self.destination = header.source, header.destination
         if self.buffer:
-            cast(asyncio.Transport, self.client.transport).pause_reading()
+            cast(Stream, self.client.transport).pause_reading()
         self._start()
 
     def _start(self) -> None:
@@ -309,17 +296,17 @@ class Session:
         half = self.server_half
         is_crowded = False
         try:
-            await self.frontend.upstream.connect(self, lambda: half)
+            await self.frontend.upstream.connect(self, half)
         except CrowdedError:
             is_crowded = True
         except ConnectError as error:
             self.dialling = None
             self._give_up(error.termination, error.why)
-        except Exception as error:
-            # A fault of ours; the client is not to wait for ever.
+        except Exception as fault:
+            # Of ours; the client is not to wait for ever.
             self.dialling = None
             self.frontend.upstream.backend.counters.eint += 1
-            self._give_up("IC", f"internal error: {error!r}")
+            self._give_up("IC", f"internal error: {fault!r}")
             raise
         else:
             self.dialling = None
@@ -462,9 +449,7 @@ class Session:
     def _give_up(self, termination: str, why: str) -> None:
         self._finish(termination, why, end=reset)
 
-    def _finish(
-        self, termination: str = "--", why: str = "", *, end: Callable[[asyncio.Transport], None] = _close
-    ) -> None:
+    def _finish(self, termination: str = "--", why: str = "", *, end: Callable[[Stream], None] = _close) -> None:
         """Account for the session and let both connections end, each after what is still unsent to it."""
         if self.done:
             return
@@ -479,7 +464,7 @@ class Session:
         self._hang_up(end)
         self._account()
 
-    def _hang_up(self, end: Callable[[asyncio.Transport], None]) -> None:
+    def _hang_up(self, end: Callable[[Stream], None]) -> None:
         for half in (self.client, self.server_half):
             if half.transport is not None:
                 end(half.transport)

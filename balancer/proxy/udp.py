@@ -58,7 +58,7 @@ class Receiver:
     the address called (IP_PKTINFO, RFC 3542 section 6.2).
     """
 
-    __slots__ = ("_batch", "_is_v6", "_loop", "_sockaddr", "_wildcard", "sock")
+    # No __slots__: what inherits from it may be compiled, and could not then.
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, cast
 
 from balancer.config import model
 from balancer.pool.backend import Backend
 from balancer.pool.server import Server
+from balancer.proxy.stream import Address, Poller, Receiver, Stream
 from balancer.wire import proxyproto
 
 __all__ = ["ConnectError", "CrowdedError", "Errand", "Upstream", "set_keepalive"]
@@ -47,7 +48,7 @@ class Errand(Protocol):
         """The client's address and the one it connected to, for the PROXY protocol."""
 
 
-def set_keepalive(transport: asyncio.BaseTransport, keepalive: model.TcpKeepalive) -> None:
+def set_keepalive(transport: Stream, keepalive: model.TcpKeepalive) -> None:
     """Let the kernel probe an idle connection."""
     sock: socket.socket = transport.get_extra_info("socket")
     if sock.family == socket.AF_UNIX:
@@ -63,7 +64,7 @@ class Upstream:
 
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
+        poller: Poller,
         backend: Backend,
         *,
         connect_timeout: float,
@@ -72,13 +73,14 @@ class Upstream:
         keepalive: model.TcpKeepalive | None,
     ) -> None:
         self.backend = backend
-        self._loop = loop
+        self.open: Callable[[Address, Receiver, float], Awaitable[Stream]] = poller.connect
+        """How a connection is made."""
         self._timeout = connect_timeout
         self._retries = retries
         self.redispatch = redispatch
         self._keepalive = keepalive
 
-    async def connect(self, errand: Errand, factory: Callable[[], asyncio.Protocol]) -> asyncio.Transport:
+    async def connect(self, errand: Errand, receiver: Receiver) -> Stream:
         """A connection to `errand.server`, or to the server that it is redispatched to.
 
         The errand's server is taken (`Backend.take`) and stays so, whichever it is at the end, also when
@@ -89,7 +91,7 @@ class Upstream:
             server = cast(Server, errand.server)
             backend.make_room(server)
             try:
-                return await self._dial(server, errand, factory)
+                return await self._dial(server, errand, receiver)
             except TimeoutError:
                 failure = ConnectError("sC", f"{backend.name}/{server.name}: no connection within {self._timeout:g}s")
             except OSError as error:
@@ -165,20 +167,12 @@ class Upstream:
         other = self.backend.pick(errand.key, failed)
         return None if other is failed else other
 
-    async def _dial(self, server: Server, errand: Errand, factory: Callable[[], asyncio.Protocol]) -> asyncio.Transport:
+    async def _dial(self, server: Server, errand: Errand, receiver: Receiver) -> Stream:
         server.counters.connect += 1
         address: Any = server.sockaddr
         if address is None:
             raise OSError(errno.EDESTADDRREQ, f"the name {server.address.host} has no address yet")
-        transport: asyncio.Transport
-        async with asyncio.timeout(self._timeout):
-            if isinstance(address, str):
-                transport, _ = await self._loop.create_unix_connection(factory, address)
-            elif len(address) == 4 and address[3]:
-                # create_connection() cannot be told a scope id.
-                transport = await self._dial_scoped(address, factory)
-            else:
-                transport, _ = await self._loop.create_connection(factory, address[0], address[1])
+        transport = await self.open(address, receiver, self._timeout)
         if transport.is_closing():
             # Reset as soon as it was open: the protocol has heard of it.
             return transport
@@ -188,14 +182,4 @@ class Upstream:
         if version is not None:
             encode = proxyproto.encode_v1 if version == "v1" else proxyproto.encode_v2
             transport.write(encode(*errand.endpoints()))
-        return transport
-
-    async def _dial_scoped(self, address: Any, factory: Callable[[], asyncio.Protocol]) -> asyncio.Transport:
-        sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        try:
-            await self._loop.sock_connect(sock, address)
-            transport, _ = await self._loop.create_connection(factory, sock=sock)
-        except BaseException:
-            sock.close()
-            raise
         return transport

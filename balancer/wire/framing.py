@@ -7,6 +7,7 @@ kept, without the fields that would frame, route or authenticate if the next one
 from __future__ import annotations
 
 import re
+from typing import Final
 
 from balancer.errors import BadRequest, ProtocolError
 from balancer.wire.http1 import TOKEN, VALUE
@@ -17,29 +18,29 @@ NO_BOUND = 1 << 60
 """More octets of content than anybody sends."""
 
 # 16**15 octets are sent in no lifetime; one digit more may overflow a signed 64-bit integer behind us.
-_MOST_SIZE_DIGITS = 15
+_MOST_SIZE_DIGITS: Final = 15
 # One chunk's line with its extensions. Signed chunks (AWS) need about 90 octets.
-_LONGEST_SIZE_LINE = 1024
+_LONGEST_SIZE_LINE: Final = 1024
 # Extensions of a whole body may be this plus its content: a peer shall not make us work for nothing.
-_EXTENSION_ALLOWANCE = 16384
+_EXTENSION_ALLOWANCE: Final = 16384
 # As the trailer section of HAProxy and nginx fits their buffers, ours fits this.
-_LONGEST_TRAILERS = 8192
+_LONGEST_TRAILERS: Final = 8192
 
-_BWS = rb"[ \t]*+"
-_QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*"'
+_BWS: Final = rb"[ \t]*+"
+_QUOTED: Final = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*"'
 # White space before CRLF is not in the grammar, but servers pad the size with it; it is dropped.
-_SIZE_LINE = re.compile(
+_SIZE_LINE: Final = re.compile(
     rb"([0-9A-Fa-f]++)((?:"
     + _BWS + rb";" + _BWS + TOKEN + rb"++(?:" + _BWS + rb"=" + _BWS + rb"(?:" + TOKEN + rb"++|" + _QUOTED + rb"))?)*"
     + _BWS + rb")\r\n"
 )  # fmt: skip
-_PLAIN_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15}+)\r\n")
-_PARTIAL_SIZE_LINE = re.compile(rb"0*+[0-9A-Fa-f]{0,15}+(?:(?<=[0-9A-Fa-f])(?:[ \t;]" + VALUE + rb"*+)?\r?)?")
-_TRAILERS = re.compile(rb"(?:" + TOKEN + rb"++:" + VALUE + rb"*+\r\n)*")
-_PARTIAL_TRAILERS = re.compile(_TRAILERS.pattern + rb"(?:\r|" + TOKEN + rb"++(?::" + VALUE + rb"*+\r?)?)?")
+_PLAIN_SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15}+)\r\n")
+_PARTIAL_SIZE_LINE: Final = re.compile(rb"0*+[0-9A-Fa-f]{0,15}+(?:(?<=[0-9A-Fa-f])(?:[ \t;]" + VALUE + rb"*+)?\r?)?")
+_TRAILERS: Final = re.compile(rb"(?:" + TOKEN + rb"++:" + VALUE + rb"*+\r\n)*")
+_PARTIAL_TRAILERS: Final = re.compile(_TRAILERS.pattern + rb"(?:\r|" + TOKEN + rb"++(?::" + VALUE + rb"*+\r?)?)?")
 
 # RFC 9110 section 6.5.1: framing, routing, request modifiers, authentication, content format; and what names a client.
-_NOT_IN_TRAILERS = frozenset((
+_NOT_IN_TRAILERS: Final = frozenset((
     b"authorization", b"cache-control", b"connection", b"content-encoding", b"content-length", b"content-range",
     b"content-type", b"cookie", b"expect", b"forwarded", b"host", b"keep-alive", b"max-forwards",
     b"proxy-authenticate", b"proxy-authorization", b"proxy-connection", b"set-cookie", b"te", b"trailer",
@@ -47,7 +48,11 @@ _NOT_IN_TRAILERS = frozenset((
     b"x-forwarded-port", b"x-forwarded-proto", b"x-real-ip",
 ))  # fmt: skip
 
-_SIZE, _DATA, _DATA_END, _TRAILER, _DONE = range(5)
+_SIZE: Final = 0
+_DATA: Final = 1
+_DATA_END: Final = 2
+_TRAILER: Final = 3
+_DONE: Final = 4
 
 
 class ChunkedReader:
@@ -184,7 +189,7 @@ class ChunkedReader:
         if pieces:
             pieces.append(data[since:size])
             return b"".join(pieces)
-        return data[since:size]
+        return data[since:size] if since or size < len(data) else data
 
     def _size_line(self, data: bytes, at: int) -> re.Match[bytes] | None:
         """The line of a chunk's size with extensions; None while it is incomplete."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Container, Set
 from dataclasses import dataclass
-from typing import NoReturn, TypeVar
+from typing import Final, NoReturn, TypeVar
 
 from balancer.errors import BadRequest, BadResponse, ProtocolError
 
@@ -36,77 +36,79 @@ __all__ = [
     "parse_response",
 ]
 
-CHUNKED = -1
+CHUNKED: Final = -1
 """`body` of a message in chunks (RFC 9112 section 7.1)."""
-UNTIL_CLOSE = -2
+UNTIL_CLOSE: Final = -2
 """`body` of a response that ends with its connection (RFC 9112 section 6.3, rule 8)."""
 
 # RFC 9110 sections 5.6.2 and 5.5: token; field-value with obs-text, without CR, LF, NUL or another control.
-TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
-VALUE = rb"[\t\x20-\x7e\x80-\xff]"
+TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
+VALUE: Final = rb"[\t\x20-\x7e\x80-\xff]"
 
 # Methods that mean more to those on the way than that they go on.
-_STEERED = frozenset((b"CONNECT", b"OPTIONS", b"TRACE"))
+_STEERED: Final = frozenset((b"CONNECT", b"OPTIONS", b"TRACE"))
 # A method longer than any in IANA's registry (32) is answered 501 (RFC 9112 section 3).
-_LONGEST_METHOD = 64
+_LONGEST_METHOD: Final = 64
 # RFC 9112 section 2.2: at least one empty line before a request is ignored; some clients send two after a body.
-_MOST_EMPTY_LINES = 8
+_MOST_EMPTY_LINES: Final = 8
 # 10**18 octets are sent in no lifetime; one digit more may overflow a signed 64-bit integer behind us.
-_MOST_DIGITS = 18
+_MOST_DIGITS: Final = 18
 # What is said more than once, with white space, zeros or (to servers) capitals, is passed on in the one form below.
-_LENGTH_LINE = b"Content-Length: %d\r\n"
-_CHUNKED_LINE = b"Transfer-Encoding: chunked\r\n"
+_LENGTH_LINE: Final = b"Content-Length: %d\r\n"
+_CHUNKED_LINE: Final = b"Transfer-Encoding: chunked\r\n"
 # As nearly everybody writes it.
-_CHUNKED_FIELD = b"\nTransfer-Encoding: chunked\r"
-_CHUNKED_FIELD_IN_LOWER_CASE = b"\ntransfer-encoding: chunked\r"
+_CHUNKED_FIELD: Final = b"\nTransfer-Encoding: chunked\r"
+_CHUNKED_FIELD_IN_LOWER_CASE: Final = b"\ntransfer-encoding: chunked\r"
 # Up to here a search for each line to cut is faster than a walk over all lines.
-_FEW = 8
+_FEW: Final = 8
 # "a:" CRLF: a field section of fewer octets than this times the limit cannot hold too many lines.
-_SHORTEST_FIELD_LINE = 4
+_SHORTEST_FIELD_LINE: Final = 4
 
-_FIELD_LINES = rb"(?:" + TOKEN + rb"++:" + VALUE + rb"*+\r\n)*"
+_FIELD_LINES: Final = rb"(?:" + TOKEN + rb"++:" + VALUE + rb"*+\r\n)*"
 # The LF of the first line opens the field group, so that a field is found as LF, name, colon wherever it stands.
-_REQUEST = re.compile(rb"((" + TOKEN + rb"{1,64}+) (/[!\"$-~]*+) HTTP/1\.([01]))\r(\n" + _FIELD_LINES + rb")\r\n")
-_REQUEST_LINE = re.compile(rb"(" + TOKEN + rb"{1,64}+) (/[!\"$-~]*+) HTTP/1\.1")
-_RESPONSE = re.compile(rb"(HTTP/1\.([01]) ([1-9][0-9][0-9]) " + VALUE + rb"*+)\r(\n" + _FIELD_LINES + rb")\r\n")
-_FIELDS = re.compile(_FIELD_LINES)
+_REQUEST: Final = re.compile(
+    rb"((" + TOKEN + rb"{1,64}+) (/[!\"$-~]*+) HTTP/1\.([01]))\r(\n" + _FIELD_LINES + rb")\r\n"
+)
+_REQUEST_LINE: Final = re.compile(rb"(" + TOKEN + rb"{1,64}+) (/[!\"$-~]*+) HTTP/1\.1")
+_RESPONSE: Final = re.compile(rb"(HTTP/1\.([01]) ([1-9][0-9][0-9]) " + VALUE + rb"*+)\r(\n" + _FIELD_LINES + rb")\r\n")
+_FIELDS: Final = re.compile(_FIELD_LINES)
 
-_DECIDING_REQUEST_FIELDS = re.compile(
+_DECIDING_REQUEST_FIELDS: Final = re.compile(
     rb"\n(host|con(?:nection|tent-length)|t(?:e|ransfer-encoding)|expect|upgrade|keep-alive|proxy-connection)"
     rb":([^\r]*+)"
 )
-_DECIDING_RESPONSE_FIELDS = re.compile(
+_DECIDING_RESPONSE_FIELDS: Final = re.compile(
     rb"\n(con(?:nection|tent-length)|t(?:e|ransfer-encoding)|upgrade|keep-alive|proxy-connection):([^\r]*+)"
 )
 # RFC 9110 section 7.6.1, without Transfer-Encoding, which frames the message that we pass on chunk by chunk.
-_HOP_BY_HOP = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"te", b"upgrade"))
-_HOP_BY_HOP_LINE = re.compile(rb"\n(?:connection|keep-alive|proxy-connection|te|upgrade):[^\r]*+\r")
+_HOP_BY_HOP: Final = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"te", b"upgrade"))
+_HOP_BY_HOP_LINE: Final = re.compile(rb"\n(?:connection|keep-alive|proxy-connection|te|upgrade):[^\r]*+\r")
 # The usual members of Connection: they name no field but those above.
-_WITHOUT_A_FIELD_OF_ITS_OWN = _HOP_BY_HOP | {b"close"}
+_WITHOUT_A_FIELD_OF_ITS_OWN: Final = _HOP_BY_HOP | {b"close"}
 # A Connection field may name these, but they address, frame and steer the message: they are not taken out by it.
-_NEVER_HOP_BY_HOP = frozenset((b"host", b"content-length", b"transfer-encoding", b"expect"))
+_NEVER_HOP_BY_HOP: Final = frozenset((b"host", b"content-length", b"transfer-encoding", b"expect"))
 
-_SPACE_BEFORE_COLON = re.compile(rb"(\n" + TOKEN + rb"++)[ \t]++(?=:)")
-_METHOD = re.compile(TOKEN + rb"++")
-_TARGET = re.compile(rb"[!\"$-~]++")
-_VERSION = re.compile(rb"HTTP/([0-9])\.([0-9])")
-_STATUS_LINE = re.compile(rb"HTTP/([0-9])\.([0-9]) ([1-9][0-9][0-9])(?: (" + VALUE + rb"*+))?")
+_SPACE_BEFORE_COLON: Final = re.compile(rb"(\n" + TOKEN + rb"++)[ \t]++(?=:)")
+_METHOD: Final = re.compile(TOKEN + rb"++")
+_TARGET: Final = re.compile(rb"[!\"$-~]++")
+_VERSION: Final = re.compile(rb"HTTP/([0-9])\.([0-9])")
+_STATUS_LINE: Final = re.compile(rb"HTTP/([0-9])\.([0-9]) ([1-9][0-9][0-9])(?: (" + VALUE + rb"*+))?")
 # RFC 3986 section 3.2.2, in lower case; userinfo does not belong here (RFC 9110 section 4.2.4).
-_HOST = re.compile(
+_HOST: Final = re.compile(
     rb"[ \t]*+((?:\[[0-9a-f:.]{2,45}\]|(?!:)(?:[a-z0-9._~!$&'()*+,;=\-]++|%[0-9a-f][0-9a-f])*)(?::[0-9]{0,5})?|)[ \t]*+"
 )
-_ABSOLUTE_FORM = re.compile(rb"([Hh][Tt][Tt][Pp][Ss]?)://([^/?]++)([!\"$-~]*+)")
+_ABSOLUTE_FORM: Final = re.compile(rb"([Hh][Tt][Tt][Pp][Ss]?)://([^/?]++)([!\"$-~]*+)")
 # What no head holds: a control octet, CR without LF, LF without CR.
-_NEVER = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n|\Z)|(?<!\r)\n")
+_NEVER: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n|\Z)|(?<!\r)\n")
 # RFC 9112 section 3: nothing but these in a request line; more exact once the line is complete.
-_NEVER_IN_REQUEST_LINE = re.compile(rb"[^ -~\r\n]")
+_NEVER_IN_REQUEST_LINE: Final = re.compile(rb"[^ -~\r\n]")
 
 
 # What is remembered: so many of each kind, from heads of so many octets at the most, with few lines for this hop
 # alone, each of which is an object: together some MiB at the worst.
-_MOST_KNOWN = 512
-_LONGEST_KNOWN = 2048
-_LONGEST_KNOWN_LINE = 256
+_MOST_KNOWN: Final = 512
+_LONGEST_KNOWN: Final = 2048
+_LONGEST_KNOWN_LINE: Final = 256
 
 _T = TypeVar("_T")
 
@@ -185,6 +187,24 @@ class Section:
     taken: tuple[bytes, bytes | None, bytes] | None
     """The last cookie that `rewrite.take_cookie` was asked for, and its answer."""
 
+    def copy(self) -> Section:
+        """Another one, to be changed."""
+        other = _new_section(Section)
+        other.body = self.body
+        other.end_to_end = self.end_to_end
+        other.expects_continue = self.expects_continue
+        other.fields = self.fields
+        other.has_cookie = self.has_cookie
+        other.hop_by_hop = self.hop_by_hop
+        other.host = self.host
+        other.keep_alive = self.keep_alive
+        other.lines = self.lines
+        other.lower = self.lower
+        other.plain = self.plain
+        other.taken = self.taken
+        other.upgrade = self.upgrade
+        return other
+
 
 class Request:
     """A request's head. Its line and section may be other requests' too."""
@@ -251,18 +271,38 @@ class Response:
     upgrade: bytes
     """Value of Upgrade in lower case of a 101 (Switching Protocols), else empty."""
 
+    def copy(self) -> Response:
+        """Another one, to be changed."""
+        other = _new_response(Response)
+        other.body = self.body
+        other.end_to_end = self.end_to_end
+        other.fields = self.fields
+        other.hop_by_hop = self.hop_by_hop
+        other.keep_alive = self.keep_alive
+        other.line = self.line
+        other.lines = self.lines
+        other.lower = self.lower
+        other.minor = self.minor
+        other.plain = self.plain
+        other.sets_cookie = self.sets_cookie
+        other.size = self.size
+        other.start = self.start
+        other.status = self.status
+        other.upgrade = self.upgrade
+        return other
+
     def __repr__(self) -> str:
         return f"<Response {self.line!r} body={self.body}>"
 
 
 # Attributes are set by the parsers: a constructor with a dozen arguments costs as much as the rest of a small head.
-_new_section = Section.__new__
-_new_response = Response.__new__
+_new_section: Final = Section.__new__
+_new_response: Final = Response.__new__
 
 # By their octets: request lines, sections from the LF of the line before to the end of the head, response heads.
-_known_lines: dict[bytes, RequestLine] = {}
-_known_sections: dict[bytes, Section] = {}
-_known_responses: dict[bytes, Response] = {}
+_known_lines: Final[dict[bytes, RequestLine]] = {}
+_known_sections: Final[dict[bytes, Section]] = {}
+_known_responses: Final[dict[bytes, Response]] = {}
 
 
 def parse_request(data: bytes, limits: Limits, searched: int = 0) -> Request | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Container
 from functools import lru_cache
+from typing import Final
 
 from balancer.wire.http1 import Request, Response, Section
 
@@ -191,13 +192,13 @@ def is_cacheable(method: bytes, response: Response) -> bool:
     return has_lifetime or any(has_field(lower, name) for name in (b"expires", b"etag", b"last-modified"))
 
 
-_SAFE_METHODS = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE"))
-_CACHEABLE_STATUSES = frozenset((200, 203, 204, 206, 300, 301, 404, 405, 410, 414, 501))
-_NOT_IN_A_SHARED_CACHE = frozenset((b"private", b"no-cache", b"no-store"))
+_SAFE_METHODS: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE"))
+_CACHEABLE_STATUSES: Final = frozenset((200, 203, 204, 206, 300, 301, 404, 405, 410, 414, 501))
+_NOT_IN_A_SHARED_CACHE: Final = frozenset((b"private", b"no-cache", b"no-store"))
 
 # One cookie with its value up to the semicolon; a semicolon in a quoted string does not end it, where the quote
 # is closed and ends the value (RFC 2965 clients write these).
-_PAIR = re.compile(rb'(?:[^;="]*+=[ \t]*+"[^"\\]*+(?:\\.[^"\\]*+)*"[ \t]*+(?=;|\Z)|[^;]*+)')
+_PAIR: Final = re.compile(rb'(?:[^;="]*+=[ \t]*+"[^"\\]*+(?:\\.[^"\\]*+)*"[ \t]*+(?=;|\Z)|[^;]*+)')
 
 
 def _without(fields: bytes, names: Container[bytes]) -> bytes:

@@ -233,7 +233,9 @@ class Rig:
             streams = await asyncio.open_unix_connection(sock.getsockname(), limit=1 << 20)
         else:
             host = "::1" if sock.family == socket.AF_INET6 else "127.0.0.1"
-            streams = await asyncio.open_connection(host, self.port(frontend, bind), limit=1 << 20, **how)
+            # Connected before this loop turns again: it may be reset as soon as it is accepted.
+            own = socket.create_connection((host, self.port(frontend, bind)), PATIENCE, how.pop("local_addr", None))
+            streams = await asyncio.open_connection(sock=own, limit=1 << 20, **how)
         self.clients.append(Peer(*streams))
         return self.clients[-1]
 

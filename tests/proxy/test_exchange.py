@@ -887,7 +887,7 @@ def test_an_unexpected_fault_is_answered_and_not_hidden(monkeypatch):
             async def broken(*_):
                 raise ZeroDivisionError("on purpose")
 
-            monkeypatch.setattr(it.worker._upstreams["back"], "_dial", broken)
+            monkeypatch.setattr(it.worker._upstreams["back"], "open", broken)
             client = await it.connect()
             await client.send(GET)
             assert (await client.head()).startswith(b"HTTP/1.1 500 ")

@@ -386,24 +386,22 @@ def test_a_listener_that_cannot_start_tries_again(monkeypatch):
             first, _ = await it.pair()
             waiting = await it.connect()
             await turns()
-            loop = asyncio.get_running_loop()
-            listener = it.worker._listeners[0]
+            (acceptor,) = it.worker._listeners[0]._acceptors
+            take = acceptor._take
             failures = []
 
-            class Failing:
-                def __getattr__(self, name):
-                    return getattr(loop, name)
+            def poor():
+                failures.append(True)
+                raise OSError(24, "Too many open files")
 
-                async def create_server(self, *_, **__):
-                    failures.append(True)
-                    raise OSError(24, "Too many open files")
-
-            listener._loop = Failing()
+            acceptor._take = poor
             await waiting.close()
             first.reset()
-            await until(lambda: failures, "an attempt")
-            listener._loop = loop
             client = await it.connect()
+            await until(lambda: failures, "an attempt")
+            await asyncio.sleep(0.1)
+            assert len(failures) == 1
+            acceptor._take = take
             await client.send(GET)
             server = await it.origin.accept()
             with contextlib.suppress(asyncio.IncompleteReadError):

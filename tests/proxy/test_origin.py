@@ -422,14 +422,14 @@ def test_a_server_that_speaks_before_it_is_asked_is_not_believed(monkeypatch):
     async def main():
         async with rig(http()) as it:
             upstream = it.worker._upstreams["back"]
-            dial = upstream._dial
+            dial = upstream.open
 
             async def chatty(*how):
                 transport = await dial(*how)
-                transport.get_protocol().data_received(OK)
+                transport.receiver.data_received(OK)
                 return transport
 
-            monkeypatch.setattr(upstream, "_dial", chatty)
+            monkeypatch.setattr(upstream, "open", chatty)
             client, server = await it.pair()
             assert (await client.head()).startswith(b"HTTP/1.1 502 ")
             assert await server.is_gone()

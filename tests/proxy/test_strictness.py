@@ -8,14 +8,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import uvloop
 
-from balancer.proxy.http import ClientConnection
 from balancer.wire.strictness import REQUESTS, RESPONSES, Fate, Row
-from tests.proxy.rig import OK, Peer, Rig, http, rig, until
+from tests.proxy.rig import OK, Peer, Rig, http, rig, turns, until
 
 # What comes behind the message that a test is about.
 NEXT = b"GET /next HTTP/1.1\r\nHost: t\r\n\r\n"
@@ -132,18 +131,22 @@ async def refusal(client: Peer, status: int, *, head_only: bool = False) -> None
     assert b"HTTP/1." not in body
 
 
-def test_octets_arrive_one_by_one(unpooled: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_octets_arrive_one_by_one(unpooled: Stage) -> None:
     sizes: list[int] = []
-    received = ClientConnection.data_received
-
-    def watched(self: ClientConnection, data: bytes) -> None:
-        sizes.append(len(data))
-        received(self, data)
-
-    monkeypatch.setattr(ClientConnection, "data_received", watched)
 
     async def act(it: Rig) -> None:
         client = await it.connect()
+        await turns()
+        (connection,) = it.worker._sweeper.members
+        stream = cast(Any, connection).transport
+        receive = stream._recv
+
+        def watched(*how: int) -> bytes:
+            data: bytes = receive(*how)
+            sizes.append(len(data))
+            return data
+
+        stream._recv = watched
         await drip(client, NEXT)
         await (await it.origin.accept()).expect(NEXT)
 

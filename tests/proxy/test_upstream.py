@@ -198,7 +198,7 @@ def test_what_is_our_fault_is_not_tried_again(code, monkeypatch):
             async def poor(*_):
                 raise OSError(code, "on purpose")
 
-            monkeypatch.setattr(it.worker._upstreams["back"], "_dial", poor)
+            monkeypatch.setattr(it.worker._upstreams["back"], "open", poor)
             client = await it.connect()
             await client.send(GET)
             assert (await client.head()).startswith(b"HTTP/1.1 503 ")

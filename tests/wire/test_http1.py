@@ -40,7 +40,8 @@ def facts(message: Request | Response) -> dict[str, Any]:
 
 
 def _attributes(part: RequestLine | Section | Response) -> dict[str, Any]:
-    return {name: getattr(part, name) for name in part.__slots__}
+    names = (name for name in dir(part) if not name.startswith("_") and name != "copy")
+    return {name: getattr(part, name) for name in names}
 
 
 def request(data: bytes, limits: Limits = LIMITS) -> Request:

@@ -1,0 +1,605 @@
+"""Stream sockets to protocols: what asyncio's transports do, for connections that come and go by the thousand.
+
+    Poller    an epoll instance that the loop watches as one descriptor: many connections a turn
+    Acceptor  a listening socket: each connection becomes a stream
+    Stream    one connection: reads for its receiver, keeps what the other side does not take yet
+
+A connection is watched edge-triggered (epoll(7)), so that holding it and letting it go on, and closing it, take no
+system call of their own; a write is tried at once. Semantics are those of asyncio's transports: a receiver is told of
+the end after the current turn, never from within its own call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import socket
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable
+from errno import EINPROGRESS, ETIMEDOUT
+from typing import Any, Final
+
+__all__ = ["Acceptor", "Address", "Poller", "Receiver", "Stream"]
+
+Address = str | tuple[str, int] | tuple[str, int, int, int]
+
+# Events taken, and connections accepted, in one go.
+_MOST_EVENTS: Final = 512
+_MOST_ACCEPTED: Final = 64
+# Octets of one read: so many to begin with, up to so many where they all come; and reads of one connection before it
+# is others' turn.
+_READ: Final = 16384
+_MOST_READ: Final = 262144
+_MOST_READS: Final = 4
+# Unsent octets of a connection at which whoever fills it is told to wait, and to go on.
+_HIGH: Final = 65536
+_LOW: Final = 16384
+
+_IN: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
+_IN_AND_OUT: Final = _IN | select.EPOLLOUT
+_READABLE: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+_FAILED: Final = select.EPOLLHUP | select.EPOLLERR
+_ENDS: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+_OUT: Final = select.EPOLLOUT
+_SEND: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+_RECEIVE: Final = socket.MSG_DONTWAIT
+
+
+class Receiver(ABC):
+    """Whom a stream serves: asyncio's protocol."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def connection_made(self, transport: Stream) -> None:
+        """It is open. Called once."""
+
+    @abstractmethod
+    def data_received(self, data: bytes) -> None:
+        """Octets have come."""
+
+    @abstractmethod
+    def eof_received(self) -> bool:
+        """The other side sends no more. True keeps the stream open for writing."""
+
+    @abstractmethod
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It is closed. Called once, last."""
+
+    @abstractmethod
+    def pause_writing(self) -> None:
+        """The other side reads slower than we write."""
+
+    @abstractmethod
+    def resume_writing(self) -> None:
+        """It has caught up."""
+
+
+class Watched(ABC):
+    """What a poller calls."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def on_events(self, events: int) -> None:
+        """Of epoll_ctl(2)."""
+
+    @abstractmethod
+    def end(self, why: Exception) -> None:
+        """It has failed."""
+
+    @abstractmethod
+    def drop(self) -> None:
+        """Nobody watches any more: close what is its own."""
+
+
+class Poller:
+    """The stream sockets of one event loop."""
+
+    __slots__ = ("_again", "_ended", "_epoll", "_is_turning", "_watched", "loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._epoll = select.epoll()
+        self._watched: dict[int, Watched] = {}
+        self._again: list[Stream] = []
+        self._ended: list[Stream] = []
+        self._is_turning = False
+        loop.add_reader(self._epoll.fileno(), self._turn)
+
+    def close(self) -> None:
+        """The loop ends: so does what is left, unsaid."""
+        self.loop.remove_reader(self._epoll.fileno())
+        self._epoll.close()
+        for watched in [*self._watched.values(), *self._ended]:
+            watched.drop()
+        self._watched.clear()
+        self._ended.clear()
+
+    def watch(self, fd: int, watched: Watched, events: int) -> None:
+        self._epoll.register(fd, events)
+        self._watched[fd] = watched
+
+    def change(self, fd: int, events: int) -> None:
+        self._epoll.modify(fd, events)
+
+    def forget(self, fd: int) -> None:
+        """Watch `fd` no more; it stays open."""
+        self._epoll.unregister(fd)
+        del self._watched[fd]
+
+    def closing(self, fd: int) -> None:
+        """`fd` is about to be closed, and nobody else has it: the kernel then forgets it by itself."""
+        self._watched.pop(fd, None)
+
+    def again(self, stream: Stream) -> None:
+        """There is more to read from it: in the next turn."""
+        if not self._again:
+            self.loop.call_soon(self._go_on)
+        self._again.append(stream)
+
+    def end(self, stream: Stream) -> None:
+        """It is over: tell its receiver when nobody is in the middle of something."""
+        if not self._ended and not self._is_turning:
+            self.loop.call_soon(self._bury)
+        self._ended.append(stream)
+
+    def complain(self, error: Exception) -> None:
+        """A fault of ours ends one connection, and is told."""
+        self.loop.call_exception_handler({"message": "fault in a connection's receiver", "exception": error})
+
+    def _turn(self) -> None:
+        self._is_turning = True
+        watched = self._watched
+        events: int
+        fd: int
+        for fd, events in self._epoll.poll(0, _MOST_EVENTS):
+            one = watched.get(fd)
+            if one is not None:
+                try:
+                    one.on_events(events)
+                except Exception as error:
+                    one.end(error)
+                    self.complain(error)
+        self._is_turning = False
+        if self._ended:
+            self._bury()
+
+    def _go_on(self) -> None:
+        again, self._again = self._again, []
+        for stream in again:
+            try:
+                stream.read()
+            except Exception as error:
+                stream.end(error)
+                self.complain(error)
+
+    def _bury(self) -> None:
+        """Sockets are closed only here: while events are looked at, no descriptor changes hands."""
+        while self._ended:
+            ended, self._ended = self._ended, []
+            for stream in ended:
+                try:
+                    stream.bury()
+                except Exception as error:
+                    self.complain(error)
+
+    async def connect(self, address: Address, receiver: Receiver, timeout: float) -> Stream:  # noqa: ASYNC109
+        """A connection to `address`, an AF_UNIX path or as AF_INET and AF_INET6 have it. Raises OSError, TimeoutError
+        after `timeout` seconds."""
+        if isinstance(address, str):
+            family = socket.AF_UNIX
+        else:
+            family = socket.AF_INET6 if len(address) == 4 or ":" in address[0] else socket.AF_INET
+        sock = socket.SocketType(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        fd = sock.fileno()
+        try:
+            if family != socket.AF_UNIX:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            error = sock.connect_ex(address)
+            if error and error != EINPROGRESS:
+                raise OSError(error, os.strerror(error))
+            dial = _Dial(sock, self.loop.create_future())
+            self.watch(fd, dial, _IN_AND_OUT)
+            # For less than half of what `asyncio.timeout` takes.
+            timer = self.loop.call_later(timeout, dial.give_up)
+            try:
+                error = await dial.waiter
+            finally:
+                timer.cancel()
+            if error:
+                raise OSError(error, os.strerror(error))
+        except BaseException:
+            self.closing(fd)
+            sock.close()
+            raise
+        stream = Stream(self, sock, receiver, None)
+        self._watched[fd] = stream
+        stream.made(is_readable=dial.is_readable)
+        return stream
+
+
+class _Nobody(Receiver):
+    """Of a stream that is gone: who held each other go without the garbage collector."""
+
+    __slots__ = ()
+
+    def connection_made(self, transport: Stream) -> None:
+        pass
+
+    def data_received(self, data: bytes) -> None:
+        pass
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        pass
+
+    def pause_writing(self) -> None:
+        pass
+
+    def resume_writing(self) -> None:
+        pass
+
+
+_NOBODY: Final = _Nobody()
+
+
+class _Dial(Watched):
+    """A connection that is not there yet."""
+
+    __slots__ = ("_sock", "is_readable", "waiter")
+
+    def __init__(self, sock: socket.SocketType, waiter: asyncio.Future[int]) -> None:
+        self._sock = sock
+        self.waiter = waiter
+        """Done when it is known how it went: errno, 0 for well."""
+        self.is_readable = False
+        """There is something to read, and nothing will tell of it again."""
+
+    def end(self, why: Exception) -> None:
+        """Whoever waits gives up in time."""
+
+    def drop(self) -> None:
+        self._sock.close()
+
+    def give_up(self) -> None:
+        if not self.waiter.done():
+            self.waiter.set_result(ETIMEDOUT)
+
+    def on_events(self, events: int) -> None:
+        if events & _READABLE:
+            self.is_readable = True
+        if self.waiter.done():
+            return
+        error = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) if events & _FAILED else 0
+        if error or events & _OUT:
+            self.waiter.set_result(error)
+
+
+class Stream(Watched):
+    """One connection."""
+
+    __slots__ = (
+        "_fd", "_is_closing", "_is_dead", "_is_held", "_is_over", "_is_paused", "_is_readable", "_is_watched_out",
+        "_out", "_peername", "_poller", "_receiver", "_recv", "_room", "_send", "_sock", "_unsent", "_was_told_to_wait",
+        "_why", "_will_end",
+    )  # fmt: skip
+
+    def __init__(self, poller: Poller, sock: socket.SocketType, receiver: Receiver, peername: Any) -> None:
+        self._poller = poller
+        self._sock = sock
+        self._recv = sock.recv
+        self._send = sock.send
+        self._fd = sock.fileno()
+        self._receiver = receiver
+        self._room = _READ
+        self._peername = peername
+        self._out: deque[bytes] | None = None
+        """What the kernel did not take, `_unsent` octets."""
+        self._unsent = 0
+        self._why: Exception | None = None
+        self._is_readable = False
+        """There may be something that has not been read, of which the kernel has told us."""
+        self._is_held = False
+        """It is not to be read now: on request, or since it is over or closing."""
+        self._is_paused = self._is_over = self._is_closing = self._is_dead = False
+        self._is_watched_out = False
+        """The kernel tells when there is room again."""
+        self._was_told_to_wait = self._will_end = False
+
+    def __repr__(self) -> str:
+        return f"<Stream {self._fd} of {self._receiver!r}>"
+
+    # Coming and going
+
+    def open(self) -> None:
+        """A client has connected."""
+        self._poller.watch(self._fd, self, _IN)
+        self._receiver.connection_made(self)
+
+    def made(self, *, is_readable: bool) -> None:
+        """We have connected; it is watched."""
+        self._is_watched_out = True
+        self._is_readable = is_readable
+        self._receiver.connection_made(self)
+        if is_readable and not self._is_held:
+            self._poller.again(self)
+
+    def on_events(self, events: int) -> None:
+        if events & _READABLE:
+            if self._is_held:
+                self._is_readable = True
+            else:
+                self._read(events & _ENDS != 0)
+        if self._unsent and events & (_OUT | _FAILED):
+            self._flush()
+
+    def close(self) -> None:
+        """Close once all is sent."""
+        if self._is_closing:
+            return
+        self._is_closing = self._is_held = True
+        if not self._unsent:
+            self.end(None)
+
+    def abort(self) -> None:
+        """Close now; what is unsent is lost."""
+        self.end(None)
+
+    def end(self, why: Exception | None) -> None:
+        if self._is_dead:
+            return
+        self._is_dead = self._is_closing = self._is_held = True
+        self._why = why
+        self._unsent = 0
+        self._out = None
+        self._poller.end(self)
+
+    def bury(self) -> None:
+        try:
+            self._receiver.connection_lost(self._why)
+        finally:
+            self._poller.closing(self._fd)
+            self._sock.close()
+            self._why = None
+            self._receiver = _NOBODY
+
+    def drop(self) -> None:
+        self._is_dead = self._is_closing = self._is_held = True
+        self._receiver = _NOBODY
+        self._sock.close()
+
+    def is_closing(self) -> bool:
+        return self._is_closing
+
+    # Reading
+
+    def pause_reading(self) -> None:
+        self._is_paused = self._is_held = True
+
+    def resume_reading(self) -> None:
+        if self._is_paused:
+            self._is_paused = False
+            if not self._is_over and not self._is_closing:
+                self._is_held = False
+                if self._is_readable:
+                    self._poller.again(self)
+
+    def is_reading(self) -> bool:
+        return not self._is_paused and not self._is_closing
+
+    def read(self) -> None:
+        """What was known to be there."""
+        if self._is_readable and not self._is_held:
+            self._read(True)
+
+    def _read(self, to_the_end: bool) -> None:
+        """A short read has emptied the socket, unless its end has been announced (`to_the_end`)."""
+        for _ in range(_MOST_READS):
+            room = self._room
+            try:
+                data = self._recv(room, _RECEIVE)
+            except BlockingIOError:
+                self._is_readable = False
+                return
+            except OSError as error:
+                self.end(error)
+                return
+            if not data:
+                self._is_readable = False
+                self._is_over = self._is_held = True
+                if not self._receiver.eof_received():
+                    self.close()
+                return
+            if len(data) < room and not to_the_end:
+                self._is_readable = False
+                self._receiver.data_received(data)
+                return
+            self._is_readable = True
+            if len(data) == room < _MOST_READ:
+                self._room = room * 4
+            self._receiver.data_received(data)
+            if self._is_held:
+                return
+        self._poller.again(self)
+
+    # Writing
+
+    def write(self, data: bytes) -> None:
+        if self._unsent or self._is_closing or not data:
+            if data and not self._is_closing:
+                self._keep(data)
+            return
+        try:
+            sent = self._send(data, _SEND)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self.end(error)
+            return
+        if sent != len(data):
+            self._keep(data[sent:] if sent else data)
+
+    def _keep(self, data: bytes) -> None:
+        if self._out is None:
+            self._out = deque()
+        self._out.append(data)
+        self._unsent += len(data)
+        if not self._is_watched_out:
+            self._is_watched_out = True
+            self._poller.change(self._fd, _IN_AND_OUT)
+        if self._unsent > _HIGH and not self._was_told_to_wait:
+            self._was_told_to_wait = True
+            self._receiver.pause_writing()
+
+    def _flush(self) -> None:
+        out = self._out
+        assert out is not None
+        try:
+            while out:
+                data = out[0]
+                sent = self._send(data, _SEND)
+                self._unsent -= sent
+                if sent < len(data):
+                    out[0] = data[sent:]
+                    break
+                out.popleft()
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            self.end(error)
+            return
+        if not out:
+            self._out = None
+            if self._will_end:
+                self._will_end = False
+                self._shut_down()
+        if self._was_told_to_wait and self._unsent <= _LOW:
+            self._was_told_to_wait = False
+            self._receiver.resume_writing()
+        if self._is_closing and not self._unsent:
+            self.end(None)
+
+    def write_eof(self) -> None:
+        """Send no more, once all is sent."""
+        if self._is_closing:
+            return
+        if self._unsent:
+            self._will_end = True
+        else:
+            self._shut_down()
+
+    def _shut_down(self) -> None:
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            # The other side is gone; reading tells of it.
+            return
+
+    def get_write_buffer_size(self) -> int:
+        return self._unsent
+
+    # Who
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """`socket`, `peername`, `sockname`."""
+        if name == "socket":
+            return self._sock
+        try:
+            if name == "peername":
+                return self._peername if self._peername is not None else self._sock.getpeername()
+            if name == "sockname":
+                return self._sock.getsockname()
+        except OSError:
+            return default
+        return default
+
+    def forget(self) -> None:
+        """Its receiver hears no more of it."""
+        self._receiver = _NOBODY
+
+    @property
+    def receiver(self) -> Receiver:
+        """Whom it serves."""
+        return self._receiver
+
+
+class Acceptor(Watched):
+    """A listening socket. `accept` makes the receiver of a connection; `trouble` is told of what `accept(2)` said when
+    it was not about one connection."""
+
+    __slots__ = ("_accept", "_family", "_is_open", "_poller", "_sock", "_take", "_trouble")
+
+    def __init__(
+        self,
+        poller: Poller,
+        sock: socket.socket,
+        accept: Callable[[], Receiver],
+        trouble: Callable[[OSError], None],
+    ) -> None:
+        self._poller = poller
+        self._sock = sock
+        self._family = int(sock.family)
+        # Without the objects that `socket.accept` makes around its result, which cost as much as the call.
+        self._take: Callable[[], tuple[int, Any]] = sock._accept  # type: ignore[attr-defined]
+        self._accept = accept
+        self._trouble = trouble
+        self._is_open = False
+        sock.setblocking(False)
+        if sock.family != socket.AF_UNIX:
+            # Inherited by what is accepted (tcp(7)).
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def open(self) -> None:
+        self._is_open = True
+        self._poller.watch(self._sock.fileno(), self, select.EPOLLIN)
+
+    def close(self) -> None:
+        """Accept no more. The socket stays open."""
+        if self._is_open:
+            self._is_open = False
+            self._poller.forget(self._sock.fileno())
+
+    def end(self, why: Exception) -> None:
+        """One connection has failed, and that is all."""
+
+    def drop(self) -> None:
+        self._is_open = False
+
+    def on_events(self, events: int) -> None:  # noqa: ARG002
+        for _ in range(_MOST_ACCEPTED):
+            if not self._is_open or not self.one():
+                return
+
+    def read(self) -> None:
+        """Let in whoever has connected by now."""
+        while self.one():
+            pass
+
+    def one(self) -> bool:
+        """Accept one; whether there may be more."""
+        try:
+            fd, peername = self._take()
+        except BlockingIOError:
+            return False
+        except ConnectionAbortedError:
+            return True
+        except OSError as error:
+            self._trouble(error)
+            return False
+        sock = socket.SocketType(self._family, socket.SOCK_STREAM, 0, fd)
+        try:
+            stream = Stream(self._poller, sock, self._accept(), peername)
+        except Exception:
+            sock.close()
+            raise
+        try:
+            stream.open()
+        except Exception as fault:
+            stream.end(fault)
+            raise
+        return True
