@@ -7,6 +7,7 @@ Exit status: 0 done, 1 a configuration or a machine that will not do (the text s
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import signal
@@ -68,6 +69,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
+def _way() -> str:
+    """How what traffic passes is run."""
+    spec = importlib.util.find_spec("balancer.proxy.stream")
+    is_compiled = spec is not None and spec.origin is not None and not spec.origin.endswith(".py")
+    return "compiled" if is_compiled else "interpreted"
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pybalancer",
@@ -75,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"pybalancer {__version__}")
+    parser.add_argument("--version", action="version", version=f"pybalancer {__version__} ({_way()})")
     _takes_file(parser, default=_DEFAULT_FILE)
     parser.set_defaults(command=_run)
     commands = parser.add_subparsers(title="commands", metavar="")

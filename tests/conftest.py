@@ -6,12 +6,18 @@ new ones: `make test PYTEST=--hypothesis-profile=default`. How long an example t
 
 from __future__ import annotations
 
+import os
 import threading
 
 import pytest
 from hypothesis import settings
 
 from balancer.pool import passwords
+from balancer.proxy import stream
+
+# What `make compiled` has made is tested where the environment says so, and then nothing else is.
+if "PYBALANCER_COMPILED" in os.environ and stream.__file__.endswith(".py"):
+    raise pytest.UsageError(f"{stream.__file__} is not compiled")
 
 settings.register_profile("steady", derandomize=True, deadline=None)
 settings.load_profile("steady")

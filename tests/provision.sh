@@ -16,6 +16,8 @@ needed=(
     'dnsperf             dnsperf'
     'haproxy             haproxy'
     'curl                curl'
+    'gcc                 gcc'
+    'python3-dev         /usr/include/python3*/Python.h'
     'dnsmasq-base        dnsmasq'
     'udhcpc              udhcpc'
     'iproute2            ip'

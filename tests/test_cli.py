@@ -12,6 +12,7 @@ import threading
 import pytest
 
 from balancer import __version__, cli
+from balancer.proxy import stream
 
 GOOD = """\
 frontends:
@@ -192,7 +193,8 @@ def test_version(capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main(["--version"])
     assert ended.value.code == 0
-    assert capsys.readouterr().out == f"pybalancer {__version__}\n"
+    way = "interpreted" if stream.__file__.endswith(".py") else "compiled"
+    assert capsys.readouterr().out == f"pybalancer {__version__} ({way})\n"
 
 
 def test_help_shows_examples(capsys):
