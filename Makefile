@@ -89,6 +89,7 @@ $(COMPILED)/.made: setup.py pyproject.toml constraints.txt $(wildcard balancer/*
 	@echo "compiling the hot path into $(COMPILED)"
 	@$(PIP) mypy types-PyYAML
 	@rm -rf $(COMPILED) dist
+	@mkdir -p build
 	@PYBALANCER_COMPILE=1 $(BIN)/python setup.py -q build --build-lib $(COMPILED) bdist_wheel >build/log.txt 2>&1 || \
 		{ cat build/log.txt; exit 1; }
 	@touch $@
