@@ -27,7 +27,7 @@ from balancer.daemon.plan import Plan
 from balancer.observe.log import AccessLog, Level
 from balancer.pool.backend import Backend
 from balancer.pool.facts import Counters, Entity, Ledger, let_go
-from balancer.pool.observer import Observer
+from balancer.pool.observer import Cells, Observer
 from balancer.pool.places import Places
 from balancer.pool.records import HttpRecord, Record
 from balancer.pool.server import Server
@@ -236,8 +236,9 @@ class Worker:
             server.scale = scale
             server.sockaddr = seat.address.sockaddr if seat.address is not None else None
             if server_config.observe != "none":
-                success = self._ledger.cell(server.counters, "obs_ok")
-                Observer(server, time.monotonic, success, self._on_errors)
+                names = ("obs_run", "obs_ok", "obs_peak")
+                cells = Cells(*(self._ledger.cell(server.counters, each) for each in names))
+                Observer(server, time.monotonic, cells, self._on_errors)
             servers.append(server)
         self._servers += servers
         entity = Entity("backend", name)

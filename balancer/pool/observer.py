@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 from balancer.pool.server import Server
 
-__all__ = ["Errors", "Observer", "Seen"]
+__all__ = ["Cells", "Errors", "Observer", "Seen"]
 
 
 class _Session(Protocol):
@@ -26,21 +26,31 @@ class _Session(Protocol):
         """The status of the server's response; -1 where there was none, or none that could be used."""
 
 
+_Cell = memoryview | list[int]
+
+
+class Cells(NamedTuple):
+    """Where an observer's numbers stand: of `obs_run`, `obs_ok` and `obs_peak`."""
+
+    run: _Cell
+    success: _Cell
+    peak: _Cell
+
+
 class Observer:
     """One server's. It stands in for the set of its sessions, since whoever ends leaves that.
 
-    `clock` gives monotonic seconds; `success` is the shared memory of `obs_ok`: others' errors must not count before it
-    does. `alarm` is called when there were as many errors in a row as are too many.
+    `clock` gives monotonic seconds; `cells` are the shared memory of what it counts, written at once: an error that is
+    told late would count behind a success of another worker that it came before. `alarm` is called when there were as
+    many errors in a row as are too many.
     """
 
-    def __init__(
-        self, server: Server, clock: Callable[[], float], success: memoryview | list[int], alarm: Callable[[], None]
-    ) -> None:
+    def __init__(self, server: Server, clock: Callable[[], float], cells: Cells, alarm: Callable[[], None]) -> None:
         self._counters = server.counters
         self._is_http = server.config.observe == "layer7"
         self._limit = server.config.error_limit
         self._clock = clock
-        self._success = success
+        self._cells = cells
         self._alarm = alarm
         self._began = 0
         self._blamed: object = None
@@ -75,8 +85,10 @@ class Observer:
             self._clear()
 
     def _clear(self) -> None:
-        self._success[0] = self._counters.obs_ok = int(self._clock() * 1e6)
-        self._counters.obs_run = 0
+        counters, cells = self._counters, self._cells
+        if counters.obs_run:
+            cells.run[0] = counters.obs_run = 0
+        cells.success[0] = counters.obs_ok = int(self._clock() * 1e6)
 
     def _count(self) -> None:
         counters = self._counters
@@ -84,8 +96,9 @@ class Observer:
             self._began = int(self._clock() * 1e6)
         counters.obs_run += 1
         if counters.obs_run % self._limit == 0:
-            counters.obs_peak = self._began
+            self._cells.peak[0] = counters.obs_peak = self._began
             self._alarm()
+        self._cells.run[0] = counters.obs_run
 
 
 class _Sessions(set[Any]):

@@ -132,6 +132,7 @@ def test_a_few_errors_among_good_answers_are_none(start, pair) -> None:
         bad.how = "200 OK"
         while not bad.asked % 9:
             talk(port, b"GET / HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
+    assert not any("is DOWN" in line for line in running.log), running.log
     with Load(port, clients=4) as load:
         load.wait_for(100)
         assert load.done["bad"]

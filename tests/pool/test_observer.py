@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balancer.pool.observer import Errors, Observer, Seen
+from balancer.pool.observer import Cells, Errors, Observer, Seen
 
 
 @dataclass(eq=False)
@@ -20,7 +20,8 @@ def watched(server):
     def make(observe: str, limit: int = 3, **keys):
         made = server("s", observe=observe, error_limit=limit, **keys)
         alarms: list[int] = []
-        return made, Observer(made, lambda: 7.0, [0], lambda: alarms.append(made.counters.obs_run)), alarms
+        cells = Cells([0], [0], [0])
+        return made, Observer(made, lambda: 7.0, cells, lambda: alarms.append(made.counters.obs_run)), alarms
 
     return make
 
@@ -59,6 +60,16 @@ def test_layer4_looks_at_connections_alone(watched) -> None:
     assert made.counters.obs_run == 3
     made.sessions.discard(Session())
     assert made.counters.obs_run == 0
+
+
+def test_what_it_counts_is_told_at_once(server) -> None:
+    """Others' errors and successes stand beside it, and what is told late would seem to have come late."""
+    made = server("s", observe="layer7", error_limit=2)
+    cells = Cells([0], [0], [0])
+    Observer(made, lambda: 7.0, cells, lambda: None)
+    for status, told in ((503, (1, 0, 0)), (503, (2, 0, 7_000_000)), (200, (0, 7_000_000, 7_000_000))):
+        made.sessions.discard(Session(status))
+        assert tuple(cell[0] for cell in cells) == told
 
 
 def test_sessions_are_kept_only_where_they_are_to_be_closed(watched) -> None:
