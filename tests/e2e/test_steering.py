@@ -18,7 +18,7 @@ import pytest
 
 from balancer import __version__
 from tests.e2e.bed.clients import curl, get, talk
-from tests.e2e.bed.process import PATIENCE, free_port, until
+from tests.e2e.bed.process import PATIENCE, free_port, is_bound, until
 from tests.e2e.bed.pybalancer import COMMAND
 
 CONFIG = """
@@ -357,7 +357,8 @@ def test_prometheus_haproxy_exporter(running, admin) -> None:
         [*command, f"--haproxy.scrape-uri=unix:{admin}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as exporter:
         try:
-            page = until(lambda: curl("-s", f"http://127.0.0.1:{port}/metrics").stdout.decode(), "the exporter answers")
+            until(lambda: is_bound(port), "the exporter listens")
+            page = curl("-s", f"http://127.0.0.1:{port}/metrics").stdout.decode()
         finally:
             exporter.kill()
     for line in (

@@ -176,7 +176,7 @@ def web3_off(person: Person) -> None:
 def _stats_row(person: Person, director: str, backend: str, server: str) -> str:
     url = f"http://{person.lab[director].machine.address}:7000{STATS}"
     page = person.lab["client"].run("curl", "-s", "-u", "admin:123", url).partition(f'id="{backend}"')[2]
-    row = re.search(rf'<th scope="row"[^>]*>{server}<.*?</tr>', page, re.DOTALL)
+    row = re.search(rf'<th scope="row"[^>]*>(?:<label><input[^>]*>)?{server}<.*?</tr>', page, re.DOTALL)
     text = " ".join(re.sub(r"<[^>]+>", " ", row[0]).split()) if row else ""
     person.say(f"client sees at {url}: {text or 'no such row'}")
     return text

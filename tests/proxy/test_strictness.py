@@ -118,7 +118,8 @@ async def all_of(peer: Peer) -> bytes:
         async with asyncio.timeout(10):
             while part := await peer.reader.read(65536):
                 got += part
-    return got
+    # What came before a reset the reader has, but does not give.
+    return got + bytes(peer.reader._buffer)  # type: ignore[attr-defined]
 
 
 async def refusal(client: Peer, status: int, *, head_only: bool = False) -> None:
