@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from balancer.observe.snapshot import ServerRow, Snapshot
@@ -64,15 +64,15 @@ def parse(words: Sequence[str], snapshot: Snapshot) -> Change:
             row = found(words[2:], snapshot)
             # As HAProxy: to enable ends maintenance, not a drain.
             if word == "disable":
-                return _change(row, admin=Admin.MAINT)
-            return _change(row, admin=Admin.READY if row.state.admin is Admin.MAINT else None)
+                return replace(_of(row), admin=Admin.MAINT)
+            return replace(_of(row), admin=Admin.READY if row.state.admin is Admin.MAINT else None)
         case ["enable" | "disable" as word, "health"]:
             row = found(words[2:], snapshot)
             if not row.entry.is_checked:
                 raise SteeringError("Health checks are not configured on this server, cannot enable.")
-            return _change(row, is_checked=word == "enable")
+            return replace(_of(row), is_checked=word == "enable")
         case ["shutdown", "sessions"]:
-            return _change(found(words[3:], snapshot), shuts=True)
+            return replace(_of(found(words[3:], snapshot)), shuts=True)
     raise AssertionError(words)
 
 
@@ -102,13 +102,13 @@ def _set_server(words: Sequence[str], snapshot: Snapshot) -> Change:
         case "state":
             if value not in _ADMIN:
                 raise SteeringError("'set server <srv> state' expects 'ready', 'drain' and 'maint'.")
-            return _change(row, admin=_ADMIN[value])
+            return replace(_of(row), admin=_ADMIN[value])
         case "weight":
             return _weighed(row, words[2:])
         case "health":
             if value not in _HEALTH:
                 raise SteeringError("'set server <srv> health' expects 'up' or 'down'.")
-            return _change(row, condition=_HEALTH[value])
+            return replace(_of(row), condition=_HEALTH[value])
     raise SteeringError(_USAGE)
 
 
@@ -128,24 +128,8 @@ def _weighed(row: ServerRow, words: Sequence[str]) -> Change:
         weight = min(row.entry.weight * weight // 100, _HEAVIEST)
     elif not 0 <= weight <= _HEAVIEST:
         raise SteeringError("Absolute weight can only be between 0 and 256 inclusive.")
-    return _change(row, weight=weight)
+    return replace(_of(row), weight=weight)
 
 
-def _change(
-    row: ServerRow,
-    *,
-    admin: Admin | None = None,
-    weight: int | None = None,
-    condition: Condition | None = None,
-    is_checked: bool | None = None,
-    shuts: bool = False,
-) -> Change:
-    return Change(
-        backend=row.entry.backend,
-        server=row.name,
-        admin=admin,
-        weight=weight,
-        condition=condition,
-        is_checked=is_checked,
-        shuts=shuts,
-    )
+def _of(row: ServerRow) -> Change:
+    return Change(backend=row.entry.backend, server=row.name)
