@@ -14,7 +14,9 @@ from typing import Any, Literal, NamedTuple
 from balancer.observe.snapshot import ServerRow, Snapshot
 from balancer.pool.orders import WHOLE, Admin
 
-__all__ = ["CSV_TYPE", "FIRST_ID", "JSON_TYPE", "Selection", "csv", "json_", "narrowed", "selected", "typed"]
+__all__ = [
+    "CSV_TYPE", "FIRST_ID", "JSON_TYPE", "Selection", "csv", "in_words", "json_", "narrowed", "selected", "typed"
+]  # fmt: skip
 
 CSV_TYPE = "text/plain"
 JSON_TYPE = "application/json"
@@ -364,7 +366,7 @@ def json_(lines: Iterable[_Line]) -> Generator[str, None, None]:
                 "id": line.sid,
                 "field": {"pos": position, "name": name},
                 "processNum": 1,
-                "tags": {"origin": _ORIGINS[tags[0]], "nature": _NATURES[tags[1]], "scope": _SCOPES[tags[2]]},
+                "tags": in_words(tags),
                 "value": {"type": type_, "value": value},
             }
             for position, name, tags, type_, value in _facts(line)
@@ -372,6 +374,11 @@ def json_(lines: Iterable[_Line]) -> Generator[str, None, None]:
         yield separator + json.dumps(facts, separators=(",", ":"))
         separator = ","
     yield "[]\n" if separator == "[" else "]\n"
+
+
+def in_words(tags: str) -> dict[str, str]:
+    """Origin, nature and scope, by the letters of the typed format."""
+    return {"origin": _ORIGINS[tags[0]], "nature": _NATURES[tags[1]], "scope": _SCOPES[tags[2]]}
 
 
 def _facts(line: _Line) -> Iterator[tuple[int, str, str, str, str | int]]:

@@ -10,6 +10,7 @@ import json
 from typing import Any, NamedTuple
 
 from balancer import RELEASED
+from balancer.observe.columns import in_words
 from balancer.observe.snapshot import Snapshot
 
 __all__ = ["json_", "plain", "typed"]
@@ -118,7 +119,7 @@ def json_(snapshot: Snapshot, descriptors: int) -> str:
         {
             "field": {"pos": fact.position, "name": fact.name},
             "processNum": 1,
-            "tags": {"origin": fact.tags[0], "nature": fact.tags[1], "scope": fact.tags[2]},
+            "tags": in_words(fact.tags),
             "value": {"type": fact.type, "value": fact.value},
         }
         for fact in _facts(snapshot, descriptors)

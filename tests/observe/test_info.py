@@ -32,6 +32,7 @@ def test_typed_and_json_say_the_same(house) -> None:
     assert typed == plain
     facts = json.loads(info.json_(house.look(), 1000))
     assert {fact["field"]["name"]: str(fact["value"]["value"]) for fact in facts} == plain
+    assert facts[0]["tags"] == {"origin": "Product", "nature": "Output", "scope": "Service"}
 
 
 def test_who_says_nothing_of_itself_has_no_description(house) -> None:
