@@ -16,8 +16,11 @@ PYTHON ?= $(firstword $(foreach name,$(NEW_ENOUGH),$(shell \
 	$(name) -c 'import ensurepip; print("$(name)")' 2>/dev/null)) $(NEW_ENOUGH))
 PIP := $(BIN)/python -m pip --disable-pip-version-check --require-virtualenv install -qq --constraint constraints.txt
 AS_ROOT := [ "$$(id -u)" = 0 ] || { echo "the lab needs root, to make network namespaces" >&2; exit 3; }
+PIP_AUDIT := pip-audit==2.10.1
 # More arguments for pytest: make test PYTEST="-k cookie -x"
 PYTEST :=
+# The same for bench/: make bench BENCH=--quick, make bench-check BENCH=--keep
+BENCH :=
 
 NO_PYTHON := Python 3.11 or newer is missing; on Debian 12, Ubuntu 24.04 or newer: apt-get install python3 python3-venv
 NO_VENV = the venv module of $(PYTHON) is missing; on Debian and Ubuntu: apt-get install python3-venv
@@ -26,12 +29,18 @@ STALE := $(shell [ "$$(cat $(VENV)/.installed 2>/dev/null)" = "$(CURDIR)" ] && $
 
 # Where the compiled package is put together, and tested; the wheel made of it is in dist.
 COMPILED := build/compiled
+NO_PYTHON_H = $(shell echo '#include <Python.h>' | gcc -E $$($(BIN)/python -c \
+	'import sysconfig; print("-I" + sysconfig.get_path("include"))') - 2>&1 >/dev/null)
+# What `wheel` makes.
+WHEEL = $(if $(NO_PYTHON_H),build/plain,dist)/*.whl
+IS_DEBIANS = $(shell $(PYTHON) -c 'import sys; sys.base_prefix == "/usr" and print("yes")')
+NOT_DEBIANS = $(PYTHON) is not the Python of this Debian: apt-get install python3 python3-venv; make clean; make deb
 NO_COMPILER = gcc or Python.h is missing; on Debian and Ubuntu: apt-get install gcc python3-dev
 
-.PHONY: help run test check unit compiled cluster verify clean stale
+.PHONY: help run test check unit compiled cluster verify vm-test bench measured bench-micro vm-bench bench-check audit wheel install deb uninstall purge clean stale
 
 help: ## this list
-	@sed -nE 's/^([a-z]+):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 15
+	@sed -nE 's/^([a-z-]+):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 run: $(VENV)/.installed ## install into .venv, then start the demonstration (Ctrl-C ends it)
 	@exec $(BIN)/pybalancer demo
@@ -39,7 +48,6 @@ run: $(VENV)/.installed ## install into .venv, then start the demonstration (Ctr
 test: ## install all that the tests need (as root: system packages too), then check and test everything
 	@tests/provision.sh
 	@$(MAKE) check
-	@$(MAKE) compiled
 	@tests/run.sh $(BIN)/python $(PYTEST)
 
 check: $(VENV)/.installed-test ## ruff, mypy --strict and the import layers
@@ -47,6 +55,11 @@ check: $(VENV)/.installed-test ## ruff, mypy --strict and the import layers
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/lint-imports --no-logo >$(VENV)/layers.txt || { cat $(VENV)/layers.txt; exit 1; }
 	@echo "check: ruff, mypy and the import layers find nothing"
+
+audit: ## pip-audit: whether a flaw is known in the pinned versions; needs an index that knows of them, as PyPI does
+	@[ -x build/audit/bin/pip-audit ] || { rm -rf build/audit && $(PYTHON) -m venv build/audit && \
+		build/audit/bin/python -m pip --disable-pip-version-check install -qq $(PIP_AUDIT); }
+	@build/audit/bin/pip-audit --strict --progress-spinner=off --no-deps --disable-pip --requirement constraints.txt
 
 unit: $(VENV)/.installed-test ## the tests that need no server of another project
 	@$(BIN)/python -m pytest --ignore=tests/e2e --ignore=tests/system $(PYTEST)
@@ -64,6 +77,51 @@ verify: ## as root: the cluster, and the eight steps by which it shows that it w
 	@tests/provision.sh
 	@$(MAKE) $(VENV)/.installed
 	@$(BIN)/python -m tests.lab verify
+
+vm-test: $(VENV)/.installed ## as root: installed, run, broken and removed on Debian systems under systemd; a quarter of an hour
+	@$(AS_ROOT)
+	@tests/provision.sh debootstrap systemd-container
+	@$(BIN)/python -m tests.vm
+
+bench: ## as root: pybalancer beside HAProxy, nginx, dnsdist and IPVS, a report in bench/results; 40 minutes (BENCH=--quick: 5)
+	@$(AS_ROOT)
+	@tests/provision.sh dnsdist wrk nghttp2-client libnginx-mod-stream ipvsadm
+	@$(MAKE) measured
+
+# What can be compiled is known when there is a Python in .venv.
+measured: $(VENV)/.installed-bench
+	@$(if $(NO_PYTHON_H),echo "not compiled: $(NO_COMPILER)",$(MAKE) compiled)
+	@$(BIN)/python bench/run.py $(if $(NO_PYTHON_H),,--package $(COMPILED)) $(BENCH)
+
+bench-micro: $(VENV)/.installed-bench ## what the hot functions take, interpreted and compiled; ten minutes (BENCH=--fast: two)
+	@$(BIN)/python bench/micro.py $(BENCH)
+	@$(if $(NO_PYTHON_H),echo "not compiled: $(NO_COMPILER)",$(MAKE) compiled && \
+		PYTHONPATH=$(COMPILED) $(BIN)/python bench/micro.py $(BENCH))
+
+vm-bench: $(VENV)/.installed-test ## as root: what the kernel carries beside IPVS, in a Debian 12 that is emulated; a quarter of an hour
+	@$(AS_ROOT)
+	@tests/provision.sh debootstrap systemd-container qemu-system-x86 e2fsprogs
+	@$(BIN)/python bench/vm.py $(BENCH)
+
+bench-check: $(VENV)/.installed ## whether a request costs over 10 % more than when bench/history.jsonl was written; ten minutes
+	@$(BIN)/python bench/check.py $(BENCH)
+
+install: wheel ## as root: a service of this machine, compiled where gcc and python3-dev are there (PREFIX=/usr/local)
+	@systemd/install.sh install $(WHEEL) $(PYTHON)
+
+deb: wheel ## a Debian package in build/, compiled likewise, for this version of Debian and kind of machine
+	$(if $(IS_DEBIANS),,$(error $(NOT_DEBIANS)))
+	@systemd/package.sh $(WHEEL) $(PYTHON) build
+
+wheel: $(VENV)/.installed
+	@$(if $(NO_PYTHON_H),echo "not compiled: $(NO_COMPILER)" && rm -rf build/plain && \
+		$(BIN)/python -m pip -q wheel --no-deps --no-build-isolation --wheel-dir build/plain .,$(MAKE) compiled)
+
+uninstall: ## as root: take it away; what was configured stays
+	@systemd/install.sh uninstall
+
+purge: ## as root: take that away as well
+	@systemd/install.sh purge
 
 clean: ## remove what was made here, .venv included
 	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
@@ -83,9 +141,12 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	@$(PIP) --no-build-isolation --editable '.[test]'
 	@touch $@
 
+$(VENV)/.installed-bench: $(VENV)/.installed
+	@$(PIP) --no-build-isolation --editable '.[bench]'
+	@touch $@
+
 $(COMPILED)/.made: setup.py pyproject.toml constraints.txt $(wildcard balancer/*.py balancer/*/*.py) | $(VENV)/.installed
-	$(if $(shell echo '#include <Python.h>' | gcc -E $$($(BIN)/python -c \
-		'import sysconfig; print("-I" + sysconfig.get_path("include"))') - 2>&1 >/dev/null),$(error $(NO_COMPILER)))
+	$(if $(NO_PYTHON_H),$(error $(NO_COMPILER)))
 	@echo "compiling the hot path into $(COMPILED)"
 	@$(PIP) mypy types-PyYAML
 	@rm -rf $(COMPILED) dist

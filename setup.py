@@ -13,10 +13,10 @@ from setuptools import setup
 COMPILED = """
     algorithms/base algorithms/draw algorithms/first algorithms/leastconn algorithms/maglev algorithms/roundrobin
     algorithms/source algorithms/table algorithms/uri
-    pool/backend pool/facts pool/records pool/server pool/sticky pool/waiting
+    pool/backend pool/facts pool/records pool/server pool/share pool/sticky pool/waiting
     proxy/exchange proxy/filters proxy/http proxy/listen proxy/origin proxy/replies proxy/route proxy/sources
     proxy/stream proxy/sweep proxy/tcp proxy/upstream
-    wire/fields wire/framing wire/http1 wire/proxyproto wire/rewrite
+    wire/fields wire/framing wire/http1 wire/proxyproto wire/recall wire/rewrite
 """
 # What the compiler has to know the types of.
 REQUIRED = ["mypy>=2.0", "pydantic>=2.7"]

@@ -44,6 +44,11 @@ class Address:
         return (host, self.port, 0, socket.if_nametoindex(zone) if zone else 0)
 
     @property
+    def is_service(self) -> bool:
+        """Whether it names SRV records (RFC 2782), `_http._tcp.example.org`, which tell of hosts and ports."""
+        return not self.path and not self.port
+
+    @property
     def is_wildcard(self) -> bool:
         return self.host in ("0.0.0.0", "::")
 
@@ -57,6 +62,8 @@ class Address:
     def __str__(self) -> str:
         if self.path:
             return self.path
+        if not self.port:
+            return self.host
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 

@@ -1,15 +1,15 @@
 """What can go wrong, and whose fault it is.
 
-    BalancerError
-    ├── ConfigError          the operator's file: every problem found, each with its place
-    ├── StartError           the machine: a port taken, a user missing, a right not held
-    ├── NoSuchRouterError    an order for a virtual router that there is not
-    ├── KernelError          rules that the kernel does not take
-    └── ProtocolError        the peer on the wire broke its protocol
-        ├── BadRequest       a client; carries the status to answer with
-        ├── BadResponse      a server; the client gets 502
-        ├── BadAdvertisement a VRRP router; carries the counter it counts in
-        └── BadHeartbeatError another director, or somebody who would be one
+BalancerError
+├── ConfigError          the operator's file: every problem found, each with its place
+├── StartError           the machine: a port taken, a user missing, a right not held
+├── NoSuchRouterError    an order for a virtual router that there is not
+├── KernelError          rules that the kernel does not take
+└── ProtocolError        the peer on the wire broke its protocol
+    ├── BadRequest       a client; carries the status to answer with
+    ├── BadResponse      a server; the client gets 502
+    ├── BadAdvertisement a VRRP router; carries the counter it counts in
+    └── BadHeartbeatError another director, or somebody who would be one
 """
 
 from __future__ import annotations

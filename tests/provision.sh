@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sees to it that the programs which the tests start are there. As root on Debian and Ubuntu it installs what is
 # missing, and leaves no service of those packages running or enabled; otherwise it says in one line what to install.
-# What was installed before is not touched.
+# What was installed before is not touched. Arguments: packages that are wanted besides.
 set -euo pipefail
 export PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin LC_ALL=C
 
@@ -16,7 +16,9 @@ needed=(
     'dnsperf             dnsperf'
     'haproxy             haproxy'
     'curl                curl'
+    'faketime            /usr/lib/*/faketime/libfaketime.so.1'
     'gcc                 gcc'
+    'dpkg-dev            dpkg-shlibdeps'
     'python3-dev         /usr/include/python3*/Python.h'
     'dnsmasq-base        dnsmasq'
     'udhcpc              udhcpc'
@@ -26,12 +28,16 @@ needed=(
     'openssl             openssl'
     'procps              pgrep'
     'passwd              useradd'
+    'ruby                ruby'
     'keepalived          keepalived'
     'util-linux          setpriv'
     'hatop               hatop'
     'tmux                tmux'
+    'zsh                 zsh'
     'prometheus-haproxy-exporter prometheus-haproxy-exporter'
     'chromium            chromium'
+    'systemd             systemd-analyze'
+    'prometheus          prometheus'
 )
 
 missing=()
@@ -42,9 +48,12 @@ for line in "${needed[@]}"; do
         *) command -v "$proof" >/dev/null || missing+=("$package") ;;
     esac
 done
-if command -v python3 >/dev/null && ! python3 -c 'import ensurepip' 2>/dev/null; then
+if ! python3 -c 'import ensurepip' 2>/dev/null; then
     missing+=(python3-venv)
 fi
+for package in "$@"; do
+    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q ' installed' || missing+=("$package")
+done
 [ ${#missing[@]} -gt 0 ] || exit 0
 
 if ! command -v apt-get >/dev/null; then

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -8,6 +9,8 @@ import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -164,6 +167,11 @@ def test_the_schema_is_json_for_editors(capsys):
     assert {"frontends", "backends", "stats"} <= schema["properties"].keys()
 
 
+def test_what_status_says_has_a_schema(capsys):
+    assert cli.main(["schema", "status"]) == 0
+    assert {"backends", "health"} <= json.loads(capsys.readouterr().out)["properties"].keys()
+
+
 def test_the_demos_configuration_is_shown(capsys):
     assert cli.main(["demo", "--show-config"]) == 0
     assert "frontends:" in capsys.readouterr().out
@@ -195,6 +203,15 @@ def test_version(capsys):
     assert ended.value.code == 0
     way = "interpreted" if stream.__file__.endswith(".py") else "compiled"
     assert capsys.readouterr().out == f"pybalancer {__version__} ({way})\n"
+
+
+@pytest.mark.parametrize("command", ["status", "drain", "maint", "ready", "weight", "events", "top", "completion"])
+def test_the_help_of_a_command_has_examples_and_exit_statuses(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main([command, "--help"])
+    assert ended.value.code == 0
+    out = capsys.readouterr().out
+    assert f"examples:\n  pybalancer {command}" in out and "\nexit status" in out
 
 
 def test_help_shows_examples(capsys):
@@ -289,6 +306,7 @@ def spoken(tmp_path):
         (["status", "--stats", "--numeric"], "show kernel stats numeric"),
         (["status", "--rate"], "show kernel rate"),
         (["status", "--connections"], "show kernel connections"),
+        (["status", "--view", "ipvsadm"], "show kernel status"),
         (["show", "kernel"], "show kernel"),
     ],
 )
@@ -297,6 +315,19 @@ def test_the_daemon_is_asked_in_its_own_words(spoken, capsys, arguments, command
     assert cli.main([*arguments, "-c", str(spoken.file)]) == 0
     assert capsys.readouterr() == ("VI_E  MASTER\n         150  priority\n", "")
     assert spoken.heard == [command]
+
+
+def test_the_daemon_is_asked_where_only_it_has_a_variable(spoken, capsys):
+    """Its password comes from a file of systemd's; and the file may be wrong by now."""
+    text = spoken.file.read_text()
+    spoken.said = b"\nVI_E  MASTER\n\n"
+    for more in ('stats: {bind: "127.0.0.1:1", users: {a: "${NOT_SET_ANYWHERE}"}}\n', "frontend: {}\n"):
+        spoken.file.write_text(text + more)
+        assert cli.main(["why", "-c", str(spoken.file)]) == 0
+        assert capsys.readouterr() == ("VI_E  MASTER\n", "")
+    Path(spoken.path).unlink()
+    assert cli.main(["why", "-c", str(spoken.file)]) == 1
+    assert "unknown key" in capsys.readouterr().err
 
 
 def test_what_it_refuses_is_told_on_stderr(spoken, capsys):
@@ -351,11 +382,43 @@ def test_where_the_file_is_somewhere_else_the_daemon_is_found_all_the_same(spoke
     assert cli.main(["status"]) == 0
 
 
+@pytest.mark.parametrize("spoil", ["frontends: nonsense", "", "\0"])
+def test_where_the_file_is_wrong_by_now_the_daemon_is_found_all_the_same(spoil, spoken, capsys, tmp_path, monkeypatch):
+    file = tmp_path / "wrong.yaml"
+    file.write_text(spoil)
+    monkeypatch.setattr(cli, "_DEFAULT_FILE", str(file))
+    monkeypatch.setattr(cli, "_DEFAULT_SOCKET", str(tmp_path / "nobody.sock"))
+    assert cli.main(["status"]) == 1
+    assert capsys.readouterr().err.startswith(f"{file}:1:")
+    monkeypatch.setattr(cli, "_DEFAULT_SOCKET", spoken.path)
+    spoken.said = b"\nlist\n\n"
+    assert cli.main(["status"]) == 0
+    assert capsys.readouterr() == ("list\n", "")
+
+
+def test_who_may_not_read_the_file_may_still_use_the_socket(spoken, monkeypatch):
+    monkeypatch.setattr(cli, "_DEFAULT_FILE", str(spoken.file))
+    monkeypatch.setattr(cli, "_DEFAULT_SOCKET", spoken.path)
+    spoken.said = b"\nlist\n\n"
+
+    def denied(*_: object, **__: object) -> NoReturn:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "open", denied)
+    monkeypatch.setattr(Path, "stat", denied)
+    assert cli.main(["status"]) == 0
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
         ["vrrp"], ["vrrp", "move"], ["vrrp", "release", "--for", "30"], ["why", "a", "b"], ["show"], ["show", "all"],
-        ["status", "--stats", "--rate"],
+        ["status", "--stats", "--rate"], ["status", "--json", "--quiet"], ["status", "web", "--rate"],
+        ["status", "--view", "ipvsadm", "web"], ["status", "--watch", "web"], ["status", "--watch", "0"],
+        ["status", "--watch", "nan"], ["status", "--quiet", "--watch"], ["drain"], ["drain", "a/b", "--timeout", "10"],
+        ["ready", "a/b", "--wait"], ["weight", "5"], ["schema", "stats"],
+        ["events", "-n", "x"], ["top", "--every", "0"], ["completion"], ["completion", "tcsh"],
+        ["events", "--since", "5"], ["events", "--level", "loud"],
     ],
 )  # fmt: skip
 def test_orders_that_are_none_are_wrong_usage(arguments, capsys):

@@ -16,13 +16,22 @@ SOURCES = sorted(
 # A name that says nothing collects everything.
 SAYS_NOTHING = {"common", "helper", "helpers", "manager", "misc", "tools", "util", "utils"}
 # Fields and signatures, no statement to test.
-DECLARATIONS = {"algorithms/base.py", "pool/records.py"}
+DECLARATIONS = {
+    "algorithms/base.py",
+    "convert/haproxy_without.py",
+    "observe/answer.py",
+    "observe/upgrades.py",
+    "pool/records.py",
+}
 # About no source file alone: this one, what hostile neighbours do to the whole of VRRP, what the rules do to packets,
-# what the proxy makes of hostile messages, whose answer a client gets, and who waits for a server.
+# what the proxy makes of hostile messages, whose answer a client gets, who waits for a server, and what becomes of
+# traffic in the kernel where names lead elsewhere, and over an upgrade.
 OF_THE_WHOLE = {
     Path("layout.py"),
     Path("vrrp/hostile.py"),
     Path("kernel/traffic.py"),
+    Path("daemon/kernel_names.py"),
+    Path("daemon/kernel_upgrade.py"),
     Path("proxy/strictness.py"),
     Path("proxy/isolation.py"),
     Path("proxy/waiting.py"),

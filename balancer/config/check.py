@@ -9,6 +9,8 @@ from collections.abc import Collection, Iterator
 
 from balancer.addr import Address
 from balancer.config import htpasswd
+from balancer.config.certificate import troubles
+from balancer.config.check_logs import check_logs
 from balancer.config.check_rules import FRAMING, check_acls, check_rules
 from balancer.config.check_vrrp import check_vrrp
 from balancer.config.clash import clashes
@@ -29,6 +31,7 @@ from balancer.config.model import (
     Server,
     TcpCheck,
 )
+from balancer.config.resolvers import NONE, check_resolution, check_resolvers
 from balancer.config.sources import RequestLimit, SourceLimits
 from balancer.config.tree import Finding, Loc
 from balancer.config.warn import warnings
@@ -64,16 +67,20 @@ def check(
     whole: Config | None = None,
     broken: frozenset[str] = frozenset(),
     broken_acls: frozenset[str] = frozenset(),
+    broken_resolvers: frozenset[str] = frozenset(),
+    emptied: Collection[str] = (),
 ) -> list[Finding]:
     """All that is wrong between the parts of `config`. Reads error files, and nothing else outside it.
 
     Where frontends or backends were left out because something else is wrong with them, `whole` has the frontends'
-    outlines too (an empty name or no bind is not known), and `broken` names the backends, `broken_acls` the acls.
+    outlines too (an empty name or no bind is not known), and `broken` names the backends, `broken_acls` the acls,
+    and `broken_resolvers` the sections of `resolvers`. `emptied` backends may be without a server.
     """
     whole = whole or config
     users = _users(config)
     known = dict.fromkeys([*config.backends, *sorted(broken)])
-    acls = dict.fromkeys([*config.acls, *sorted(broken_acls)])
+    acls = config.acls | dict.fromkeys(sorted(broken_acls - config.acls.keys()))
+    sections = [*config.resolvers, *sorted(broken_resolvers)]
     findings = [
         *_global(config),
         *_error_files(("defaults", "error_files"), config.defaults.error_files),
@@ -81,7 +88,10 @@ def check(
         *_stats(config),
         *_gateway(config),
         *check_vrrp(config),
+        *check_logs(config),
         *check_acls(config, acls),
+        *check_resolvers(config.resolvers),
+        *check_resolution(("defaults",), config.defaults, sections),
     ]
     for name, frontend in whole.frontends.items():
         if frontend.default_backend:
@@ -92,7 +102,8 @@ def check(
         for i, rule in enumerate(frontend.use_backend):
             findings += _backend_of(("frontends", name, "use_backend", i, "backend"), rule.backend, known)
     for name, backend in config.backends.items():
-        findings += _backend(name, backend, users[name])
+        findings += _backend(name, backend, users[name], may_be_empty=name in emptied)
+        findings += _names(name, backend, config.defaults.resolvers or NONE, sections)
     return findings
 
 
@@ -214,7 +225,9 @@ def _bind(loc: Loc, bind: Bind) -> Iterator[Finding]:
         yield Finding((*loc, "interface"), "a Unix socket is on no interface", "key")
 
 
-def _backend(name: str, backend: Backend, users: list[tuple[str, Frontend]]) -> Iterator[Finding]:
+def _backend(
+    name: str, backend: Backend, users: list[tuple[str, Frontend]], *, may_be_empty: bool
+) -> Iterator[Finding]:
     loc: Loc = ("backends", name)
     other = next(((user, frontend.mode) for user, frontend in users if frontend.mode != "http"), None)
     if backend.balance is Balance.URI and other is not None:
@@ -238,12 +251,37 @@ def _backend(name: str, backend: Backend, users: list[tuple[str, Frontend]]) -> 
         if largest is not None and largest > backend.cache.total_max_size // 2:
             text = f"is more than half of total_max_size ({backend.cache.total_max_size})"
             yield Finding((*loc, "cache", "max_object_size"), text)
+    if not backend.servers and not may_be_empty:
+        is_written = "servers" in backend.model_fields_set
+        text = "must not be empty" if is_written else "is missing; it has no default"
+        yield Finding((*loc, "servers"), text, "value" if is_written else "missing")
     yield from _servers(loc, backend, users)
     if backend.persistence_timeout is not None and backend.persistence_timeout < _SHORTEST_STAY:
         yield Finding((*loc, "persistence_timeout"), "is too short; the shortest is 1s")
     if isinstance(backend.check, CheckBase):
         yield from _check((*loc, "check"), backend.check)
     yield from _error_files((*loc, "error_files"), backend.error_files)
+
+
+def _names(name: str, backend: Backend, default: str, sections: Collection[str]) -> Iterator[Finding]:
+    """Of servers that are to be resolved while it runs."""
+    loc: Loc = ("backends", name)
+    yield from check_resolution(loc, backend, sections)
+    default = backend.resolvers or default
+    templates = [((*loc, "server_template", i), each) for i, each in enumerate(backend.server_template)]
+    of_template = {server for _, each in templates for server in each.servers}
+    own = [((*loc, "servers", at), each) for at, each in backend.servers.items() if at not in of_template]
+    for at, each in (*own, *templates):
+        yield from check_resolution(at, each, sections)
+        is_resolved = (each.resolvers or default) != NONE
+        if each.address.is_service and not is_resolved:
+            text = (
+                f"{each.address} names SRV records, which want `resolvers: default` (or another) beside it; or a port"
+            )
+            yield Finding((*at, "address"), text)
+        elif (at, each) in templates and not (is_resolved and each.address.is_name):
+            text = "wants a name, and `resolvers: default` (or another) beside it: else all servers were the same one"
+            yield Finding((*at, "address"), text)
 
 
 def _cookies(loc: Loc, backend: Backend) -> Iterator[Finding]:
@@ -274,6 +312,9 @@ def _servers(loc: Loc, backend: Backend, users: list[tuple[str, Frontend]]) -> I
             yield Finding((*at, "send_proxy"), f"{user} cannot send the PROXY protocol", "key")
         if server.maxconn is not None and udp is not None:
             yield Finding((*at, "maxconn"), f"{udp} has no connections to count; give it a backend of its own", "key")
+        if server.minconn is not None and (server.maxconn is None or server.minconn > server.maxconn):
+            text = "wants a `maxconn` beside it, to which it rises" if server.maxconn is None else "is above `maxconn`"
+            yield Finding((*at, "minconn"), text, "key")
         if server.maxqueue is not None and server.maxconn is None:
             yield Finding((*at, "maxqueue"), "wants a `maxconn` beside it, without which nobody waits", "key")
         if server.observe != "none":
@@ -350,6 +391,9 @@ def _stats(config: Config) -> Iterator[Finding]:
         return
     for i, bind in enumerate(stats.bind):
         yield from _bind(("stats", "bind", i), bind)
+    if stats.tls is not None:
+        for key, trouble in troubles(stats.tls):
+            yield Finding(("stats", "tls", key), trouble)
     if stats.metrics is not None and stats.metrics.partition("?")[0] == stats.uri.partition("?")[0]:
         yield Finding(("stats", "metrics"), f"has the same path as the page ({stats.uri}); give one of them another")
     if stats.admin and not stats.users:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path as FilePath
 
@@ -40,8 +40,9 @@ def check_acls(config: Config, known: Collection[str]) -> Iterator[Finding]:
     yield from _nesting(config.acls)
 
 
-def check_rules(loc: Loc, frontend: Frontend, acls: Collection[str]) -> Iterator[Finding]:
-    """All that is wrong with a frontend's rules, but for the backends that they name."""
+def check_rules(loc: Loc, frontend: Frontend, acls: Mapping[str, Condition | None]) -> Iterator[Finding]:
+    """All that is wrong with a frontend's rules, but for the backends that they name. Of acls that cannot be read
+    there is but the name."""
     for key in ("http_request", "http_response", "use_backend"):
         rules = getattr(frontend, key)
         if rules and frontend.mode != "http":
@@ -49,6 +50,8 @@ def check_rules(loc: Loc, frontend: Frontend, acls: Collection[str]) -> Iterator
         for i, rule in enumerate(rules):
             if rule.if_ is not None:
                 yield from _condition((*loc, key, i, "if"), rule.if_, acls)
+                if key != "http_response":
+                    yield from _status((*loc, key, i, "if"), rule.if_, acls)
             if not isinstance(rule, UseBackend):
                 yield from _headers((*loc, key, i), rule)
             if isinstance(rule, HttpRequestRule):
@@ -152,6 +155,30 @@ def _condition(loc: Loc, condition: Condition, known: Collection[str]) -> Iterat
                 some = ", ".join(map(printable, list(known)[:10])) + (", …" if len(known) > 10 else "")
                 there = f"there are {some}{did_you_mean(name, known)}" if known else "define it under `acls:`"
                 yield Finding((*loc, *way, "acl", i), f"there is no acl {name!r}; {there}")
+
+
+def _status(loc: Loc, condition: Condition, acls: Mapping[str, Condition | None]) -> Iterator[Finding]:
+    """What looks at the response, where there is none yet."""
+    for way, inner in condition.within:
+        if inner.status is not None:
+            yield Finding((*loc, *way, "status"), "is known in rules of `http_response` only", "key")
+        for i, name in enumerate(inner.acl or ()):
+            if _looks_at_status(name, acls):
+                text = f"acl {name} looks at the status, which is known in rules of `http_response` only"
+                yield Finding((*loc, *way, "acl", i), text)
+
+
+def _looks_at_status(name: str, acls: Mapping[str, Condition | None]) -> bool:
+    seen, left = {name}, [name]
+    while left:
+        condition = acls.get(left.pop())
+        if condition is not None:
+            if any(inner.status is not None for _, inner in condition.within):
+                return True
+            fresh = _references(condition) - seen
+            seen |= fresh
+            left += fresh
+    return False
 
 
 def _references(condition: Condition) -> set[str]:

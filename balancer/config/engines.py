@@ -10,6 +10,8 @@ from balancer.config.model import Backend, Balance, Bind, Config, Frontend, Time
 
 __all__ = ["settle", "unreachable"]
 
+# With the others the proxy gives all of it at once too.
+_FOLLOWING = (Balance.ROUNDROBIN, Balance.LEASTCONN, Balance.RANDOM)
 # What the kernel's rules have no counterpart for, of `udp`.
 _OF_THE_PROXY = ("timeout", "responses", "max_flows")
 
@@ -49,6 +51,8 @@ def _reasons(config: Config, name: str, frontend: Frontend) -> Iterator[str]:
             yield f"the kernel forgets connections by its own rules (timeout.{key})"
     if effective.frontend(config, name).maxconn is not None:
         yield "the kernel counts no connections (maxconn)"
+    if frontend.log_format is not None:
+        yield "the kernel does not tell so much of a connection (log_format)"
     if frontend.limits is not None:
         yield "the kernel does not count what a client takes (limits)"
     if frontend.mode == "tcp":
@@ -93,6 +97,8 @@ def _of_backend(frontend: Frontend, backend: Backend) -> Iterator[str]:
         at = f"servers.{name}"
         if server.maxconn is not None and frontend.mode == "tcp":
             yield f"the kernel counts no connections ({at}.maxconn)"
+        if server.slowstart is not None and backend.balance in _FOLLOWING:
+            yield f"the kernel gives a server that comes back all of its weight at once ({at}.slowstart)"
         if server.send_proxy is not None:
             yield f"the kernel knows no PROXY protocol ({at}.send_proxy)"
         if server.address.path or server.address.is_name:

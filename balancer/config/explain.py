@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 
 from balancer.config import tree
 from balancer.config.model import Config
+from balancer.config.secret import is_secret
 from balancer.config.tree import MOST_PROBLEMS, Finding, Loc
 from balancer.config.values import WANTS_TEXT
 from balancer.config.vrrp import Authentication, CheckScript, Vrrp, VrrpInstance
@@ -20,8 +21,6 @@ from balancer.config.words import a_list_of, did_you_mean, shown
 
 __all__ = ["explain"]
 
-# No error text repeats what stands under these keys.
-_SECRET = frozenset(("password", "users"))
 _MAPPING_WANTED = frozenset(("model_type", "model_attributes_type", "dict_type"))
 _CHOICE_WANTED = frozenset(("literal_error", "enum"))
 # keepalived's words (keepalived.conf(5)) for what has another name here.
@@ -66,22 +65,27 @@ def _explain(detail: ErrorDetails, root: tree.Mapping) -> Finding | None:
         case "union_tag_invalid":
             loc = (*loc, "type")
     if loc[-1:] == ("[key]",):
-        return Finding(loc[:-1], _text(detail), "key")
+        text = _text(detail)
+        if loc[-3:-2] == ("users",):
+            # NAME:PASSWORD, perhaps, as of htpasswd.
+            text = text.replace(shown(loc[-2]), "this name")
+        return Finding(loc[:-1], text, "key")
     walked, _, node = tree.find(root, loc)
     if isinstance(node, tree.Scalar) and node.value is tree.BROKEN:
         return None
     # pydantic counts the valid items only; the others have findings of their own.
     if detail["type"] == "too_short" and (isinstance(node, tree.Scalar) or node.size > 1):
         return None
-    return Finding(walked, _about(detail, node, is_secret=not _SECRET.isdisjoint(walked)))
+    return Finding(walked, _about(detail, node, hidden=is_secret(walked)))
 
 
-def _about(detail: ErrorDetails, node: tree.Node, *, is_secret: bool) -> str:
-    """What is wrong with the value at `node`."""
+def _about(detail: ErrorDetails, node: tree.Node, *, hidden: bool) -> str:
+    """What is wrong with the value at `node`, which is not repeated where it is `hidden`."""
     kind = detail["type"]
-    found = _found(node)
+    # One that has to be one of few is no secret.
+    found = _found(node, hidden=hidden and kind not in _CHOICE_WANTED)
     if kind == WANTS_TEXT:
-        return _wants_text(node, is_secret=is_secret)
+        return _wants_text(node, hidden=hidden)
     if kind in _CHOICE_WANTED:
         expected = detail["ctx"]["expected"]
         choices = re.findall(r"'([^']*)'", expected) or re.split(", | or ", expected)
@@ -98,22 +102,26 @@ def _about(detail: ErrorDetails, node: tree.Node, *, is_secret: bool) -> str:
         return "must not be empty"
     else:
         text = _text(detail)
+        if hidden and isinstance(node, tree.Scalar):
+            text = text.replace(shown(node.value), "this value")
     if isinstance(node, tree.Scalar) and isinstance(node.value, bool) and node.text not in ("true", "false"):
         text += f" (to YAML, {node.text} without quotes is {shown(node.value)}; put it in quotes if it is text)"
     return text
 
 
-def _wants_text(node: tree.Node, *, is_secret: bool) -> str:
+def _wants_text(node: tree.Node, *, hidden: bool) -> str:
     if not isinstance(node, tree.Scalar) or node.value is None:
-        return f"wants text, not {_found(node)}"
+        return f"wants text, not {_found(node, hidden=hidden)}"
     kind = f"the value {shown(node.value)}" if isinstance(node.value, bool) else "a number"
-    if is_secret:
+    if hidden:
         return f"without quotes this is {kind} to YAML; put it in quotes"
     return f'wants text, and without quotes {node.text} is {kind} to YAML; write "{node.text}"'
 
 
-def _found(node: tree.Node) -> str:
+def _found(node: tree.Node, *, hidden: bool) -> str:
     match node:
+        case tree.Scalar() if hidden and node.value is not None:
+            return "this value"
         case tree.Scalar():
             return shown(node.value)
         case tree.Sequence():

@@ -13,11 +13,11 @@ __all__ = ["OF_RESPONSES", "OF_THE_TARGET", "Part", "Variable", "parse", "variab
 _WITH_ARGUMENT = frozenset(("header", "cookie", "url_param"))
 _PLAIN = frozenset(
     ("src", "src_port", "dst", "dst_port", "host", "method", "path", "query", "pathq", "frontend", "backend", "server",
-     "date", "timestamp", "user", "scheme", "request_id", "uuid")
+     "date", "timestamp", "user", "scheme", "request_id", "uuid", "req_ver", "res_ver", "status")
 )  # fmt: skip
 _GROUPS = frozenset("123456789")
-OF_RESPONSES = frozenset(("server",))
-"""Known only once a server was chosen."""
+OF_RESPONSES = frozenset(("server", "status", "res_ver"))
+"""Known only once a server was chosen, or has answered."""
 OF_THE_TARGET = _GROUPS | {"host", "method", "path"}
 """What is the same for all requests of one target."""
 

@@ -10,8 +10,8 @@ from pydantic import BaseModel, ValidationError
 from balancer.config import check, tree
 from balancer.config.explain import explain
 from balancer.config.model import Config, Frontend, Stats
+from balancer.config.secret import key_path
 from balancer.config.tree import Finding, Loc
-from balancer.config.words import key_path
 from balancer.errors import Problem
 
 __all__ = ["configure"]
@@ -97,7 +97,9 @@ class _Host:
         whole = sound.model_copy(update=_outlines(sound, data, wrong, directory))
         broken = frozenset(self._named("backends")) - sound.backends.keys()
         acls = frozenset(self._named("acls")) - sound.acls.keys()
-        return None, findings + check.check(sound, whole=whole, broken=broken, broken_acls=acls)
+        resolvers = frozenset(self._named("resolvers")) - sound.resolvers.keys()
+        found = check.check(sound, whole=whole, broken=broken, broken_acls=acls, broken_resolvers=resolvers)
+        return None, findings + found
 
     def _data(self, valid: _Valid) -> dict[str, Any]:
         data: dict[str, Any] = {}

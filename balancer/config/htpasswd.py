@@ -17,7 +17,8 @@ _SHA = re.compile(r"\$(?:5|6)\$(?:rounds=([0-9]{1,9})\$)?[./A-Za-z0-9]{1,16}\$(?
 
 
 def parse(octets: bytes) -> dict[str, str]:
-    """User to hash. ValueError with the line's number and what is wrong; no text repeats a hash."""
+    """User to hash. ValueError with the line's number and what is wrong; no text repeats a hash, or a name, which
+    may be a password in the wrong place."""
     try:
         text = octets.decode()
     except UnicodeDecodeError:
@@ -32,10 +33,10 @@ def parse(octets: bytes) -> dict[str, str]:
         if not user or not colon:
             raise ValueError(f"line {number} is not NAME:HASH")
         if user in users:
-            raise ValueError(f"line {number}: {user!r} stands there twice")
+            raise ValueError(f"line {number}: this user stands there already")
         why = unusable(hashed)
         if why:
-            raise ValueError(f"line {number}: the password of {user!r} {why}; make it with htpasswd -B")
+            raise ValueError(f"line {number}: the password {why}; make it with htpasswd -B")
         users[user] = hashed
     if not users:
         raise ValueError("has no users")

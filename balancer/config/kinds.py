@@ -30,6 +30,7 @@ __all__ = [
     "InterfaceAddress",
     "IpAddress",
     "Location",
+    "LogFormat",
     "LogTarget",
     "MediaType",
     "Name",
@@ -45,6 +46,7 @@ __all__ = [
     "RateOf",
     "Realm",
     "Retries",
+    "SampleOf",
     "Size",
     "SocketPath",
     "StatusSet",
@@ -101,8 +103,17 @@ InterfaceAddress = Annotated[
     str, Unit(units.interface_address, {"type": "string", "pattern": "^[0-9a-fA-F.:]+(%.+)?(/[0-9]{1,3})?$"})
 ]
 LogTarget = Annotated[
-    str, Unit(units.log_target, {"type": "string", "pattern": "^(?:syslog|stdout|none|udp://.+:[0-9]{1,5})$"})
+    str,
+    Unit(
+        units.log_target,
+        {
+            "type": "string",
+            "pattern": "^(?:syslog|journald|stdout|stderr|none|(?:udp|tcp)://.+:[0-9]{1,5}|(?:unix:)?/.+)$",
+        },
+    ),
 ]
+LogFormat = Annotated[str, Unit(units.log_format, {"type": "string", "minLength": 1, "maxLength": 2000})]
+SampleOf = Annotated[units.Sample, Unit(units.sample, {"type": "string", "pattern": f"^{units.SAMPLE}$"})]
 StatusSet = Annotated[
     str,
     Unit(
@@ -168,6 +179,7 @@ DenyStatus = Annotated[
 Path = Annotated[str, FilePath()]
 # sun_path holds 108 octets with its closing NUL (unix(7)).
 SocketPath = Annotated[str, Written(r"/[^\x00-\x1f\x7f]*", "a socket's path starts with /", 107)]
+Directory = Annotated[str, Written(r"/[^\x00-\x1f\x7f]*", "a directory's path starts with /", 1024)]
 # RFC 7617 section 2: the first colon ends the name.
 Realm = Annotated[str, Written(r"[\x20!#-\[\]-~]+", "a realm is printable ASCII without quotes and backslashes", 256)]
 UserName = Annotated[str, Written(r"[^:\x00-\x1f\x7f]+", "a user's name has no colon and no control characters", 256)]

@@ -11,12 +11,15 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, ValidationInfo, model_validator
 
+from balancer.config.certificate import PageTls
+from balancer.config.forwarding import Forwarded, ForwardedFor, RequestId, XForwarded
 from balancer.config.kinds import (
     ADDRESS_PATTERN,
     BodySize,
     CookieAttribute,
     CookieValue,
     Count,
+    Directory,
     DnsName,
     DnsRcode,
     DnsType,
@@ -24,10 +27,9 @@ from balancer.config.kinds import (
     Endpoint,
     FieldValue,
     FileMode,
-    ForwardedNode,
     Interface,
     IpAddress,
-    LogTarget,
+    LogFormat,
     MediaType,
     Name,
     Network,
@@ -39,7 +41,6 @@ from balancer.config.kinds import (
     Size,
     SocketPath,
     StatusSet,
-    Template,
     Text,
     Token,
     UrlPath,
@@ -47,6 +48,8 @@ from balancer.config.kinds import (
     Weight,
     Workers,
 )
+from balancer.config.logs import Capture, FrontendLogs, Log, Logs
+from balancer.config.resolvers import Resolution, Resolvers, ServerEndpoint, Template
 from balancer.config.rules import AnyCondition, Condition, HttpRequestRule, HttpResponseRule, UseBackend
 from balancer.config.sources import SourceLimits
 from balancer.config.values import Model, OneOrMany, Short, Switch, Whole, Written
@@ -57,6 +60,7 @@ __all__ = [
     "Balance",
     "Bind",
     "Cache",
+    "Capture",
     "Check",
     "CheckOverride",
     "Compression",
@@ -67,8 +71,6 @@ __all__ = [
     "DnsCheck",
     "ErrorFiles",
     "FlowLog",
-    "Forwarded",
-    "ForwardedFor",
     "Frontend",
     "Gateway",
     "Global",
@@ -78,7 +80,6 @@ __all__ = [
     "Masquerade",
     "NoCheck",
     "Node",
-    "RequestId",
     "RuntimeSocket",
     "Server",
     "Stats",
@@ -102,20 +103,6 @@ class Balance(StrEnum):
     MAGLEV = "maglev"
 
 
-class Log(Model):
-    """Where access and event records go, and what they look like."""
-
-    target: LogTarget = "stdout"
-    """syslog (the local /dev/log), stdout, udp://HOST:PORT, or none."""
-    facility: Literal[
-        "kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron", "authpriv", "ftp",
-        "local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7",
-    ] = "local0"  # fmt: skip
-    """syslog facility (RFC 5424 section 6.2.1)."""
-    format: Literal["haproxy", "json"] = "haproxy"
-    """haproxy: the lines of `option httplog` and `option tcplog`; json: one object a line."""
-
-
 class RuntimeSocket(Model):
     """The Unix socket for commands while running (HAProxy's `stats socket`)."""
 
@@ -124,11 +111,11 @@ class RuntimeSocket(Model):
     mode: FileMode = 0o660
     """Permission bits of the socket, in octal and quoted: "0660"."""
     level: Literal["user", "operator", "admin"] = "operator"
-    """What a client may do: user reads, operator clears counters, admin changes servers."""
+    """What a client may do: user reads, operator sees sessions and clears counters, admin changes things."""
 
 
 class ErrorFiles(Model):
-    """Files with the body (an HTML page) of the answers that pybalancer makes itself."""
+    """Files with the body (an HTML page) of the answers made here; a head, as HAProxy's have it, is left out."""
 
     e400: Path | None = Field(None, alias="400")
     """The request could not be read."""
@@ -165,6 +152,8 @@ class ErrorFiles(Model):
 
     @property
     def paths(self) -> dict[int, str]:
+        if not self.model_fields_set:
+            return {}
         return {int(key[1:]): path for key, path in self if path is not None}
 
 
@@ -218,10 +207,12 @@ class Global(Model):
     """Worker processes; auto is one per core."""
     maxconn: Count = 20000
     """Client connections, of all workers together; past it new ones wait in the kernel's backlog."""
-    log: Log = Log()
-    """Where records go."""
+    log: Logs = (Log(),)
+    """Where records and events go; one target or a list."""
     runtime_socket: RuntimeSocket | None = None
     """Commands while running. Without this key there is no such socket."""
+    state_directory: Directory | None = None
+    """Where changes made while running are kept for after a restart. Default: $STATE_DIRECTORY (systemd) or nowhere."""
     hard_stop_after: Duration = 30.0
     """After SIGTERM or a reload, how long connections of before may still last."""
     backlog: Annotated[int, Whole(1, 65535)] = 4096
@@ -240,9 +231,7 @@ class Global(Model):
     is compressed at a time, an equal share for each worker; further responses go as they are."""
 
 
-class Defaults(Model):
-    """What frontends and backends take where they say nothing themselves."""
-
+class _Defaults(Model):
     timeout: Timeouts = Timeouts()
     """How long to wait."""
     retries: Retries = 3
@@ -259,8 +248,17 @@ class Defaults(Model):
     """true or {idle, interval, count}; on client and server connections."""
     dontlognull: bool = True
     """No log line for connections that carried no octet (probes of other balancers)."""
+    dontlog_normal: bool = False
+    """Log lines only of what failed, was sent again or answered 500 and above (HAProxy's `option dontlog-normal`)."""
+    log_separate_errors: bool = False
+    """These have level err in place of info (HAProxy's `option log-separate-errors`)."""
     flow_log: FlowLog = "none"
     """engine kernel: end is a log line when a connection or flow ends, both another one when it begins."""
+
+
+# What they have in common with others comes after what is their own: such classes have it as their first base.
+class Defaults(Resolution, _Defaults):
+    """What frontends and backends take where they say nothing themselves."""
 
 
 class Bind(Model):
@@ -285,39 +283,6 @@ _BareBind = Short(
     {"type": "string", "pattern": ADDRESS_PATTERN},
 )
 Binds = Annotated[tuple[Annotated[Bind, _BareBind], ...], Field(min_length=1), OneOrMany()]
-
-
-class ForwardedFor(Model):
-    """X-Forwarded-For (HAProxy's `option forwardfor`): a line of its own is added to each request."""
-
-    header: Token = "X-Forwarded-For"
-    """Name of the header."""
-    exclude: Annotated[tuple[Network, ...], OneOrMany()] = Field((), alias="except")
-    """Networks whose clients get no such line (they are proxies that added their own)."""
-    if_none: bool = False
-    """Only where the client sent none. Clients can then forge it."""
-
-
-class Forwarded(Model):
-    """Forwarded (RFC 7239; HAProxy's `option forwarded`)."""
-
-    for_: ForwardedNode | None = Field("address", alias="for")
-    """The client: address, address_port, or an obfuscated identifier (_NAME); null leaves it out."""
-    by: ForwardedNode | None = None
-    """Where it connected to: as `for`. Default: left out."""
-    host: bool = False
-    """The Host it asked for."""
-    proto: bool = True
-    """http, or https where a trusted proxy said so."""
-
-
-class RequestId(Model):
-    """A name for each request, for logs here and on the servers (HAProxy's `unique-id-header`)."""
-
-    header: Token = "X-Request-ID"
-    """Header in which servers get it; a trusted proxy's is kept."""
-    format: Template = "%[uuid]"
-    """Its text, with variables; %[uuid] is a random one."""
 
 
 class CompressionLevel(Model):
@@ -423,9 +388,10 @@ class Frontend(Model):
     forwarded_for: Annotated[ForwardedFor | None, Switch()] = None
     """true, or {header, except, if_none}: tell servers the client's address in X-Forwarded-For."""
     forwarded: Annotated[Forwarded | None, Switch()] = None
-    """mode http: true, or {for, by, host, proto}: tell servers of the client in Forwarded (RFC 7239)."""
-    x_forwarded: Annotated[tuple[Literal["proto", "port", "host"], ...], OneOrMany()] = ()
-    """mode http: proto, port or host; one or a list: X-Forwarded-Proto, -Port and -Host for the servers."""
+    """mode http: true, or {for, by, host, proto, …}: tell servers of the client in Forwarded (RFC 7239)."""
+    x_forwarded: XForwarded | None = None
+    """mode http: proto, port or host; one or a list, or {headers, except, if_none}: X-Forwarded-Proto, -Port and -Host
+    for the servers."""
     trusted_proxies: Annotated[tuple[Network, ...], OneOrMany()] | None = None
     """mode http: networks of proxies before us, which tell of the client. From all others such headers are taken away.
     Default: nobody is trusted, and nothing is taken away."""
@@ -439,10 +405,18 @@ class Frontend(Model):
     """true, false or {idle, interval, count}; on connections of clients. Default `defaults.tcp_keepalive`."""
     udp: Udp = Udp()
     """mode udp: how datagrams are taken apart."""
-    log: bool = True
-    """false: no access records of this frontend."""
+    log: FrontendLogs = None
+    """false: no access records of this frontend; true: to `global.log`; or targets of its own, one or a list."""
     dontlognull: bool | None = None
     """No log line for connections that carried no octet. Default `defaults.dontlognull`."""
+    log_format: LogFormat | None = None
+    """mode http and tcp: the line in place of `option httplog`'s or `tcplog`'s, with HAProxy's variables."""
+    capture: Annotated[tuple[Capture, ...], OneOrMany()] = ()
+    """mode http: headers and cookies for the log, {request_header, len} and the like; one or a list."""
+    dontlog_normal: bool | None = None
+    """Log lines only of what failed. Default `defaults.dontlog_normal`."""
+    log_separate_errors: bool | None = None
+    """Log lines of what failed have level err. Default `defaults.log_separate_errors`."""
     flow_log: FlowLog | None = None
     """engine kernel: none; end, a log line when a connection or flow ends; both, another one when it begins.
     Default `defaults.flow_log`."""
@@ -464,8 +438,9 @@ class Frontend(Model):
     def has_rules(self) -> bool:
         """Whether more happens to its requests than that they are balanced."""
         rules = self.use_backend or self.http_request or self.http_response
-        told = self.forwarded is not None or self.x_forwarded or self.request_id is not None
-        return bool(rules or told or self.trusted_proxies is not None)
+        told = self.forwarded is not None or self.x_forwarded is not None or self.request_id is not None
+        noted = self.capture or (self.log_format is not None and self.mode == "http")
+        return bool(rules or told or noted or self.trusted_proxies is not None)
 
     @property
     def backends(self) -> tuple[str, ...]:
@@ -606,11 +581,10 @@ class CheckOverride(Model):
     """Check this port instead of the server's and of the backend's check."""
 
 
-class Server(Model):
-    """One server of a backend."""
-
-    address: Endpoint
-    """HOST:PORT, [IPV6]:PORT or /path/of.sock."""
+class _Server(Model):
+    address: ServerEndpoint
+    """HOST:PORT, [IPV6]:PORT or /path/of.sock; with `resolvers` _SERVICE._PROTO.NAME too: the host, port and weight of
+    an SRV record, of the lowest priority of which a server is up."""
     weight: Weight = 1
     """Share of the traffic; 0 drains: nothing new but clients that hold its cookie."""
     cookie: CookieValue | None = None
@@ -618,6 +592,9 @@ class Server(Model):
     maxconn: Count | None = None
     """Requests (mode tcp: connections) that it is given at a time, by all workers together; the others wait for
     `timeout.queue`. Default: no limit."""
+    minconn: Count | None = None
+    """So many at a time while the backend has little to do; rises to `maxconn` at the backend's `fullconn`. Default:
+    always `maxconn`."""
     maxqueue: Count | None = None
     """Clients with its cookie that wait for it at most; the others go elsewhere. Default: no limit."""
     backup: bool = False
@@ -633,8 +610,8 @@ class Server(Model):
     on_marked_down: Literal["none", "shutdown-sessions"] = "none"
     """Whether its connections are closed when it goes down."""
     slowstart: Duration | None = None
-    """After it has come back (not at the start), how long its weight takes to rise from next to nothing. balance
-    roundrobin, leastconn and random. Default: no time."""
+    """After it has come back (not at the start), how long its weight takes to rise from next to nothing (balance
+    roundrobin, leastconn and random), and its `maxconn`. Default: no time."""
     observe: Literal["none", "layer4", "layer7"] = "none"
     """Whether clients' traffic counts besides the checks, which it needs. layer4: a connection that fails is an error;
     layer7 (mode http): a response that is 500 or above (not 501 and 505), is none or does not come, too."""
@@ -645,18 +622,36 @@ class Server(Model):
     leaves it one such check from being down, mark-down takes it down."""
 
 
-class Backend(Model):
-    """Servers that share a task."""
+class Server(Resolution, _Server):
+    """One server of a backend."""
 
+
+class ServerTemplate(Server, Template):
+    """Servers that are the same but for the record of their name that they take (HAProxy's `server-template`)."""
+
+    @property
+    def servers(self) -> dict[str, Server]:
+        """By name."""
+        own = {name: getattr(self, name) for name in self.model_fields_set - Template.model_fields.keys()}
+        server = Server.model_construct(**own)
+        return {f"{self.prefix}{number}": server for number in range(1, self.count + 1)}
+
+
+class _Backend(Model):
     balance: Annotated[Balance, Field(strict=False)] = Balance.ROUNDROBIN
     """roundrobin, leastconn, source (by client address), random (the less busy of two), first (one after the other),
     uri (by request target), maglev (by client address, stable when servers change)."""
     hash_type: Literal["map-based", "consistent"] = "map-based"
     """balance source and uri: map-based moves most clients when a server changes, consistent about 1/N (as maglev)."""
-    servers: Annotated[dict[Name, Server], Field(min_length=1)]
+    servers: Annotated[dict[Name, Server], Field(json_schema_extra={"minProperties": 1})] = {}
     """Name to server. The order counts for balance first and for backups."""
+    server_template: Annotated[tuple[ServerTemplate, ...], OneOrMany()] = ()
+    """{prefix, count, address, resolvers, …}: as many servers as a name has records, after those; one or a list."""
     check: Check = NoCheck()
     """How to tell that a server is alive. Without it, servers always count as up."""
+    fullconn: Count | None = None
+    """So many requests (mode tcp: connections), served and waiting, that servers with a `minconn` are given their
+    `maxconn`. Default: a tenth of the maxconn of all frontends that lead here."""
     cookie: Cookie | None = None
     """mode http: clients stay with their server by a cookie."""
     compression: Annotated[Compression | None, Switch()] = None
@@ -692,6 +687,28 @@ class Backend(Model):
         """Whether one of its servers takes only so many at a time."""
         return any(server.maxconn is not None for server in self.servers.values())
 
+    @property
+    def is_paced(self) -> bool:
+        """Whether such a server is given less for a time."""
+        servers = [server for server in self.servers.values() if server.maxconn is not None]
+        return any(server.minconn is not None or server.slowstart is not None for server in servers)
+
+
+class Backend(Resolution, _Backend):
+    """Servers that share a task."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"anyOf": [{"required": [key]} for key in ("servers", "server_template")]}
+    )
+
+    @model_validator(mode="after")
+    def _lay_out(self) -> Backend:
+        for template in self.server_template:
+            for name, server in template.servers.items():
+                if self.servers.setdefault(name, server) != server:
+                    raise ValueError(f"has two servers {name}, one of them of its server_template")
+        return self
+
 
 class User(Model):
     """Who may see the statistics page."""
@@ -707,6 +724,8 @@ class Stats(Model):
 
     bind: Binds
     """HOST:PORT, [IPV6]:PORT, *:PORT, /path/of.sock, or {address, interface, …}; one or a list."""
+    tls: PageTls | None = None
+    """{crt, key, ssl_min_ver}: https (HAProxy's `bind … ssl crt`). Unix sockets stay as they are."""
     uri: UrlPath = "/haproxy?stats"
     """Path of the page."""
     realm: Realm = "HAProxy Statistics"
@@ -763,6 +782,8 @@ class Config(Model):
     """What holds for the whole daemon."""
     defaults: Defaults = Defaults()
     """What frontends and backends take where they say nothing themselves."""
+    resolvers: dict[Name, Resolvers] = {}
+    """Name servers for servers' names, by the name of the section."""
     acls: dict[Name, AnyCondition] = {}
     """Conditions by name, for the rules of frontends (HAProxy's `acl`)."""
     frontends: dict[Name, Frontend] = {}

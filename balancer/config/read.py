@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -23,10 +23,11 @@ import yaml
 from balancer.config import tree
 from balancer.config.hosts import configure
 from balancer.config.model import Config
-from balancer.config.words import did_you_mean, key_path, shown
+from balancer.config.secret import is_secret, key_path
+from balancer.config.words import did_you_mean, shown
 from balancer.errors import ConfigError, Problem
 
-__all__ = ["load", "loads"]
+__all__ = ["load", "loads", "written"]
 
 # Some fifty thousand servers; far more is a mistake, and would take minutes.
 _LARGEST_FILE = 4 << 20
@@ -86,6 +87,23 @@ def loads(text: str, *, file: str = "<string>", node: str, environ: Mapping[str,
     if config is None or problems:
         raise ConfigError(_sorted(problems))
     return config
+
+
+def written(
+    path: str | os.PathLike[str], loc: tree.Loc, *, nodes: Sequence[str], environ: Mapping[str, str]
+) -> str | None:
+    """The text at `loc` of a file, whatever else is wrong with it: that of the first host of `nodes` that has one of
+    its own, or the one for all. None where there is none that can be known."""
+    try:
+        text = Path(path).read_text("utf-8-sig")
+        root = _Composer(text, os.fspath(path), environ, []).compose()
+    except (OSError, ValueError, _HopelessError):
+        return None
+    for each in [*(("nodes", node, *loc) for node in nodes), loc]:
+        walked, _, found = tree.find(root, each)
+        if walked == each and isinstance(found, tree.Scalar) and isinstance(found.value, str):
+            return found.value
+    return None
 
 
 def _sorted(problems: list[Problem]) -> list[Problem]:
@@ -222,7 +240,7 @@ class _Composer:
     def _begin(self, event: yaml.CollectionStartEvent) -> None:
         node = (tree.Sequence if isinstance(event, yaml.SequenceStartEvent) else tree.Mapping)(*_start(event))
         if event.tag not in (None, "!"):
-            self._complain(node, f"the tag {_tag(event)} is not allowed; write the value alone")
+            self._complain(node, self._of_tag(event))
         if event.anchor is not None:
             self._anchors[event.anchor] = node
         path = self._path()
@@ -245,7 +263,7 @@ class _Composer:
         if event.anchor is not None:
             self._anchors[event.anchor] = node
         if event.tag not in _TEXT_TAGS:
-            return self._broken(node, f"the tag {_tag(event)} is not allowed; write the value alone")
+            return self._broken(node, self._of_tag(event))
         try:
             if "${" in node.text:
                 node.text = tree.substitute(node.text, self._environ)
@@ -264,6 +282,8 @@ class _Composer:
         name = event.anchor or ""
         node = self._anchors.get(name)
         here = tree.Scalar(tree.BROKEN, "", False, *_start(event))
+        if node is None and is_secret(self._path()):
+            return self._broken(here, "what begins with * is no text to YAML; put it in quotes")
         if node is None:
             return self._broken(here, f"there is no anchor &{name[:60]} above{did_you_mean(name, self._anchors)}")
         if any(node is open_.node for open_ in self._stack):
@@ -336,6 +356,11 @@ class _Composer:
         if len(self._problems) > tree.MOST_PROBLEMS:
             raise _HopelessError(problem)
         self._problems.append(problem)
+
+    def _of_tag(self, event: yaml.ScalarEvent | yaml.CollectionStartEvent) -> str:
+        if is_secret(self._path()):
+            return "what begins with ! is no text to YAML; put it in quotes"
+        return f"the tag {_tag(event)} is not allowed; write the value alone"
 
     def _problem(self, at: tree.Node | tree.Entry, text: str, *, within: tree.Loc | None = None) -> Problem:
         path = key_path(self._path() if within is None else within)

@@ -28,6 +28,7 @@ from balancer.config.kinds import (
     Pattern,
     PlainPath,
     Realm,
+    StatusSet,
     Template,
     Text,
     Token,
@@ -121,6 +122,8 @@ class Condition(Model):
     proxy's."""
     scheme: Literal["http", "https"] | None = None
     """What the client speaks: https where a trusted proxy said so in X-Forwarded-Proto."""
+    status: StatusSet | None = None
+    """In `http_response` alone: the status that the server answered with: 404, 500-599, "200,204,301-303"."""
     acl: Names | None = None
     """Names of acls any of which holds."""
     any_: Annotated[tuple[Annotated[Condition, _Condition()], ...], Field(min_length=1)] | None = Field(
@@ -262,7 +265,7 @@ class HttpRequestRule(_Rule):
 
 
 class HttpResponseRule(_Rule):
-    """What happens to a server's response. The condition is one on the request."""
+    """What happens to a server's response. The condition is one on the request, and on the status."""
 
     set_header: dict[Token, Template] | None = None
     """Name to value, with variables: these headers, in place of all that the server sent under that name."""

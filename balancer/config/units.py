@@ -14,13 +14,16 @@ import dns.rcode
 import dns.rdatatype
 
 from balancer.addr import Address, parse_address
+from balancer.config import logformat
 from balancer.config.format import parse
 from balancer.config.words import did_you_mean, shown
 from balancer.regex import compile_regex
 
 __all__ = [
     "DENY_STATUSES",
+    "SAMPLE",
     "Rate",
+    "Sample",
     "body_size",
     "command",
     "deny_status",
@@ -35,6 +38,7 @@ __all__ = [
     "interface_address",
     "ip_address",
     "location",
+    "log_format",
     "log_target",
     "network",
     "only_true",
@@ -43,6 +47,7 @@ __all__ = [
     "pattern",
     "plain_path",
     "rate",
+    "sample",
     "size",
     "status_set",
     "statuses",
@@ -67,6 +72,9 @@ _LARGEST_BODY = 1 << 50
 # Neither a zone nor a netmask in place of the prefix length.
 _NETWORK = re.compile(r"[0-9a-fA-F.:]{1,64}(?:/[0-9]{1,3})?")
 _MODE = re.compile(r"0?[0-7]{3}")
+_LOG_TARGETS = ("syslog", "journald", "stdout", "stderr", "none")
+SAMPLE = "([0-9]{1,7}(?:-[0-9]{1,7})?(?:,[0-9]{1,7}(?:-[0-9]{1,7})?)*):([0-9]{1,7})"
+_SAMPLE = re.compile(SAMPLE)
 _STATUSES = re.compile(r"([1-5][0-9]{2})(?:-([1-5][0-9]{2}))?")
 _MOST_WORKERS = 256
 _PLAIN_PATH = re.compile(r"/[^?#\x00-\x20\x7f]{0,4095}")
@@ -304,16 +312,71 @@ def _ip(value: Any, example: str) -> ipaddress.IPv4Address | ipaddress.IPv6Addre
 
 
 def log_target(value: Any) -> str:
-    """`syslog`, `stdout`, `none` or `udp://HOST:PORT`."""
-    names = ("syslog", "stdout", "none")
-    if value in names:
+    """A word of `_LOG_TARGETS`, `udp://HOST:PORT`, `tcp://HOST:PORT`, `unix:/path/of.sock` or a file's path."""
+    if value in _LOG_TARGETS:
         return str(value)
-    if isinstance(value, str) and value.startswith("udp://"):
-        address = endpoint(value.removeprefix("udp://"))
-        if address.path or address.is_wildcard:
-            raise ValueError(f"{shown(value)} names no receiver; write udp://HOST:PORT")
+    if isinstance(value, str):
+        scheme, mark, rest = value.partition("://")
+        if mark and scheme in ("udp", "tcp"):
+            address = endpoint(rest)
+            if address.path or address.is_wildcard:
+                raise ValueError(f"{shown(value)} names no receiver; write {scheme}://HOST:PORT")
+            return value
+        path = value.removeprefix("unix:")
+        if path == "/dev/log":
+            return "syslog"
+        if path.startswith("/") and value.isprintable() and len(value) <= 300 and not value.endswith("/"):
+            # A socket's has no room for more (unix(7)).
+            if path is not value and len(path.encode()) > 107:
+                raise ValueError(f"{shown(value)} is too long for a socket; 107 octets are allowed")
+            return value
+    raise ValueError(
+        f"{shown(value)} is none of {', '.join(_LOG_TARGETS)}, udp://HOST:PORT, tcp://HOST:PORT, unix:/path/of.sock "
+        f"and /path/of/file.log{did_you_mean(value, _LOG_TARGETS)}"
+    )
+
+
+class Sample(NamedTuple):
+    """Which of so many are meant: from 1 on, `ranges` with both ends."""
+
+    ranges: tuple[tuple[int, int], ...]
+    size: int
+
+    def __contains__(self, number: object) -> bool:
+        return any(first <= number <= last for first, last in self.ranges)  # type: ignore[operator]
+
+    def __str__(self) -> str:
+        parts = [f"{first}-{last}" if last > first else f"{first}" for first, last in self.ranges]
+        return f"{','.join(parts)}:{self.size}"
+
+
+def sample(value: Any) -> Sample:
+    """`1:10` or `2-3,8-11:11`, as HAProxy writes them."""
+    if isinstance(value, Sample):
         return value
-    raise ValueError(f"{shown(value)} is none of syslog, stdout, none, udp://HOST:PORT{did_you_mean(value, names)}")
+    match = _SAMPLE.fullmatch(value) if isinstance(value, str) and len(value) <= 1000 else None
+    example = 'write "1:10" for every tenth, "2-3,8:11" for three of eleven'
+    if match is None:
+        raise ValueError(f"{shown(value)} is no sample; {example}")
+    size = int(match[2])
+    ranges = []
+    for part in match[1].split(","):
+        first, _, last = part.partition("-")
+        ranges.append((int(first), int(last or first)))
+    before = 0
+    for begin, end in ranges:
+        if not before < begin <= end <= size:
+            raise ValueError(f"{shown(value)}: numbers go up, from 1 to {size} at most; {example}")
+        before = end
+    return Sample(tuple(ranges), size)
+
+
+def log_format(value: Any) -> str:
+    """A text with HAProxy's log-format variables."""
+    if not isinstance(value, str) or not value or len(value) > 2000 or not value.isprintable():
+        raise ValueError(f"{shown(value)} is no format of a log line; write one such as '%ci %s %ST %{{+Q}}r'")
+    logformat.parse(value)
+    return value
 
 
 def status_set(value: Any) -> str:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
 import stat
-from collections.abc import Iterator
+import time
+from collections.abc import Collection, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 from balancer.config import effective
+from balancer.config.certificate import expiry
 from balancer.config.htpasswd import is_hash
 from balancer.config.model import Backend, Balance, Config, Frontend, HttpCheck
 from balancer.config.tree import Substituted
@@ -22,11 +26,13 @@ _VRRP_PASSWORD = 8
 _WARMING = (Balance.ROUNDROBIN, Balance.LEASTCONN, Balance.RANDOM)
 # Priority of the owner of the addresses (RFC 9568 section 5.2.4).
 _OWNER = 255
+# Seconds in which a certificate should be renewed.
+_SOON = 14 * 86400.0
 
 
 def warnings(config: Config) -> list[str]:
     """A line each, beginning with the key that it is about."""
-    lines = [*_passwords(config), *_programs(config)]
+    lines = [*_passwords(config), *_certificate(config), *_programs(config)]
     for name, instance in config.vrrp.instances.items():
         lines += _preemption(config, f"vrrp.instances.{name}", instance)
     used: dict[str, list[str]] = {}
@@ -36,8 +42,11 @@ def warnings(config: Config) -> list[str]:
         lines += _frontend(config, name, frontend)
     lines += _acls(config)
     for name, backend in config.backends.items():
-        lines += _backend(f"backends.{name}", backend, is_used=name in used)
-        slow = next((each for each, server in backend.servers.items() if server.slowstart is not None), None)
+        changing = {server for server in backend.servers if effective.resolution(config, name, server) is not None}
+        lines += _backend(f"backends.{name}", backend, is_used=name in used, changing=changing)
+        slow = next(
+            (each for each, its in backend.servers.items() if its.slowstart is not None and its.maxconn is None), None
+        )
         if slow is not None and backend.balance not in _WARMING:
             at = f"backends.{name}.servers.{slow}.slowstart"
             lines.append(f"{at}: has no effect with balance {backend.balance}, where clients stay with their server")
@@ -50,15 +59,32 @@ def warnings(config: Config) -> list[str]:
     return lines
 
 
+def _certificate(config: Config) -> Iterator[str]:
+    tls = config.stats.tls if config.stats is not None else None
+    if tls is None:
+        return
+    try:
+        until = expiry(Path(tls.crt).read_bytes())
+    except OSError:
+        return
+    left = (until or math.inf) - time.time()
+    if left < _SOON:
+        assert until is not None
+        word = "expires" if left > 0 else "expired"
+        day = datetime.fromtimestamp(until, UTC).date().isoformat()
+        yield f"stats.tls.crt: {tls.crt} {word} on {day}; SIGHUP takes a renewed one"
+
+
 def _passwords(config: Config) -> Iterator[str]:
     if config.stats is not None:
-        plain = [
-            name
-            for name, user in config.stats.users.items()
-            if not isinstance(user.password, Substituted) and not is_hash(user.password)
-        ]
+        plain = sum(
+            not isinstance(user.password, Substituted) and not is_hash(user.password)
+            for user in config.stats.users.values()
+        )
         if plain:
-            yield f"stats.users: plain-text password of {a_list_of(plain, last='and')}; ${{NAME}} takes it from outside"
+            # Not whose: a password may stand in the place of a name.
+            what, it = ("a plain-text password", "it") if plain == 1 else (f"{plain} plain-text passwords", "one")
+            yield f"stats.users: {what}; ${{NAME}} takes {it} from outside"
     for name, instance in config.vrrp.instances.items():
         own = instance.authentication
         if own is None or own.password is None:
@@ -146,7 +172,7 @@ def _frontend(config: Config, name: str, frontend: Frontend) -> Iterator[str]:
     if frontend.flow_log not in (None, "none"):
         if frontend.engine == "proxy":
             yield f"{at}.flow_log: has no effect with engine proxy, which logs its connections without it"
-        elif not frontend.log:
+        elif frontend.log == ():
             yield f"{at}.flow_log: has no effect with `log: false`"
     if "udp" in frontend.model_fields_set and frontend.mode != "udp":
         yield f"{at}.udp: has no effect with mode {frontend.mode}"
@@ -192,14 +218,14 @@ def _acls(config: Config) -> Iterator[str]:
 
 def _schemes(config: Config, at: str, frontend: Frontend) -> Iterator[str]:
     """Conditions on the scheme, where nobody is trusted to tell it."""
-    if frontend.trusted_proxies:
+    if frontend.trusted_proxies or any(bind.accept_proxy for bind in frontend.bind):
         return
     rest = frontend.conditions
     seen: set[str] = set()
     while rest:
         for _, inner in rest.pop().within:
             if inner.scheme is not None:
-                yield f"{at}: `scheme` is always http in its conditions without trusted_proxies, who tell of https"
+                yield f"{at}: `scheme` is always http in its conditions without trusted_proxies or accept_proxy"
                 return
             names = set(inner.acl or ()) - seen
             seen |= names
@@ -214,20 +240,21 @@ def _of_the_proxy(config: Config, frontend: Frontend) -> Iterator[str]:
     if name in config.backends and all(user.engine == "kernel" for user in users):
         backend = config.backends[name]
         yield from (f"backends.{name}.{key}" for key in _given(backend))
-        yield from (
-            f"backends.{name}.servers.{server}.maxconn" for server, its in backend.servers.items() if its.maxconn
-        )
+        for server, its in backend.servers.items():
+            for key in ("maxconn", "minconn", "maxqueue", "slowstart"):
+                if getattr(its, key) is not None:
+                    yield f"backends.{name}.servers.{server}.{key}"
 
 
 def _given(of: Frontend | Backend) -> Iterator[str]:
-    for key in ("maxconn", "retries", "tcp_keepalive"):
+    for key in ("maxconn", "fullconn", "retries", "redispatch", "tcp_keepalive"):
         # `tcp_keepalive: false` reads as None.
         if getattr(of, key, None) is not None:
             yield key
     yield from (f"timeout.{key}" for key, value in of.timeout if value is not None)
 
 
-def _backend(at: str, backend: Backend, *, is_used: bool) -> Iterator[str]:
+def _backend(at: str, backend: Backend, *, is_used: bool, changing: Collection[str]) -> Iterator[str]:
     servers = backend.servers
     if is_used and "check" not in backend.model_fields_set:
         yield f"{at}.check: there is none, so its servers always count as up"
@@ -236,6 +263,8 @@ def _backend(at: str, backend: Backend, *, is_used: bool) -> Iterator[str]:
     if all(server.backup for server in servers.values()):
         yield f"{at}.servers: all are backups, so they serve from the start"
     yield from _cookies(at, backend)
+    if backend.fullconn is not None and all(server.minconn is None for server in servers.values()):
+        yield f"{at}.fullconn: has no effect, as none of its servers has a `minconn`"
     if backend.timeout.queue is not None and not backend.is_limited:
         yield f"{at}.timeout.queue: has no effect, as none of its servers has a `maxconn`"
     if backend.cookie is None and backend.balance not in (Balance.SOURCE, Balance.URI, Balance.MAGLEV):
@@ -245,7 +274,8 @@ def _backend(at: str, backend: Backend, *, is_used: bool) -> Iterator[str]:
     first: dict[str, str] = {}
     for name, server in servers.items():
         twin = first.setdefault(str(server.address), name)
-        if twin != name:
+        # Servers whose name is resolved while it runs take an address each.
+        if twin != name and name not in changing:
             yield f"{at}.servers.{name}: has the address of {twin} ({server.address})"
     hashes = (Balance.SOURCE, Balance.URI)
     if "hash_type" in backend.model_fields_set and backend.balance not in hashes:

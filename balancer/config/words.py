@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["a_list_of", "did_you_mean", "key_path", "printable", "shown"]
+__all__ = ["a_list_of", "did_you_mean", "printable", "shown"]
 
 # What a line of an error text can hold; a value may be megabytes long.
 _LONGEST_SHOWN = 60
@@ -32,12 +32,6 @@ def shown(value: Any) -> str:
             return "a list"
         case _:
             return "this"
-
-
-def key_path(steps: Iterable[str | int]) -> str:
-    """`frontends.web.bind[1].address`; keys that would spoil a line are quoted and cut."""
-    written = [f"[{step}]" if isinstance(step, int) else f".{printable(step)}" for step in steps]
-    return "".join(written).removeprefix(".")
 
 
 def did_you_mean(word: Any, choices: Iterable[str]) -> str:

@@ -16,7 +16,7 @@ from balancer.daemon.plan import Plan, Seat
 from balancer.health import report
 from balancer.pool.facts import Entity, Sums
 from balancer.pool.orders import WHOLE, Admin, Condition, ServerState
-from balancer.pool.warmup import throttle
+from balancer.pool.warmup import FOLLOWING, throttle
 
 __all__ = ["Decisions", "Former", "takes_clients"]
 
@@ -70,7 +70,10 @@ class Decisions:
             self.tell()
 
     def _slowstart(self, seat: Seat) -> float | None:
-        return self._plan.config.backends[seat.backend].servers[seat.server].slowstart
+        """None where neither its weight nor its maxconn follows."""
+        backend = self._plan.config.backends[seat.backend]
+        server = backend.servers[seat.server]
+        return server.slowstart if backend.balance in FOLLOWING or server.maxconn is not None else None
 
     def _warm_up(self, seat: Seat, state: ServerState) -> None:
         slowstart = self._slowstart(seat)
@@ -108,8 +111,12 @@ class Decisions:
         """So that sessions end with their server in workers of before a reload too."""
         for plan, memory in self._elders:
             its = plan.seats.get((seat.backend, seat.server))
-            if its is not None and its.address == seat.address:
+            if its is None:
+                continue
+            if seat.name and its.name == seat.name:
                 memory.board[its.index] = state
+            elif its.address == seat.at(state):
+                memory.board[its.index] = state._replace(octets=bytes(16), port=0)
 
     def standing(self, seat: Seat) -> report.Standing:
         """What is left of its backend, the sessions it has, and those in its line, who wait elsewhere when it goes."""

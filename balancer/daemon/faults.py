@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,22 @@ __all__ = ["described", "report_to"]
 _ROOM = Path(__file__).parent.parent
 
 
-def report_to(log: AccessLog, loop: asyncio.AbstractEventLoop) -> None:
-    """From now on `log` gets what libraries warn of and what `loop` could not hand to anybody."""
+def report_to(
+    log: AccessLog, loop: asyncio.AbstractEventLoop, *, out_of_memory: Callable[[], None] | None = None
+) -> None:
+    """From now on `log` gets what libraries warn of and what `loop` could not hand to anybody. `out_of_memory` is
+    called when there was none: whatever was under way has been left in the middle."""
     logging.getLogger().handlers[:] = [_ToLog(log)]
 
     def say(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         message, error = str(context["message"]), context.get("exception")
         text = message if error is None else f"{message}: {described(error)}"
         # The message of one cause may name another object each time.
-        log.event(Level.ERR, text, kind=message if error is None else described(error))
+        try:
+            log.event(Level.ERR, text, kind=message if error is None else described(error))
+        finally:
+            if isinstance(error, MemoryError) and out_of_memory is not None:
+                out_of_memory()
 
     loop.set_exception_handler(say)
 

@@ -56,12 +56,10 @@ class _Place(NamedTuple):
 
 def frontends(config: Config) -> dict[str, bool]:
     """Whose flows are logged: whether as they begin, too."""
-    if config.global_.log.target == "none":
-        return {}
     wishes = {
         name: effective.frontend(config, name).flow_log
         for name, frontend in config.frontends.items()
-        if frontend.engine == "kernel" and frontend.log
+        if frontend.engine == "kernel" and effective.frontend(config, name).records.targets
     }
     return {name: wish == "both" for name, wish in wishes.items() if wish != "none"}
 
@@ -95,11 +93,11 @@ class FlowLog:
             ledger[Entity("frontend", name)]
             for name in dict.fromkeys(service.frontend for service in self._services.values())
         ]
+        self._own = own
         self._places: dict[tuple[str, tuple[str, int]], _Place] = {}
-        for label in own:
-            service = self._services[label]
-            for target in service.targets:
-                self._places[label, (target.address, target.port)] = self._place(service, target.server, target.index)
+        self._former: dict[tuple[str, tuple[str, int]], _Place] = {}
+        """Where servers were until they moved last."""
+        self._learn()
         self._events = Events(labelled, frontends=own, with_begins=bool(self._begins))
         self._told = 0
         self._tell_at = 0.0
@@ -109,6 +107,20 @@ class FlowLog:
         """For events, and not until `due`."""
         self.due = inf
         self.look()
+
+    def _learn(self) -> None:
+        for label in self._own:
+            service = self._services[label]
+            for target in service.targets:
+                self._places[label, (target.address, target.port)] = self._place(service, target.server, target.index)
+
+    def follow(self, services: Iterable[Service]) -> None:
+        """The same services, whose servers are elsewhere from now on."""
+        self._services = {str(i): service for i, service in enumerate(services)}
+        self._former, self._places = self._places, {}
+        self._learn()
+        labelled = [dataclasses.replace(service, frontend=label) for label, service in self._services.items()]
+        self._events.follow(labelled)
 
     def fileno(self) -> int:
         """Readable when there may be something to do."""
@@ -181,7 +193,8 @@ class FlowLog:
     def _record(self, event: Event, active: int) -> FlowRecord:
         flow = event.flow
         host, port = flow.server
-        place = self._places.get((event.frontend, flow.server))
+        end = event.frontend, flow.server
+        place = self._places.get(end) or self._former.get(end)
         if place is None:
             place = self._place(self._services[event.frontend], f"{host}:{port}", None)
         front, back, own = place.rows

@@ -26,8 +26,9 @@ _FLOWS = 64
 _LONGEST = 128 << 10
 # Packets taken in one turn of the loop.
 _MOST = 16
-# Whoever is to take over, or to give, is waited for so long (seconds).
-_PATIENCE = 3.0
+# Whoever is to take over, or to give, is waited for so long (seconds): new control and new rules are there by then.
+# Until those who are to give are told, they go on as ever.
+_PATIENCE = 10.0
 
 
 class _Side:
@@ -76,7 +77,7 @@ class Giving(_Side):
         self._loop.remove_reader(self._line.fileno())
         wanted = {}
         with contextlib.suppress(OSError, ValueError, AttributeError, TypeError):
-            asked = json.loads(self._line.recv(_LONGEST))
+            asked = json.loads(self._asked())
             wanted = {name: {str(place) for place in places} for name, places in asked.items()}
         if not wanted:
             self._end()
@@ -87,6 +88,14 @@ class Giving(_Side):
             if name in self._forwarders
         )
         self._loop.add_writer(self._line.fileno(), self._give)
+
+    def _asked(self) -> bytes:
+        """By the last who did: those of a reload that has come to nothing may have, too."""
+        octets = self._line.recv(_LONGEST)
+        with contextlib.suppress(BlockingIOError):
+            while more := self._line.recv(_LONGEST):
+                octets = more
+        return octets
 
     def _give(self) -> None:
         if self._packet is None:

@@ -21,6 +21,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
+from balancer.addr import Address
 from balancer.config.model import Balance
 from balancer.daemon import flowlog, privileges
 from balancer.daemon.flowlog import FlowLog
@@ -34,6 +35,7 @@ from balancer.kernel.adopt import adopt
 from balancer.kernel.conntrack import Conntrack, Load, Usage
 from balancer.kernel.counters import Tally
 from balancer.kernel.firewall import hindrances
+from balancer.kernel.moves import Moves
 from balancer.kernel.nft import Nft
 from balancer.kernel.plan import Planner, Service, Target, remarks
 from balancer.kernel.render import Desired
@@ -111,6 +113,10 @@ def state_file(owner: tuple[int, int] | None) -> Path:
     return directory / _state_name()
 
 
+def _moves_file(state: Path) -> Path:
+    return state.with_name(f"{state.name}.moves")
+
+
 def _state_name() -> str:
     return f"sysctl.{_NAMESPACE.stat().st_ino}"
 
@@ -122,6 +128,9 @@ def clear(state: Path) -> list[str]:
         nft.run(_NOTHING_LEFT)
     finally:
         nft.close()
+    # The directory is not only ours.
+    with suppress(OSError):
+        _moves_file(state).unlink()
     return Sysctl(state).restore()
 
 
@@ -157,11 +166,11 @@ class Engine:
         self._config = plan.config
         self._memory = memory
         self._bell = memory.kernel_bell
-        self._log = AccessLog(plan.log)
+        self._log = AccessLog(plan.log, plan.records)
+        self._log.keep = memory.journal.writer("kernel")
         self._sysctl = Sysctl(state)
-        addresses = {pair: seat.address for pair, seat in plan.seats.items()}
-        self._remarks = remarks(plan.config, addresses, plan.bound)
-        self._planner = Planner(plan.config, addresses, lambda *pair: plan.seats[pair].index, plan.bound)
+        self._remarks: list[str] = []
+        self._planner = self._planned()
         self._answering = Answering(memory.kernel_line.kernel, self._answer, aside=("rules", "connections"))
         self._ledger = Ledger(memory.blocks[-1], plan.layout)
         self._peaks = memory.peaks[0]
@@ -171,9 +180,18 @@ class Engine:
         self._by_load = any(plan.config.backends[name].balance is Balance.LEASTCONN for name in used)
         self._seen = bytearray()
         self._states: dict[int, ServerState] = {}
+        self._moves = Moves(_moves_file(state), plan.seats)
+        self._is_elsewhere = False
+        """Whether a server is somewhere else than the planner knows."""
+        self._before: tuple[Service, ...] = ()
+        """The services as they were until servers moved; empty once the rules have followed."""
+        self._left: list[tuple[Service, Target]] = []
+        """Where servers were, and datagrams may go still."""
         self._down: set[int] = set()
         # Down, and the rules still lead there or did until now.
         self._to_forget: set[int] = set()
+        self._paused: frozenset[str] = frozenset()
+        """Frontends that operators have closed, as the rules have it."""
         self._applied: Desired | None = None
         self._is_swept = True
         """Whether no connection is there that began under other rules than ours, or none."""
@@ -206,6 +224,22 @@ class Engine:
         self._dropped_before = self._process.log_dropped
         self._stopping = self._is_followed = False
 
+    @property
+    def _addresses(self) -> dict[tuple[str, str], Address | None]:
+        """Where servers are now."""
+        board = self._memory.board
+        return {pair: seat.at(board[seat.index]) for pair, seat in self._plan.seats.items()}
+
+    def _planned(self) -> Planner:
+        """What there is to be said of it is said where it was not before."""
+        plan, addresses = self._plan, self._addresses
+        planner = Planner(plan.config, addresses, lambda *pair: plan.seats[pair].index, plan.bound)
+        said, self._remarks = set(self._remarks), remarks(plan.config, addresses, plan.bound, planner)
+        for line in self._remarks:
+            if line not in said:
+                self._log.event(Level.WARNING, line)
+        return planner
+
     def run(self) -> None:
         """Keep the rules until SIGTERM, then take them away; or until SIGUSR1: another one goes on with them."""
         gc.collect()
@@ -220,8 +254,6 @@ class Engine:
             at_the_end.callback(self._resets.close)
             at_the_end.callback(self._close_flow_log)
             self._hear_strays(at_the_end)
-            for line in self._remarks:
-                self._log.event(Level.WARNING, line)
             self._begin()
             while not self._stopping:
                 self._turn()
@@ -400,7 +432,6 @@ class Engine:
         wanted = flowlog.frontends(self._config)
         if not wanted:
             return
-        # Addresses of servers do not change: what is a flow of which frontend is settled for good.
         services = self._planner.services(self._states.__getitem__)
         logged = {service.frontend for service in services if flowlog.has_flows(service)}
         for name in wanted:
@@ -424,9 +455,8 @@ class Engine:
 
     def _look(self) -> None:
         """Bring the rules up to what control has decided."""
-        is_new = (
-            self._read_board() or self._by_load or self._to_forget or not self._is_known or not self._is_swept
-        )
+        is_new = self._read_board() or self._by_load or not self._is_known or not self._is_swept
+        is_new = is_new or bool(self._to_forget or self._left) or self._closed != self._paused
         if self._trouble:
             is_new = time.monotonic() >= self._retry_at
         if is_new or (self._applied is not None and self._applied.networks != self._networks):
@@ -438,9 +468,16 @@ class Engine:
             self._peaks = self._memory.peaks[0]
             self._ledger.forget_peaks()
         is_new = False
+        left = []
         for index, state in self._memory.board.changes(self._seen):
             if index not in self._own:
                 continue
+            before = self._states.get(index)
+            if before is None or state.place != before.place:
+                self._is_elsewhere = True
+                seat = self._own[index]
+                if before is not None and (at := seat.at(before)) is not None and "%" not in at.host:
+                    left.append(((seat.backend, seat.server), (at.host, at.port)))
             self._states[index] = state
             is_new = True
             if state.condition is Condition.DOWN or state.admin is Admin.MAINT:
@@ -450,7 +487,17 @@ class Engine:
             else:
                 self._down.discard(index)
                 self._to_forget.discard(index)
+        if left:
+            self._moves.add(left)
         return is_new
+
+    @property
+    def _closed(self) -> frozenset[str]:
+        """Frontends that are to take nobody."""
+        doors = self._memory.doors
+        own = (name for name, each in self._config.frontends.items() if each.engine == "kernel")
+        # The memory of a version before may have none for it.
+        return frozenset(name for name in own if name in doors and doors[name][0])
 
     @property
     def _services(self) -> tuple[Service, ...]:
@@ -459,7 +506,17 @@ class Engine:
 
     def _apply(self) -> None:
         """In one transaction; and forget connections that lead to servers that are down."""
-        services = self._planner.services(self._states.__getitem__, self._weights())
+        if self._is_elsewhere:
+            # Connections to where servers were go on, as long as the kernel remembers them.
+            self._planner, self._is_elsewhere = self._planned(), False
+            self._before = self._before or self._services
+            # Where a server is now it is counted from 0.
+            self._tallies_at = 0.0
+            self._count(time.monotonic())
+            if self._flow_log is not None:
+                self._flow_log.follow(self._planner.services(self._states.__getitem__))
+        self._paused = self._closed
+        services = self._planner.services(self._states.__getitem__, self._weights(), self._paused)
         wanted = Desired(services, self._config.gateway, self._networks, GROUP if self._strays is not None else 0)
         try:
             self._put(wanted)
@@ -478,6 +535,11 @@ class Engine:
             self._sweep()
         if self._to_forget:
             self._forget()
+        if self._before:
+            self._left += self._places_left()
+            self._before = ()
+        if self._left:
+            self._lead_on()
 
     def _put(self, wanted: Desired) -> None:
         if self._applied is not None and self._is_known:
@@ -508,7 +570,7 @@ class Engine:
     def _sweep(self) -> None:
         """Connections that other rules have led elsewhere, or none anywhere: no rule is asked about them any more."""
         try:
-            self._conntrack.sweep(self._services)
+            self._conntrack.sweep(self._services, self._moves.by_backend())
         except OSError as error:
             # Tried again each second.
             self._say(Level.ERR, f"connections of before the rules cannot be deleted: {error.strerror}")
@@ -524,16 +586,52 @@ class Engine:
             if target.index in self._to_forget
         ]
         try:
-            if len(leading) > _FEW:
-                has = {end for (_, end), load in self._conntrack.counts(self._services).items() if sum(load)}
-                leading = [(service, target) for service, target in leading if (target.address, target.port) in has]
-            for service, target in leading:
+            for service, target in self._with_connections(leading):
                 self._forget_one(service, target)
         except OSError as error:
             # Tried again with the next change, and each second.
             self._say(Level.ERR, f"connections to servers that are down cannot be deleted: {error.strerror}")
             return
         self._to_forget.clear()
+
+    def _with_connections(self, leading: list[tuple[Service, Target]]) -> list[tuple[Service, Target]]:
+        """Of many those that have any. OSError."""
+        if len(leading) <= _FEW:
+            return leading
+        services = {service.key: service for service, _ in leading}.values()
+        has = {end for (_, end), load in self._conntrack.counts(services).items() if sum(load)}
+        return [(service, target) for service, target in leading if (target.address, target.port) in has]
+
+    def _places_left(self) -> Iterator[tuple[Service, Target]]:
+        """Where servers were, of services of datagrams."""
+        ends = self._ends
+        for service in self._before:
+            if service.protocol == "udp" and not service.is_per_query and service.key in ends:
+                for target in service.targets:
+                    if (target.address, target.port) not in ends[service.key]:
+                        yield service, target
+
+    @property
+    def _ends(self) -> dict[tuple[str, str, int, int, str], set[tuple[str, int]]]:
+        """Where the servers of services are now."""
+        return {each.key: {(target.address, target.port) for target in each.targets} for each in self._services}
+
+    def _lead_on(self) -> None:
+        """The kernel's flows of datagrams to where servers were: the next one goes where they are."""
+        ends = self._ends
+        left = [
+            (service, target)
+            for service, target in self._left
+            if (target.address, target.port) not in ends.get(service.key, ())
+        ]
+        try:
+            for service, target in self._with_connections(left):
+                self._conntrack.delete("udp", (target.address, target.port), service)
+        except OSError as error:
+            # Tried again as above.
+            self._say(Level.ERR, f"flows to where servers were cannot be deleted: {error.strerror}")
+            return
+        self._left.clear()
 
     def _forget_one(self, service: Service, target: Target) -> None:
         seat = self._own[target.index]
@@ -803,6 +901,7 @@ class Engine:
             self._nft.run(_NOTHING_LEFT)
         finally:
             self._close_flow_log()
+            self._moves.forget()
             for line in self._sysctl.restore():
                 self._log.event(Level.NOTICE, line)
         self._memory.applied[0] = 0

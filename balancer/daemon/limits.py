@@ -7,23 +7,27 @@ worker process has a slot of its own in all of them for as long as it lives.
 from __future__ import annotations
 
 import errno
-import mmap
+import os
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Literal, NamedTuple
 
 from balancer.config import effective
 from balancer.config.model import Config
+from balancer.pool import shared
 from balancer.pool.facts import Entity
 from balancer.pool.places import Limit
 
-__all__ = ["PROCESS", "Book", "Entry", "slots_for", "wanted"]
+__all__ = ["PROCESS", "Book", "Entry", "old_workers_for", "slots_for", "unbounded", "wanted"]
 
-# A worker of each generation that may live at a time (supervisor._MOST_ELDERS and two), and some more.
-_GENERATIONS = 12
-_FEWEST_SLOTS = 64
+# A worker of before a reload that has connections left takes 10 MB. Where there are many workers, so many generations.
+_MOST_OLD_WORKERS, _LEAST_ELDERS = 64, 8
+# Generations besides: the one that takes new ones, the one that comes, and one that is being ended.
+_OTHER_GENERATIONS = 3
 # Limits set right in one go: 50 us each at most, and virtual routers wait meanwhile.
 _PORTION = 64
+# What workers may have of a limit beside what they use.
+_SLACK = 4096
 
 PROCESS = Entity("process", "")
 
@@ -37,13 +41,18 @@ class Entry(NamedTuple):
     entity: Entity
 
 
+def unbounded(maxconn: int) -> int:
+    """Of a limit that is none until somebody sets it: what the whole daemon, of that `maxconn`, never comes near."""
+    return maxconn + _SLACK
+
+
 def wanted(config: Config, maxconn: int) -> dict[Entry, int]:
     """The limits that a configuration asks for; `maxconn` is of the whole daemon."""
     limits = {Entry("line", PROCESS): 0, Entry("places", PROCESS): maxconn}
     for name, frontend in config.frontends.items():
         own = effective.frontend(config, name).maxconn
-        if own is not None and frontend.engine != "kernel" and frontend.mode != "udp":
-            limits[Entry("places", Entity("frontend", name))] = own
+        if frontend.engine != "kernel" and frontend.mode != "udp":
+            limits[Entry("places", Entity("frontend", name))] = own if own is not None else unbounded(maxconn)
     for name, backend in config.backends.items():
         if not backend.is_limited:
             continue
@@ -57,27 +66,49 @@ def wanted(config: Config, maxconn: int) -> dict[Entry, int]:
     return limits
 
 
+def old_workers_for(workers: int) -> int:
+    """How many processes of before reloads are kept for the connections that they have left, where a generation has so
+    many workers."""
+    return max(_MOST_OLD_WORKERS, _LEAST_ELDERS * workers)
+
+
 def slots_for(workers: int) -> int:
     """How many worker processes there may be at a time, those of before reloads too."""
-    return max(_FEWEST_SLOTS, _GENERATIONS * workers)
+    return old_workers_for(workers) + _OTHER_GENERATIONS * workers
 
 
 class Book:
     """The limits of all generations."""
 
     def __init__(self, slots: int) -> None:
-        self._slots = slots
+        self.slots = slots
+        """Worker processes at a time."""
         self._limits: dict[Entry, Limit] = {}
         self._users: dict[Entry, int] = {}
         self._taken: set[int] = set()
         self._unsettled: dict[Entry, None] = {}
+        self._totals: dict[Entry, int] = {}
+        self.bell: int | None = None
+        """To be rung by whoever has changed totals (Limit.total), where the supervisor listens."""
+
+    def look(self) -> None:
+        """See to what others have set, if they rang."""
+        try:
+            if self.bell is not None:
+                os.eventfd_read(self.bell)
+        except BlockingIOError:
+            return
+        for entry, limit in self._limits.items():
+            if limit.has_places and limit.total != self._totals.get(entry):
+                self._totals[entry] = limit.total
+                self._unsettled[entry] = None
 
     def open(self, wanted: Mapping[Entry, int]) -> dict[Entry, Limit]:
         """Those limits, for one generation more. What is there already stays as it is until `set`. OSError where there
         can be no more descriptors: then nothing is there that was not before."""
         fresh = [entry for entry in wanted if entry not in self._limits]
-        size = Limit.size(self._slots)
-        memory = memoryview(mmap.mmap(-1, max(1, size * len(fresh))))
+        size = Limit.size(self.slots)
+        memory = memoryview(shared.allocate(max(1, size * len(fresh))))
         made: dict[Entry, Limit] = {}
         try:
             for i, entry in enumerate(fresh):
@@ -88,6 +119,7 @@ class Book:
                 limit.close()
             raise
         self._limits |= made
+        self._totals |= {entry: limit.total for entry, limit in made.items()}
         for entry in wanted:
             self._users[entry] = self._users.get(entry, 0) + 1
         return {entry: self._limits[entry] for entry in wanted}
@@ -99,6 +131,7 @@ class Book:
             if not self._users[entry]:
                 del self._users[entry]
                 self._unsettled.pop(entry, None)
+                self._totals.pop(entry, None)
                 self._limits.pop(entry).close()
 
     def set(self, wanted: Mapping[Entry, int]) -> None:
@@ -106,18 +139,23 @@ class Book:
         for entry, total in wanted.items():
             limit = self._limits[entry]
             if limit.has_places and limit.total != total:
-                limit.total = total
+                limit.total = self._totals[entry] = total
                 self._unsettled[entry] = None
 
     def enter(self) -> int:
         """A slot for a worker. OSError where none is free."""
-        slot = next((slot for slot in range(self._slots) if slot not in self._taken), None)
+        slot = next((slot for slot in range(self.slots) if slot not in self._taken), None)
         if slot is None:
             raise OSError(
-                errno.EUSERS, f"{self._slots} workers have a part in the limits, a restart makes room for more"
+                errno.EUSERS, f"{self.slots} workers have a part in the limits, a restart makes room for more"
             )
         self._taken.add(slot)
         return slot
+
+    @property
+    def free(self) -> int:
+        """Slots that nobody has."""
+        return self.slots - len(self._taken)
 
     def leave(self, slot: int) -> None:
         """Whoever had it is dead; what he held is given back by `settle`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,11 +11,15 @@ from pathlib import Path
 
 from balancer.addr import Address, parse_address
 from balancer.config import effective, model
+from balancer.config.effective import Records
+from balancer.config.logs import Log
 from balancer.config.model import Config
 from balancer.daemon.limits import wanted
 from balancer.daemon.resolve import first_addresses
 from balancer.errors import StartError
 from balancer.pool.facts import Layout
+from balancer.pool.orders import ServerState
+from balancer.pool.overrides import Overrides
 
 __all__ = ["Plan", "Seat"]
 
@@ -26,7 +31,6 @@ _SPARE_FILES = 64
 _UDP_FILES = 256
 # One check under way each; more than that are never under way (health.runner).
 _MOST_CHECKS = 2000
-_UDP_SCHEME = "udp://"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +41,15 @@ class Seat:
     backend: str
     server: str
     address: Address | None
-    """None while its name has no address."""
+    """At the start; None while its name has no address."""
+    name: str = ""
+    """Where its name is resolved again while it runs: what is resolved."""
+
+    def at(self, state: ServerState) -> Address | None:
+        """Where it is now."""
+        if state.is_unresolved:
+            return None
+        return Address(state.host, state.port) if state.port else self.address
 
 
 @dataclass(frozen=True)
@@ -49,9 +61,12 @@ class Plan:
     layout: Layout
     seats: Mapping[tuple[str, str], Seat]
     pages: Mapping[str, bytes]
-    """Contents of files by path (pages of errors and of rules), read while we may still read them."""
-    log: model.Log
-    """`global.log` with an address in place of a name: no child asks a resolver."""
+    """Contents of files by path (pages of errors and of rules, the certificate of the statistics page), read while we
+    may still read them."""
+    log: tuple[Log, ...]
+    """`global.log` with addresses in place of names: no child asks a resolver."""
+    records: Mapping[str, Records]
+    """By frontend, what becomes of its access records; addresses as in `log`."""
     maxconn: int
     """Connections of all workers together: `global.maxconn`, or what the limit of open files allows."""
     affordable: int = sys.maxsize
@@ -60,6 +75,10 @@ class Plan:
     """Address by host name, for frontends of engine kernel that are bound to one."""
     found: Mapping[str, str] = field(default_factory=dict)
     """Address by host name, of all that have one."""
+    written: Config = field(default_factory=Config)
+    """The configuration without what operators have changed."""
+    laid: Overrides = field(default_factory=dict)
+    """Servers that operators have added, deleted or moved, as `config` has them."""
     keeps_flows: bool = False
     """Whether the kernel is to go on with what it once balanced, though it is to balance nothing any more."""
 
@@ -72,10 +91,14 @@ class Plan:
         """
         names = [(backend, server) for backend, of in config.backends.items() for server in of.servers]
         written = {pair: config.backends[pair[0]].servers[pair[1]].address for pair in names}
-        log_host = _log_host(config.global_.log)
-        hosts = {address.host for address in written.values() if address.is_name}
-        if log_host is not None:
-            hosts.add(log_host.host)
+        log_hosts = _log_hosts(config)
+        changing = {pair: effective.resolution(config, *pair) for pair in names}
+        hosts = {
+            address.host
+            for pair, address in written.items()
+            if address.is_name and _is_asked_first(changing[pair], address, known)
+        }
+        hosts |= log_hosts
         bound = {
             bind.address.host
             for frontend in config.frontends.values()
@@ -92,13 +115,26 @@ class Plan:
             config=config,
             workers=cores if workers == "auto" else workers,
             layout=Layout.of(config.frontends, [(name, backend.servers) for name, backend in config.backends.items()]),
-            seats={pair: Seat(i, *pair, _resolved(pair, written[pair], found)) for i, pair in enumerate(names)},
+            seats={
+                pair: Seat(i, *pair, _resolved(pair, written[pair], found))
+                if (its := changing[pair]) is None
+                else Seat(i, *pair, _first(its, written[pair], found), str(written[pair]))
+                for i, pair in enumerate(names)
+            },
             pages=_pages(config),
-            log=_resolved_log(config.global_.log, log_host, found),
+            log=tuple(_resolved_log(each, found) for each in config.global_.log),
+            records={name: _resolved_records(config, name, found) for name in config.frontends},
             maxconn=config.global_.maxconn,
             bound=_bound(bound, found),
             found=found,
+            written=config,
         )
+
+    @property
+    def log_targets(self) -> list[Log]:
+        """Each once."""
+        own = [each for records in self.records.values() for each in records.targets]
+        return list(dict.fromkeys([*self.log, *own]))
 
     @property
     def has_kernel(self) -> bool:
@@ -116,8 +152,10 @@ class Plan:
 
     @property
     def unresolved(self) -> list[str]:
-        """Servers whose names have no address."""
-        return [f"{seat.backend}/{seat.server}" for seat in self.seats.values() if seat.address is None]
+        """Servers whose names have no address, and are not resolved again."""
+        return [
+            f"{seat.backend}/{seat.server}" for seat in self.seats.values() if seat.address is None and not seat.name
+        ]
 
     @property
     def maxconn_per_worker(self) -> int:
@@ -187,6 +225,26 @@ def _resolved(pair: tuple[str, str], address: Address, found: Mapping[str, str])
     return address
 
 
+def _is_asked_first(its: effective.Resolution | None, address: Address, known: Mapping[str, str] | None) -> bool:
+    """Whether the host's resolver is asked for a name. Where a server is that is resolved while it runs, is known after
+    a reload."""
+    if its is None:
+        return True
+    is_known = known is not None and address.host in known
+    return "libc" in its.init_addr and not address.is_service and not is_known
+
+
+def _first(its: effective.Resolution, address: Address, found: Mapping[str, str]) -> Address | None:
+    """Until it is resolved; where it was before the restart is not known here."""
+    for way in its.init_addr:
+        if way == "none" or (address.is_service and way not in ("last", "libc")):
+            break
+        host = found.get(address.host) if way == "libc" else way
+        if host is not None and way != "last":
+            return address.with_host(host)
+    return None
+
+
 def _bound(hosts: Collection[str], found: Mapping[str, str]) -> dict[str, str]:
     for host in hosts:
         if host not in found:
@@ -194,20 +252,33 @@ def _bound(hosts: Collection[str], found: Mapping[str, str]) -> dict[str, str]:
     return {host: found[host] for host in hosts}
 
 
-def _log_host(log: model.Log) -> Address | None:
-    """Where syslog datagrams go, if that is a name."""
-    if not log.target.startswith(_UDP_SCHEME):
-        return None
-    address = parse_address(log.target.removeprefix(_UDP_SCHEME))
-    return address if address.is_name else None
+def _log_hosts(config: Config) -> set[str]:
+    """Of syslog elsewhere, those that are names."""
+    targets = {each.target for name in config.frontends for each in effective.frontend(config, name).records.targets}
+    targets |= {each.target for each in config.global_.log}
+    addresses = [parse_address(target.partition("://")[2]) for target in targets if "://" in target]
+    return {address.host for address in addresses if address.is_name}
 
 
-def _resolved_log(log: model.Log, host: Address | None, found: Mapping[str, str]) -> model.Log:
-    if host is None:
+def _resolved_log(log: Log, found: Mapping[str, str]) -> Log:
+    scheme, mark, where = log.target.partition("://")
+    address = parse_address(where) if mark else None
+    if address is None or not address.is_name:
         return log
-    if host.host not in found:
-        raise StartError(f"global.log.target: no address found for {host.host}; write an address or mend the name")
-    return log.model_copy(update={"target": _UDP_SCHEME + str(host.with_host(found[host.host]))})
+    if address.host not in found:
+        raise StartError(
+            f"log target {log.target}: no address found for {address.host}; write an address or mend the name"
+        )
+    return log.model_copy(update={"target": f"{scheme}://{address.with_host(found[address.host])}"})
+
+
+def _resolved_records(config: Config, name: str, found: Mapping[str, str]) -> Records:
+    records = effective.frontend(config, name).records
+    return dataclasses.replace(records, targets=tuple(_resolved_log(each, found) for each in records.targets))
+
+
+# A response's head (RFC 9112 section 2.1), also with bare line feeds.
+_HEAD = re.compile(rb"\AHTTP/[0-9.]+ [0-9]{3}[^\n]*\n(?:[^\r\n][^\n]*\n)*\r?\n")
 
 
 def _pages(config: Config) -> dict[str, bytes]:
@@ -215,10 +286,15 @@ def _pages(config: Config) -> dict[str, bytes]:
     files += [effective.backend(config, name).error_files for name in config.backends]
     paths = {path: "error_files" for of_one in files for path in of_one.values()}
     paths |= {path: "http_request" for frontend in config.frontends.values() for path in frontend.files}
+    tls = config.stats.tls if config.stats is not None else None
+    if tls is not None:
+        paths |= dict.fromkeys(filter(None, (tls.crt, tls.key)), "stats.tls")
     pages = {}
     for path, what in paths.items():
         try:
-            pages[path] = Path(path).read_bytes()
+            octets = Path(path).read_bytes()
+            # HAProxy's errorfile is a whole response; ours is the page, and its head made here.
+            pages[path] = octets if what != "error_files" else _HEAD.sub(b"", octets, count=1)
         except OSError as error:
             raise StartError(f"{what}: cannot read {path}: {error.strerror}") from None
     return pages

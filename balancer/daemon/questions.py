@@ -24,19 +24,19 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from balancer.daemon import privileges
 from balancer.errors import BalancerError
 
-__all__ = ["LONGEST_ANSWER", "Answer", "Answering", "Asking"]
+__all__ = ["HEAD", "LAST", "LONGEST_ANSWER", "MORE", "PIECE", "Answer", "Answering", "Asking"]
 
 LONGEST_ANSWER = 32 << 20
 """Octets; what is longer is cut off."""
 _LONGEST_QUESTION = 1024
-_PIECE = 32 << 10
-_HEAD = struct.Struct("=QB")
-_MORE, _LAST, _FAILED = range(3)
+PIECE = 32 << 10
+HEAD = struct.Struct("=QB")
+MORE, LAST, _FAILED = range(3)
 # Pieces taken in one go.
 _MOST = 32
 # Questions that wait for a process to answer them.
@@ -76,7 +76,7 @@ class Answering:
         self._aside = aside
         self._number = 0
         self._left: memoryview | None = None
-        self._end = _LAST
+        self._end = LAST
         self._not_before = 0.0
         self._waiting: deque[_Question] = deque()
         self._child = 0
@@ -98,10 +98,10 @@ class Answering:
         if self._left is None and time.monotonic() >= self._not_before:
             self._take()
         while self._left is not None:
-            piece, rest = self._left[:_PIECE], self._left[_PIECE:]
-            kind = _MORE if rest else self._end
+            piece, rest = self._left[:PIECE], self._left[PIECE:]
+            kind = MORE if rest else self._end
             try:
-                self._line.send(_HEAD.pack(self._number, kind) + piece)
+                self._line.send(HEAD.pack(self._number, kind) + piece)
             except BlockingIOError:
                 return
             except OSError:
@@ -135,7 +135,7 @@ class Answering:
 
     def _found(self, question: _Question) -> tuple[int, bytes]:
         try:
-            return _LAST, self._answer(question.asked, question.is_numeric)[:LONGEST_ANSWER]
+            return LAST, self._answer(question.asked, question.is_numeric)[:LONGEST_ANSWER]
         except (BalancerError, OSError) as error:
             return _FAILED, str(error).encode()
 
@@ -190,11 +190,11 @@ class Answering:
         left = memoryview(octets)
         while True:
             try:
-                self._line.send(_HEAD.pack(number, _MORE if left[_PIECE:] else kind) + left[:_PIECE])
+                self._line.send(HEAD.pack(number, MORE if left[PIECE:] else kind) + left[:PIECE])
             except BlockingIOError:
                 poll.poll()
                 continue
-            left = left[_PIECE:]
+            left = left[PIECE:]
             if not left:
                 return
 
@@ -215,8 +215,9 @@ def _be_modest(parent: int) -> None:
 class Asking:
     """In control: asks, and puts answers together. `attach` it to the running loop first."""
 
-    def __init__(self, line: socket.socket) -> None:
+    def __init__(self, line: socket.socket, *, who: str = "The kernel process") -> None:
         self._line = line
+        self._who = who
         self._waiting: dict[int, tuple[asyncio.Future[Answer], bytearray]] = {}
         # An answer to a control process that has died meanwhile is none to the one in its place.
         self._numbers = itertools.count(os.getpid() << 32)
@@ -224,32 +225,32 @@ class Asking:
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         loop.add_reader(self._line.fileno(), self._hear)
 
-    async def ask(self, what: str, *, is_numeric: bool = False) -> Answer:
+    async def ask(self, what: str, *, is_numeric: bool = False, **details: Any) -> Answer:
         """Never fails, but there may be no answer."""
         number = next(self._numbers)
         waiting: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting[number] = waiting, bytearray()
         try:
-            self._line.send(json.dumps({"id": number, "ask": what, "numeric": is_numeric}).encode())
+            self._line.send(json.dumps({"id": number, "ask": what, "numeric": is_numeric, **details}).encode())
             async with asyncio.timeout(_PATIENCE):
                 return await waiting
         except (OSError, TimeoutError):
-            return Answer(False, b"The kernel process does not answer.")
+            return Answer(False, f"{self._who} does not answer.".encode())
         finally:
             del self._waiting[number]
 
     def _hear(self) -> None:
         for _ in range(_MOST):
             try:
-                packet = self._line.recv(_HEAD.size + _PIECE)
+                packet = self._line.recv(HEAD.size + PIECE)
             except OSError:
                 return
-            if len(packet) < _HEAD.size:
+            if len(packet) < HEAD.size:
                 return
-            number, kind = _HEAD.unpack_from(packet)
+            number, kind = HEAD.unpack_from(packet)
             with contextlib.suppress(KeyError):
                 waiting, octets = self._waiting[number]
-                octets += packet[_HEAD.size :]
-                is_over = kind != _MORE or len(octets) > LONGEST_ANSWER
+                octets += packet[HEAD.size :]
+                is_over = kind != MORE or len(octets) > LONGEST_ANSWER
                 if is_over and not waiting.done():
-                    waiting.set_result(Answer(kind == _LAST, bytes(octets)))
+                    waiting.set_result(Answer(kind == LAST, bytes(octets)))

@@ -6,27 +6,41 @@ which speaks VRRP, from what it does each second.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pickle
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, NoReturn
+from collections.abc import Callable, Collection, Iterable, Iterator
+from itertools import islice
+from typing import Generic, NamedTuple, NoReturn, TypeVar
 
 from balancer.config import engines
-from balancer.config.check import warnings
+from balancer.config.check import check, warnings
 from balancer.config.model import Config
+from balancer.config.secret import key_path
+from balancer.daemon import privileges
+from balancer.daemon.changes import Sessions
+from balancer.daemon.changes import changes as of_plans
 from balancer.daemon.faults import described
 from balancer.daemon.plan import Plan
+from balancer.daemon.privileges import Identity
+from balancer.daemon.sockets import Sockets, try_to_bind
+from balancer.daemon.speaking import script_identity
 from balancer.errors import BalancerError, StartError
+from balancer.observe import reloading
+from balancer.observe.reloading import Change
+from balancer.pool import overlay, overrides
+from balancer.pool.overrides import Override, Overrides
 
-__all__ = ["Draft", "Reading", "Source", "differences", "draft", "refusal"]
+__all__ = ["Draft", "Look", "Reading", "Source", "affordable", "differences", "draft", "look", "refusal"]
+
+_Made = TypeVar("_Made")
 
 # Seconds. Fifty thousand servers take a few.
 _PATIENCE = 30.0
 _PIECE = 1 << 20
-# Names listed of what is added, removed or changed; the rest is a number.
-_MOST_NAMES = 5
-_OTHERS = ("global_", "defaults", "acls", "stats", "gateway")
+# Lines in the log of what is different; mistakes listed of what operators have changed.
+_MOST_LINES, _MOST_NAMES = 20, 5
 
 
 class Source(NamedTuple):
@@ -46,22 +60,117 @@ class Draft(NamedTuple):
     choices: list[str]
     changes: str = ""
     """Against the plan before it."""
+    lines: tuple[str, ...] = ()
+    """The same object by object, as far as a log has room for it."""
+    body: bytes = reloading.EMPTY
+    """All of it, for whoever has asked."""
+    scripts: Identity | None = None
+    """Who the programs of `vrrp` run as; None: as the daemon was started."""
 
 
-def draft(config: Config, before: Plan | None = None) -> Draft:
-    """What comes of a configuration, after a reload one that follows `before`. StartError where it cannot follow it, or
-    this machine will not do. A name that does not resolve now keeps the address that it had."""
-    if before is not None and (why := refusal(before.config, config)):
+class Look(NamedTuple):
+    """What would come of a configuration."""
+
+    body: bytes = reloading.EMPTY
+    why: str = ""
+    """Why it would not be loaded."""
+
+
+def affordable(plan: Plan) -> tuple[Plan, str]:
+    """As many connections as our descriptors carry, and what is to be said where these are fewer: serve with less
+    rather than run out of them, or not serve at all. StartError."""
+    wanted = plan.open_files
+    allowed = privileges.raise_open_files(wanted)
+    if allowed >= wanted:
+        return plan, ""
+    within = plan.within(allowed)
+    if within.maxconn >= plan.maxconn:
+        return within, ""
+    return within, (
+        f"global.maxconn {plan.maxconn} needs {wanted} open files per worker, {allowed} are allowed: "
+        f"{within.maxconn} connections are served; raise the limit (LimitNOFILE=, ulimit -n) or lower maxconn"
+    )
+
+
+def look(made: Draft, before: Sockets) -> Look:
+    """What would come of a draft on this machine, where those `before` it listen already."""
+    plan = made.plan
+    try:
+        affordable(plan)
+        try_to_bind(plan.config, before, plan.found)
+    except StartError as error:
+        return Look(made.body, str(error))
+    return Look(made.body)
+
+
+def draft(
+    config: Config,
+    before: Plan | None = None,
+    kept: Iterable[Override] = (),
+    *,
+    is_strict: bool = False,
+    sessions: Sessions = lambda _: 0,
+    masters: Collection[str] = (),
+) -> Draft:
+    """What comes of a configuration and what operators have changed (`kept`), after a reload one that follows `before`.
+    StartError where it cannot follow it, or this machine will not do. A name that does not resolve now keeps the
+    address that it had. Servers that were added, deleted or moved are left out where nothing would come of them, but
+    for `is_strict`: then that is an error. `sessions` and `masters` of `before` as daemon.changes has them."""
+    if before is not None and (why := refusal(before.written, config)):
         raise StartError(why)
+    changes, _ = overrides.reconciled(kept, config, time.time())
+    try:
+        return _draft(config, before, changes, sessions, masters, is_strict=is_strict)
+    except StartError as error:
+        if is_strict or not (left_out := overlay.structural(changes.values())):
+            raise
+        changes = {key: each for key, each in changes.items() if key not in left_out}
+        made = _draft(config, before, changes, sessions, masters, is_strict=False)
+        text = f"servers are as the configuration says, not as they were changed while running: {error}"
+        return made._replace(warnings=[text, *made.warnings])
+
+
+def _draft(
+    written: Config,
+    before: Plan | None,
+    changes: Overrides,
+    sessions: Sessions,
+    masters: Collection[str],
+    *,
+    is_strict: bool,
+) -> Draft:
+    config = overlay.laid(written, changes.values())
+    laid = overlay.structural(changes.values())
+    # HAProxy's backends may be without a server; ours, where an operator has deleted the last.
+    emptied = {target[0] for target, kind in laid if kind == "deleted"}
+    if laid and (wrong := check(config, emptied=emptied)):
+        raise StartError("; ".join(f"{key_path(each.loc)}: {each.text}" for each in wrong[:_MOST_NAMES]))
     config, choices = engines.settle(config, _hindrance)
     known = before.found if before is not None else None
     plan = Plan.of(config, cores=len(os.sched_getaffinity(0)), known=known)
+    plan = dataclasses.replace(plan, written=written, laid=laid)
+    if is_strict:
+        for target in {target for target, _ in laid}:
+            seat = plan.seats.get((target[0], target[1]))
+            if seat is not None and seat.address is None and not seat.name:
+                raise StartError(f"no address found for {config.backends[target[0]].servers[target[1]].address.host}")
+    scripts = script_identity(config.vrrp.script_user) if config.vrrp.instances else None
+    if before is not None and config.vrrp != before.config.vrrp and config.vrrp.instances:
+        from balancer.vrrp.trial import trial
+
+        trial(before.config.vrrp, config.vrrp)
     said = warnings(config)
     if plan.unresolved:
         said.append(f"no address found for {', '.join(plan.unresolved)}: not used until the next start or reload")
     if plan.has_kernel and not (before is not None and before.has_kernel) and (why := _hindrance()):
         raise StartError(why)
-    return Draft(plan, said, choices, differences(before, plan) if before is not None else "")
+    if before is None:
+        return Draft(plan, said, choices, scripts=scripts)
+    found = of_plans(before, plan, sessions, masters)
+    lines = list(islice(reloading.lines(found[1:]), _MOST_LINES + 1))
+    if len(lines) > _MOST_LINES:
+        lines[_MOST_LINES:] = [f"and {len(found) - 1 - _MOST_LINES} more changes"]
+    return Draft(plan, said, choices, _short(found), tuple(lines), reloading.body(found, said, choices), scripts)
 
 
 def _hindrance() -> str:
@@ -70,10 +179,10 @@ def _hindrance() -> str:
     return kerneld.hindrance()
 
 
-class Reading:
+class Reading(Generic[_Made]):
     """A process that reads. Ask `turn` whenever `fileno` is readable, and once `deadline` has come."""
 
-    def __init__(self, make: Callable[[], Draft], become: Callable[[], None]) -> None:
+    def __init__(self, make: Callable[[], _Made], become: Callable[[], None]) -> None:
         """`become` makes an ordinary process of the child. OSError where there can be none."""
         self.deadline = time.monotonic() + _PATIENCE
         self._octets = bytearray()
@@ -92,7 +201,7 @@ class Reading:
     def fileno(self) -> int:
         return self._reader
 
-    def turn(self) -> Draft | str | None:
+    def turn(self) -> _Made | str | None:
         """What came of it; a text where nothing did; None while it is not done."""
         while True:
             try:
@@ -107,7 +216,7 @@ class Reading:
             return "the process that was to read it has died"
         try:
             # Our own child's, with all of our rights.
-            found: Draft | str = pickle.loads(self._octets)  # noqa: S301
+            found: _Made | str = pickle.loads(self._octets)  # noqa: S301 (our own child's)
         except Exception as error:
             return f"what came of it cannot be understood: {described(error)}"
         return found
@@ -117,10 +226,10 @@ class Reading:
         os.close(self._reader)
 
 
-def _answer(make: Callable[[], Draft], become: Callable[[], None], writer: int) -> NoReturn:
+def _answer(make: Callable[[], _Made], become: Callable[[], None], writer: int) -> NoReturn:
     status = 1
     try:
-        answer: Draft | str
+        answer: _Made | str
         try:
             become()
             answer = make()
@@ -139,12 +248,10 @@ def _answer(make: Callable[[], Draft], become: Callable[[], None], writer: int) 
 def refusal(before: Config, after: Config) -> str:
     """Why one cannot follow the other without a restart; empty where it can."""
     of_all = before.global_, after.global_
-    for key in ("user", "group"):
+    for key in ("user", "group", "state_directory"):
         old, new = (getattr(one, key) for one in of_all)
         if old != new:
             return f"global.{key}: {old} is to become {new}, which needs a restart"
-    if before.vrrp != after.vrrp:
-        return "vrrp: what is changed there needs a restart"
     modes = dict(_modes(before))
     for path, mode in _modes(after):
         if path in modes and modes[path] != mode:
@@ -163,38 +270,8 @@ def _modes(config: Config) -> Iterator[tuple[str, int | None]]:
 
 def differences(before: Plan, after: Plan) -> str:
     """What a reload has changed, in a line."""
-    old, new = before.config, after.config
-    servers = [{"/".join(pair): _server(plan, pair) for pair in plan.seats} for plan in (before, after)]
-    parts = [
-        *_compared("frontend", old.frontends, new.frontends),
-        *_compared(
-            "backend",
-            {name: each.model_copy(update={"servers": {}}) for name, each in old.backends.items()},
-            {name: each.model_copy(update={"servers": {}}) for name, each in new.backends.items()},
-        ),
-        *_compared("server", *servers),
-    ]
-    if before.workers != after.workers:
-        parts.append(f"{after.workers} workers instead of {before.workers}")
-    others = [name for name in _OTHERS if getattr(old, name) != getattr(new, name)]
-    if others:
-        parts.append(f"changed: {', '.join(others).replace('global_', 'global')}")
-    if not parts and before.pages != after.pages:
-        parts.append("changed: files that it names")
-    return "; ".join(parts) or "nothing has changed, all workers are new"
+    return _short(of_plans(before, after, lambda _: 0))
 
 
-def _server(plan: Plan, pair: tuple[str, str]) -> object:
-    return plan.config.backends[pair[0]].servers[pair[1]], plan.seats[pair].address
-
-
-def _compared(what: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
-    for names, done in (
-        ([name for name in new if name not in old], "added"),
-        ([name for name in old if name not in new], "removed"),
-        ([name for name in new if name in old and old[name] != new[name]], "changed"),
-    ):
-        if names:
-            more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-            plural = "s" if len(names) > 1 else ""
-            yield f"{len(names)} {what}{plural} {done} ({', '.join(names[:_MOST_NAMES])}{more})"
+def _short(found: list[Change]) -> str:
+    return reloading.line(found) or "nothing has changed, all workers are new"

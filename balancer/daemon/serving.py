@@ -53,7 +53,12 @@ class Serving:
 
     def are_ready(self, workers: Iterable[WorkerLife]) -> bool:
         """Whether the hearts of all of them have begun to beat."""
-        return all(worker.is_alive and self._heartbeat_of(worker) >= worker.started for worker in workers)
+        return all(worker.is_alive and self.heartbeat(worker.number) >= worker.started for worker in workers)
+
+    def heartbeat(self, number: int) -> float:
+        """When the worker moved last, or with -1 the process `kernel` where there is one; 0: not yet, or ended."""
+        (microseconds,) = _HEARTBEAT.unpack_from(self._blocks[number], self._heartbeat)
+        return float(microseconds * _MICROSECOND)
 
     def trouble(self, now: float) -> str:
         """Why nobody is served although workers are there; empty where there is nothing."""
@@ -69,15 +74,11 @@ class Serving:
         if not worker.is_alive:
             return False
         age = now - worker.started
-        heartbeat = self._heartbeat_of(worker)
+        heartbeat = self.heartbeat(worker.number)
         if heartbeat >= worker.started:
             return now - heartbeat < _SILENCE and not (worker.follows_young_death and age < _YOUNG)
         # Its own has not beaten yet. Those that die again and again never come so far.
         return age < _SILENCE and not worker.follows_young_death
-
-    def _heartbeat_of(self, worker: WorkerLife) -> float:
-        (number,) = _HEARTBEAT.unpack_from(self._blocks[worker.number], self._heartbeat)
-        return float(number * _MICROSECOND)
 
     def servers(self) -> dict[str, tuple[int, int]]:
         """By backend how many servers get clients, and how many should: all but those that the operator took out, by

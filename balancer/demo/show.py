@@ -7,10 +7,12 @@ import contextlib
 import http.client
 import os
 import re
+import shlex
 import signal
 import socket
 import string
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,9 +34,11 @@ _PORTS = {"HTTP_PORT": 8000, "TCP_PORT": 8080, "DNS_PORT": 5300, "STATS_PORT": 7
 _WEB = {"web1": "127.0.0.2", "web2": "127.0.0.3", "web3": "127.0.0.4"}
 _DNS = {"dns1": "127.0.0.5", "dns2": "127.0.0.6", "dns3": "127.0.0.7"}
 # On loopback alone, and printed.
-_PASSWORD = "123"  # noqa: S105
+_PASSWORD = "123"  # noqa: S105 (no secret)
 # A start takes well under a second; a machine that swaps gets its time.
 _LONGEST_START = 20.0
+# unix(7): sun_path.
+_LONGEST_PATH = 107
 _AUTHORIZATION = "Basic " + base64.b64encode(f"admin:{_PASSWORD}".encode()).decode()
 _IS_UP = re.compile(r'^haproxy_server_status\{[^}]*state="UP"[^}]*\} 1', re.MULTILINE)
 
@@ -48,6 +52,11 @@ pybalancer balances three web servers and three DNS servers on this machine. Ctr
   DNS    dig @127.0.0.1 -p {DNS_PORT} server.lab.local TXT +short
   Stats  browser: http://127.0.0.1:{STATS_PORT}/haproxy?stats     user admin, password {PASSWORD}
          curl -u admin:{PASSWORD} http://127.0.0.1:{STATS_PORT}/metrics
+
+  Look   {COMMAND} status --socket {SOCKET}
+         {COMMAND} top --socket {SOCKET}
+  Steer  {COMMAND} drain web-http/web1 --socket {SOCKET}
+         {COMMAND} ready web-http/web1 --socket {SOCKET}
 
   A server falls silent, the checks take it out:   kill -STOP {web2}
   It speaks again and is put back:                 kill -CONT {web2}
@@ -68,7 +77,8 @@ class _Stage:
     def environ(self) -> dict[str, str]:
         """What the configuration's ${NAME}s stand for."""
         servers = {f"{name.upper()}_PORT": sock.getsockname()[1] for name, sock in (self.web | self.dns).items()}
-        return {name: str(port) for name, port in (self.ports | servers).items()} | {"PASSWORD": _PASSWORD}
+        numbers = {name: str(port) for name, port in (self.ports | servers).items()}
+        return numbers | {"PASSWORD": _PASSWORD, "SOCKET": _socket(self.ports["HTTP_PORT"])}
 
 
 def configuration(*, first_port: int | None = None) -> str:
@@ -108,7 +118,8 @@ def _balance(config: Config, stage: _Stage, pids: dict[str, int]) -> int:
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         if _comes_up(balancer, config, stage.ports["STATS_PORT"]):
-            print(_WHAT_TO_TRY.format(**stage.environ, **pids), flush=True)
+            environ = {name: shlex.quote(value) for name, value in stage.environ.items()}
+            print(_WHAT_TO_TRY.format(**environ, **pids, COMMAND=_command()), flush=True)
         # Not reaped yet, so that `stop` never meets another process under its number.
         ended = os.waitid(os.P_PID, balancer, os.WEXITED | os.WNOWAIT)
     finally:
@@ -143,6 +154,23 @@ def _metrics(port: int) -> str:
         return ""
     finally:
         page.close()
+
+
+def _socket(port: int) -> str:
+    """Where commands are taken: another place for each demonstration, and one that its user may write to, who need
+    not be root."""
+    name = f"pybalancer-demo-{port}.sock"
+    for place in (os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir()):
+        path = f"{place}/{name}"
+        if place.startswith("/") and len(os.fsencode(path)) <= _LONGEST_PATH and os.access(place, os.W_OK | os.X_OK):
+            return path
+    return f"/tmp/{name}"  # noqa: S108 (bound as a socket; nothing of that name is followed or replaced)
+
+
+def _command() -> str:
+    """As it was typed."""
+    command = sys.argv[0]
+    return shlex.quote(command) if os.access(command, os.X_OK) else f"{shlex.quote(sys.executable)} -m balancer"
 
 
 @contextlib.contextmanager

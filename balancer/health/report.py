@@ -15,7 +15,10 @@ from balancer.health import verdict
 from balancer.health.result import CheckResult, Code
 from balancer.pool.orders import Admin, Condition, ServerState
 
-__all__ = ["Line", "Severity", "Standing", "admin_lines", "check_line", "no_server_line", "server_line"]
+__all__ = [
+    "Line", "Severity", "Standing", "admin_lines", "check_line", "no_server_line", "resolved_line", "server_line",
+    "unresolved_line",
+]  # fmt: skip
 
 _ENCODED = re.compile(r'["<>]')
 
@@ -89,6 +92,25 @@ def admin_lines(
         rest = _left(standing) if is_down else _online(standing)
         return [Line(Severity.NOTICE, f"{name} enters drain state{rest}")]
     return [Line(Severity.NOTICE, f"{name} is {word} (leaving forced drain).")]
+
+
+def unresolved_line(
+    backend: str, server: str, old: ServerState, why: str, *, standing: Standing, is_backup: bool = False
+) -> Line:
+    """What HAProxy says of a server whose name has no address any more."""
+    name = _name(backend, server, is_backup=is_backup)
+    if old.condition is Condition.DOWN:
+        return Line(Severity.NOTICE, f"{name} was DOWN and now enters maintenance ({why}).")
+    return Line(Severity.ALERT, f"{name} is going DOWN for maintenance ({why}){_left(standing)}")
+
+
+def resolved_line(backend: str, server: str, name: str, new: ServerState, *, is_backup: bool = False) -> Line:
+    """And once it has one again."""
+    word = "DOWN" if new.condition is Condition.DOWN else "UP"
+    return Line(
+        Severity.NOTICE,
+        f"{_name(backend, server, is_backup=is_backup)} ('{name}') is {word}/{new.admin.name} (resolves again).",
+    )
 
 
 def _name(backend: str, server: str, *, is_backup: bool) -> str:

@@ -13,7 +13,7 @@ import logging
 import resource
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from balancer.addr import Address
@@ -103,11 +103,13 @@ class _Member:
 class _Group(Slot):
     """One check and all targets that share it."""
 
-    __slots__ = ("address", "check", "is_name", "members", "probe", "task", "timeout")
+    __slots__ = ("address", "check", "is_name", "key", "members", "probe", "task", "timeout")
 
-    def __init__(self, address: Address, check: model.CheckBase, probe: Probe) -> None:
+    def __init__(self, address: Address, check: model.CheckBase, probe: Probe, key: str) -> None:
         super().__init__()
         self.address = address
+        self.key = key
+        """With the address: who shares it."""
         self.check = check
         self.probe = probe
         self.is_name = address.is_name
@@ -152,10 +154,10 @@ class Runner:
         """Begin; the first checks of all targets start at once. Servers in maintenance stay unchecked."""
         self._is_running = True
         now = self._clock()
-        for group in self._groups:
+        for group in self._groups.values():
             for member in group.members:
                 state = self._state_of(member.target.index)
-                member.is_paused = state.admin is Admin.MAINT or state.is_unwatched
+                member.is_paused = state.admin is Admin.MAINT or state.is_unwatched or state.is_unresolved
             self._schedule.add(group, now, group.check.interval)
             if all(member.is_paused for member in group.members):
                 self._schedule.remove(group)
@@ -205,6 +207,28 @@ class Runner:
             if group.task is not None:
                 group.task.cancel()
                 group.task = None
+
+    def move(self, index: int, address: Address) -> None:
+        """The target is elsewhere from now on: it is checked there at once, unless it is in maintenance."""
+        group, member = self._of[index]
+        if group.address == address:
+            return
+        is_paused = member.is_paused
+        self.pause(index)
+        group.members.remove(member)
+        if not group.members:
+            del self._groups[group.address, group.key]
+        other = self._groups.get((address, group.key))
+        if other is None:
+            other = self._groups[address, group.key] = _Group(address, group.check, group.probe, group.key)
+            if self._is_running:
+                self._schedule.add(other, self._clock(), other.check.interval)
+                self._schedule.remove(other)
+        other.members.append(member)
+        member.target = replace(member.target, address=address)
+        self._of[index] = (other, member)
+        if not is_paused:
+            self.resume(index)
 
     def resume(self, index: int) -> ServerState:
         """The target leaves maintenance: it is checked at once. Returns what its row should become till then."""
@@ -309,8 +333,8 @@ def prober(check: model.CheckBase) -> Probe:
 
 def _grouped(
     targets: Iterable[Target], probe_of: Callable[[model.CheckBase], Probe]
-) -> tuple[list[_Group], dict[int, tuple[_Group, _Member]]]:
-    """Checks, each with the targets that share it, and by each target's index where it belongs."""
+) -> tuple[dict[tuple[Address, str], _Group], dict[int, tuple[_Group, _Member]]]:
+    """Checks by what they share, each with the targets that share it, and by each target's index where it belongs."""
     keys: dict[int, str] = {}
     probes: dict[str, Probe] = {}
     groups: dict[tuple[Address, str], _Group] = {}
@@ -324,11 +348,11 @@ def _grouped(
             probes[key] = probe_of(target.check)
         group = groups.get((target.address, key))
         if group is None:
-            group = groups[target.address, key] = _Group(target.address, target.check, probes[key])
+            group = groups[target.address, key] = _Group(target.address, target.check, probes[key], key)
         member = _Member(target)
         group.members.append(member)
         of[target.index] = (group, member)
-    return list(groups.values()), of
+    return groups, of
 
 
 def _affordable_places() -> int:

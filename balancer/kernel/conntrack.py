@@ -9,7 +9,8 @@ import errno
 import os
 import socket
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from balancer.errors import StartError
@@ -84,6 +85,11 @@ class Index:
             for target in service.targets:
                 self._frontends[number, port, *packed_end((target.address, target.port))] = service.frontend
         self.families = sorted(families)
+        self._own = dict(self._frontends)
+
+    def add(self, former: Index) -> None:
+        """What that one knew by itself, where it is nobody's now."""
+        self._frontends = former._own | self._own
 
     def find(self, entry: Entry) -> str | None:
         """None: somebody else's."""
@@ -98,7 +104,7 @@ class Index:
 class _Strays:
     """Which connections to services are not as their rules would have them."""
 
-    def __init__(self, services: Iterable[Service]) -> None:
+    def __init__(self, services: Iterable[Service], former: Mapping[str, Iterable[End]]) -> None:
         self._servers: dict[tuple[bytes, ...], set[tuple[bytes, bytes]]] = defaultdict(set)
         families = set()
         for service in services:
@@ -107,6 +113,8 @@ class _Strays:
             address = packed(service.address or ("::" if service.family == 6 else "0.0.0.0"))
             of = NUMBERS[service.protocol], service.port.to_bytes(2, "big"), address
             self._servers[of] |= {packed_end((target.address, target.port)) for target in service.targets}
+            if former and service.protocol == "tcp":
+                self._servers[of] |= {packed_end(end) for end in former.get(service.backend, ())}
         self.families = sorted(families)
         self._are_own: dict[bytes, bool] = {}
 
@@ -210,14 +218,14 @@ class Conntrack:
                 break
         return total
 
-    def sweep(self, services: Iterable[Service]) -> int:
+    def sweep(self, services: Iterable[Service], former: Mapping[str, Iterable[End]] = MappingProxyType({})) -> int:
         """Forget what no rules of these services make, but which would pass them by; how many there were.
 
         That is what leads to servers that are none of theirs any more, and datagrams that began when the rules were
-        not there, as long as their clients go on. To be called when the rules are there. OSError when the kernel
-        refuses.
+        not there, as long as their clients go on. `former`: by backend, where its servers were until they moved, and
+        TCP connections go on. To be called when the rules are there. OSError when the kernel refuses.
         """
-        strays = _Strays(services)
+        strays = _Strays(services, former)
         total = 0
         for family in strays.families:
             for request in (translated(family), untranslated(family, NUMBERS["udp"])):

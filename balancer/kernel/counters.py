@@ -1,7 +1,7 @@
 """What the rules have counted: of each server of each service new flows, packets and octets.
 
-    read        as it stands in the kernel, whose counters begin at 0 whenever the whole table is made anew
-    Totals      what does not run backwards then
+read        as it stands in the kernel, whose counters begin at 0 whenever the whole table is made anew
+Totals      what does not run backwards then
 """
 
 from __future__ import annotations

@@ -94,6 +94,11 @@ class Events:
             self._socket.close()
             raise
 
+    def follow(self, services: Iterable[Service]) -> None:
+        """The same services, whose servers are elsewhere from now on; what leads to where they were is theirs, too."""
+        former, self._index = self._index, Index(services)
+        self._index.add(former)
+
     @property
     def lost(self) -> int:
         """Events that came faster than they were read; from 2^32 on it begins anew."""

@@ -49,9 +49,7 @@ class Nft:
         try:
             self._library = _load()
         except OSError:
-            raise StartError(
-                f"engine kernel needs {_LIBRARY}, which is not there: apt-get install nftables"
-            ) from None
+            raise StartError(f"engine kernel needs {_LIBRARY}, which is not there: apt-get install nftables") from None
         self._context: int | None = self._library.nft_ctx_new(_DEFAULT)
         if not self._context:
             raise StartError("engine kernel: libnftables cannot be used (out of memory?)")

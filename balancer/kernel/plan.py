@@ -1,15 +1,15 @@
 """What is to be in the kernel: each address that clients come to, and which servers it is spread over now.
 
-    Planner     of one configuration; asked again whenever a server's state changed, and then as cheap as the change
-    services    the same for one time
-    remarks     what is not done as it was asked for, and why
+Planner     of one configuration; asked again whenever a server's state changed, and then as cheap as the change
+services    the same for one time
+remarks     what is not done as it was asked for, and why
 """
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from balancer.addr import Address
@@ -131,8 +131,7 @@ class Planner:
         self._places = list(_places(config, bound or {}))
         needed = dict.fromkeys((place.backend, place.family) for place in self._places)
         self._seats = {
-            (backend, family): tuple(_seats(config, backend, family, addresses, index_of))
-            for backend, family in needed
+            (backend, family): tuple(_seats(config, backend, family, addresses, index_of)) for backend, family in needed
         }
         self._are_per_query, self.ambiguous = self._per_query()
         self.goes_on = any(map(self._goes_on, self._places))
@@ -142,15 +141,30 @@ class Planner:
         self._shared = self._in_common()
         self._seen: dict[tuple[str, Literal[4, 6]], tuple[object, _View]] = {}
         self._made: dict[_Place, tuple[_View, Service]] = {}
+        self._closed: dict[_Place, tuple[Service, Service]] = {}
 
     def services(
-        self, state_of: Callable[[int], ServerState], loads: Mapping[int, float] | None = None
+        self,
+        state_of: Callable[[int], ServerState],
+        loads: Mapping[int, float] | None = None,
+        paused: Collection[str] = (),
     ) -> tuple[Service, ...]:
         """As the servers are now. A service that did not change is the same object as before.
 
-        `loads`: flows by the server's row, for leastconn."""
+        `loads`: flows by the server's row, for leastconn. `paused`: frontends that refuse whoever comes."""
         views = {of: self._view(*of, state_of, loads or {}) for of in self._seats}
-        return tuple(self._service(place, views[place.backend, place.family]) for place in self._places)
+        services = (self._service(place, views[place.backend, place.family]) for place in self._places)
+        return tuple(
+            self._refusing(place, service) if place.frontend in paused else service
+            for place, service in zip(self._places, services, strict=True)
+        )
+
+    def _refusing(self, place: _Place, service: Service) -> Service:
+        """As if it had no server: what goes on does."""
+        known = self._closed.get(place)
+        if known is None or known[0] is not service:
+            known = self._closed[place] = (service, replace(service, slots=(), sticky=()))
+        return known[1]
 
     def _view(
         self, name: str, family: Literal[4, 6], state_of: Callable[[int], ServerState], loads: Mapping[int, float]
@@ -286,9 +300,11 @@ def services(
     return Planner(config, addresses, index_of, bound).services(state_of, loads)
 
 
-def remarks(config: Config, addresses: Addresses, bound: Mapping[str, str] | None = None) -> list[str]:
-    """A line for each thing that is not done as it was asked for."""
-    planner = Planner(config, addresses, lambda *_: 0, bound)
+def remarks(
+    config: Config, addresses: Addresses, bound: Mapping[str, str] | None = None, planner: Planner | None = None
+) -> list[str]:
+    """A line for each thing that is not done as it was asked for. `planner`: of the same, if there is one already."""
+    planner = planner or Planner(config, addresses, lambda *_: 0, bound)
     lines: list[str] = []
     for name, frontend in config.frontends.items():
         if frontend.engine == "kernel":
@@ -325,9 +341,7 @@ def _of_frontend(
             host = bind.address.host
             yield f"{at}.bind: {host} is this host's loopback; what comes there the kernel sends nowhere else"
     own = [place for place in planner._places if place.frontend == name]
-    reasons = [
-        _why_per_flow(frontend, backend, place) for place in own if _is_dns(frontend, backend, place.port)
-    ]
+    reasons = [_why_per_flow(frontend, backend, place) for place in own if _is_dns(frontend, backend, place.port)]
     for why in dict.fromkeys(filter(None, reasons)):
         yield f"{at}: a client's queries stay with one server while they go on: {why}"
     if name in planner.ambiguous:
@@ -412,9 +426,7 @@ def _seats(
             yield _Seat(name, index_of(backend, name), str(ip), address.port, server.backup)
 
 
-def _view(
-    backend: Backend, seats: tuple[_Seat, ...], states: list[ServerState], counts: list[float]
-) -> _View:
+def _view(backend: Backend, seats: tuple[_Seat, ...], states: list[ServerState], counts: list[float]) -> _View:
     usable = _chosen(backend, seats, [i for i, state in enumerate(states) if state.is_usable])
     # Before the first checks are through, better an unchecked server than none.
     usable = usable or _chosen(backend, seats, [i for i, state in enumerate(states) if state.is_unchecked])

@@ -397,14 +397,14 @@ def _persist(part: _Ruleset, service: Service, own: str, spec: str) -> None:
 
 
 def _marks(service: Service) -> dict[int, str]:
-    """For each target a number in tc's words, in which a server that comes or goes changes no other's. Its last four
-    bits are 0, so that queues take the packet for what it was before (TC_PRIO_BESTEFFORT), and there are no such
-    classes."""
+    """For each target a number in tc's words, in which a server that comes or goes changes no other's, and one that
+    moves keeps its own. Its last four bits are 0, so that queues take the packet for what it was before
+    (TC_PRIO_BESTEFFORT), and there are no such classes."""
     taken: dict[int, str] = {}
     marks = {}
     for position, target in enumerate(service.targets):
-        number = crc32(_endpoint(target).encode())
-        while taken.setdefault(number & _MARK, _endpoint(target)) != _endpoint(target):
+        number = crc32(target.server.encode())
+        while taken.setdefault(number & _MARK, target.server) != target.server:
             number += _NEXT_MARK
         marks[position] = f"{(number & _MARK | _MARKED) >> 16:04x}:{number & _MARK & 0xFFFF:04x}"
     return marks

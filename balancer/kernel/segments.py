@@ -83,7 +83,7 @@ def packet(segment: Segment) -> bytes:
     ports = (port for _, port in segment[:2])
     text = _TCP.pack(*ports, segment.sequence, segment.acknowledged, _LENGTH | segment.flags, segment.window, 0, 0)
     total = checksum(_pseudo(b"".join(ends), text) + text)
-    text = text[:_CHECKSUM.start] + total.to_bytes(2, "big") + text[_CHECKSUM.stop :]
+    text = text[: _CHECKSUM.start] + total.to_bytes(2, "big") + text[_CHECKSUM.stop :]
     if version == 6:
         return _IPV6.pack(6 << 28, len(text), socket.IPPROTO_TCP, _HOP_LIMIT, *ends) + text
     # The kernel fills in identification and checksum.

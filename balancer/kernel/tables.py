@@ -68,9 +68,7 @@ def contents(nft: Nft, table: str) -> Contents | None:
     if table not in tables():
         return None
     chains = frozenset(_word(own[_CHAIN_NAME]) for own in _of(table, _CHAIN))
-    sets = {
-        _word(own[_SET_NAME]): own for own in _of(table, _SET) if not _number(own.get(_SET_FLAGS)) & _ANONYMOUS
-    }
+    sets = {_word(own[_SET_NAME]): own for own in _of(table, _SET) if not _number(own.get(_SET_FLAGS)) & _ANONYMOUS}
     counted = {
         name: frozenset(_key(_number(own.get(_SET_KEY_TYPE)), key) for key in nft.counted(table, name))
         for name, own in sets.items()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 from balancer.observe.snapshot import ServerRow, Snapshot
-from balancer.pool.orders import WHOLE, Admin
+from balancer.pool.orders import WHOLE
 
 __all__ = [
     "CSV_TYPE", "FIRST_ID", "JSON_TYPE", "Selection", "csv", "in_words", "json_", "narrowed", "selected", "typed"
@@ -117,7 +117,7 @@ def _is_no_http(line: _Line) -> bool:
 
 def _is_checked(line: _Line) -> bool:
     row: ServerRow = line.row
-    return row.entry.is_checked and row.state.admin is not Admin.MAINT
+    return row.entry.is_checked and not row.is_maint
 
 
 def _has_check(line: _Line) -> bool:
@@ -193,6 +193,7 @@ _READERS: dict[str, dict[str, _Read]] = {
         **_OF_PROXIES,
         **_SERVED,
         "svname": lambda _: "BACKEND",
+        "slim": lambda line: int(line.entry.fullconn),
         "status": lambda line: str(line.row.status),
         "weight": lambda line: int(line.row.weight),
         "act": lambda line: int(line.row.active),
@@ -202,7 +203,7 @@ _READERS: dict[str, dict[str, _Read]] = {
         "type": lambda _: 1,
         "cookie": lambda line: line.entry.cookie or None,
         "algo": lambda line: str(line.entry.balance),
-        "uweight": lambda line: int(line.row.weight),
+        "uweight": lambda line: int(line.row.uweight),
         **_constant(0, "agg_server_status", "agg_server_check_status", "agg_check_status"),
     },
     "S": {
@@ -247,7 +248,7 @@ _READERS: dict[str, dict[str, _Read]] = {
                 "last_chk": lambda line: line.row.check.info or None,
             },
         ),
-        "addr": lambda line: str(line.entry.address),
+        "addr": lambda line: str(line.row.address),
         "cookie": lambda line: line.entry.cookie or None,
         **_counters("srv_icur"),
         "idle_conn_cur": lambda line: int(line.row.counters["srv_icur"]),

@@ -1,7 +1,7 @@
 """What the process says of itself: HAProxy's `show info`, as `Name: value`, typed, or JSON.
 
 Fields and their numbers are HAProxy 2.6's (`show info typed`); what pybalancer has not (TLS, pipes, pools, peers) is 0.
-What it does not know of itself (how idle it is) is left out.
+A worker that waits for a processor is not idle.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from balancer import RELEASED
 from balancer.observe.columns import in_words
 from balancer.observe.snapshot import Snapshot
 
-__all__ = ["json_", "plain", "typed"]
+__all__ = ["json_", "plain", "typed", "values"]
 
 _Value = str | int
 
@@ -44,7 +44,8 @@ _FIELDS = (
     (38, "SslBackendKeyRate", "MRP", "u32"), (39, "SslBackendMaxKeyRate", "MMP", "u32"),
     (40, "SslCacheLookups", "MCP", "u32"), (41, "SslCacheMisses", "MCP", "u32"), (42, "CompressBpsIn", "MRP", "u32"),
     (43, "CompressBpsOut", "MRP", "u32"), (44, "CompressBpsRateLim", "CLP", "u32"), (47, "Tasks", "MGP", "u32"),
-    (48, "Run_queue", "MGP", "u32"), (50, "node", "COS", "str"), (51, "description", "COS", "str"),
+    (48, "Run_queue", "MGP", "u32"), (49, "Idle_pct", "MaP", "u32"),
+    (50, "node", "COS", "str"), (51, "description", "COS", "str"),
     (52, "Stopping", "MGP", "u32"), (53, "Jobs", "MGP", "u32"), (54, "Unstoppable Jobs", "MGP", "u32"),
     (55, "Listeners", "MGP", "u32"), (56, "ActivePeers", "MGP", "u32"), (57, "ConnectedPeers", "MGP", "u32"),
     (58, "DroppedLogs", "MGP", "u32"), (59, "BusyPolling", "MGP", "u32"), (60, "FailedResolutions", "MGP", "u32"),
@@ -74,7 +75,7 @@ def _facts(snapshot: Snapshot, descriptors: int) -> list[_Fact]:
         "Ulimit-n": descriptors,
         "Maxsock": descriptors,
         "Maxconn": process.maxconn,
-        "Hard_maxconn": process.maxconn,
+        "Hard_maxconn": process.hard_maxconn or process.maxconn,
         "CurrConns": counters["scur"],
         "CumConns": counters["conn_tot"],
         "CumReq": snapshot.requests,
@@ -83,6 +84,7 @@ def _facts(snapshot: Snapshot, descriptors: int) -> list[_Fact]:
         "SessRate": rate.sessions,
         "MaxSessRate": rate.sessions_max,
         "Tasks": counters["scur"],
+        "Idle_pct": process.idle,
         "node": process.node,
         "description": process.description,
         "Stopping": int(process.stopping),
@@ -90,6 +92,7 @@ def _facts(snapshot: Snapshot, descriptors: int) -> list[_Fact]:
         "Listeners": sum(len(row.entry.binds) for row in snapshot.frontends),
         "DroppedLogs": counters["log_dropped"],
         "TotalBytesOut": snapshot.bytes_out,
+        "BytesOutRate": snapshot.bytes_out_rate,
         "Build info": f"pybalancer {process.version}",
         "Start_time_sec": int(process.started),
     }
@@ -98,6 +101,11 @@ def _facts(snapshot: Snapshot, descriptors: int) -> list[_Fact]:
         for position, name, tags, type_ in _FIELDS
         if name != "description" or process.description
     ]
+
+
+def values(snapshot: Snapshot) -> dict[str, _Value]:
+    """By name."""
+    return {fact.name: fact.value for fact in _facts(snapshot, snapshot.process.descriptors)}
 
 
 def plain(snapshot: Snapshot, descriptors: int) -> str:

@@ -6,18 +6,27 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
+from balancer.config.logs import LONGEST_LINE
 from balancer.pool.records import FlowRecord, HttpRecord, Record, TcpRecord, UdpRecord
 
 __all__ = [
     "LONGEST_REQUEST",
     "NO_SERVER",
+    "Blank",
+    "braced",
+    "capturing",
     "clf_date",
+    "cookie",
     "format_haproxy",
     "format_json",
+    "header",
     "printable",
+    "record_fields",
     "refusal",
+    "request",
     "rfc3164_date",
     "rfc3339_date",
     "to_json",
@@ -30,6 +39,10 @@ NO_SERVER = "<NOSRV>"
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 # HAProxy's url_encode_map (log.c): these and everything unprintable become #XX.
 _TO_ESCAPE = re.compile(r"[^ !$-~]")
+# Its hdr_encode_map: what separates captured headers, too.
+_TO_ESCAPE_IN_HEADERS = re.compile(r"[^ !$-z~]")
+# What separates fields: no cookie has more of it.
+_TO_ESCAPE_IN_COOKIES = re.compile(r"[^!$-z~]")
 # Our own texts may hold quotes and letters of any language, but no line ends or terminal commands.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _LONGEST_TEXT = 900
@@ -46,13 +59,47 @@ def _escaped(text: str) -> str:
     return _TO_ESCAPE.sub(_hex, text)
 
 
-def _request(line: bytes) -> str:
+def request(line: bytes) -> str:
+    """A request line as it stands in a log line."""
     return _escaped(line[:LONGEST_REQUEST].decode("latin-1")) if line else "<BADREQ>"
 
 
 def _query(text: str) -> str:
     text = text[:LONGEST_REQUEST]
     return _escaped(text if text.isascii() else text.encode("utf-8", "replace").decode("latin-1")) or "-"
+
+
+class Blank(NamedTuple):
+    """How much a frontend captures, for records that have nothing of it."""
+
+    requests: int
+    responses: int
+
+
+def header(value: bytes) -> str:
+    """A captured one."""
+    return _TO_ESCAPE_IN_HEADERS.sub(_hex, value.decode("latin-1"))
+
+
+def cookie(value: bytes) -> str:
+    """A captured one, with its name."""
+    return _TO_ESCAPE_IN_COOKIES.sub(_hex, value.decode("latin-1"))
+
+
+def braced(values: Sequence[str]) -> str:
+    """Captured headers as they stand in a line."""
+    return f"{{{'|'.join(values)}}}" if values else ""
+
+
+def _requested(record: HttpRecord, blank: Blank) -> list[str]:
+    """Captured headers of the request, and its name behind them."""
+    values = record.details.request if record.details is not None else (b"",) * blank.requests
+    return [*map(header, values), *([record.request_id] if record.request_id else ())]
+
+
+def _responded(record: HttpRecord, blank: Blank) -> list[str]:
+    """Captured headers of the response."""
+    return list(map(header, record.details.response if record.details is not None else (b"",) * blank.responses))
 
 
 def printable(text: str) -> str:
@@ -113,6 +160,35 @@ def rfc3339_date(at: float) -> str:
     return f"{_iso_stamps[second]}.{int((at - second) * 1000):03d}Z"
 
 
+def capturing(blank: Blank) -> Callable[[Record], str]:
+    """The line of `option httplog` with what the frontend captures."""
+
+    def line(record: Record) -> str:
+        if not isinstance(record, HttpRecord):
+            return format_haproxy(record)
+        details = record.details
+        if not record.request_line:
+            return _http(record, "- -", "")
+        cookies = "- -"
+        if details is not None:
+            cookies = f"{cookie(details.cookie) or '-'} {cookie(details.set_cookie) or '-'}"
+        groups = [braced(_requested(record, blank)), braced(_responded(record, blank))]
+        return _http(record, cookies, "".join([f"{group} " for group in groups if group]))
+
+    return line
+
+
+def _http(r: HttpRecord, cookies: str, headers: str) -> str:
+    return (
+        f"{r.client}:{r.client_port} [{clf_date(r.began)}] {r.frontend} "
+        f"{r.backend or r.frontend}/{r.server or NO_SERVER} "
+        f"{r.tr_request}/{r.tw}/{r.tc}/{r.tr_response}/{r.ta} {r.status} {r.bytes_read} "
+        f"{cookies} {r.termination} "
+        f"{r.actconn}/{r.feconn}/{r.beconn}/{r.srvconn}/{'+' if r.redispatched else ''}{r.retries} "
+        f'{r.srv_queue}/{r.backend_queue} {headers}"{request(r.request_line)}"'
+    )
+
+
 def format_haproxy(record: Record) -> str:
     """The line of `option httplog` or `option tcplog`, dates in local time; a request's name stands where HAProxy has
     captured headers. For datagrams, in the same spirit:
@@ -120,16 +196,10 @@ def format_haproxy(record: Record) -> str:
     kernel one or the other, and then `service:port bytes_in/bytes_out packets_in/packets_out`; as with
     `option logasap` what counts on has a + before it."""
     r = record
+    if isinstance(r, HttpRecord):
+        return _http(r, "- -", f"{{{r.request_id}}} " if r.request_id else "")
     who = f"{r.client}:{r.client_port} [{clf_date(r.began)}] {r.frontend}"
     where = f"{who} {r.backend or r.frontend}/{r.server or NO_SERVER}"
-    if isinstance(r, HttpRecord):
-        name = f"{{{r.request_id}}} " if r.request_id else ""
-        return (
-            f"{where} {r.tr_request}/{r.tw}/{r.tc}/{r.tr_response}/{r.ta} {r.status} {r.bytes_read} "
-            f"- - {r.termination} "
-            f"{r.actconn}/{r.feconn}/{r.beconn}/{r.srvconn}/{'+' if r.redispatched else ''}{r.retries} "
-            f'{r.srv_queue}/{r.backend_queue} {name}"{_request(r.request_line)}"'
-        )
     if isinstance(r, TcpRecord):
         return (
             f"{where} {r.tw}/{r.tc}/{r.tt} {r.bytes_read} {r.termination} "
@@ -154,12 +224,14 @@ _quoted = json.encoder.encode_basestring
 # Cut here where need be, and not by a sink, after which it would be JSON no more: with the longest names and letters
 # of four octets all this still fits into PIPE_BUF.
 _LONGEST_REQUEST_IN_JSON = 2000
-_LONGEST_WHY_IN_JSON = 300
+_LONGEST_WHY_IN_JSON = 290
+_LONGEST_CAPTURES_IN_JSON = 700
 
 
-def format_json(record: Record) -> str:
+def format_json(record: Record, captured: tuple[Sequence[str], Sequence[str]] = ((), ())) -> str:
     """One JSON object: the record's fields under their own names, but `time` (RFC 3339, UTC) in the place of `began`,
-    and `type` (http, tcp, udp or flow). Request line and query are escaped as in HAProxy's line."""
+    and `type` (http, tcp, udp or flow). Request line and query are escaped as in HAProxy's line. `captured` are the
+    names of captured headers; of long ones there is the beginning, and none where the object would be too long."""
     r = record
     # Written by hand: the encoder takes three times as long. Only the last fields hold what others said.
     who = (
@@ -181,21 +253,61 @@ def format_json(record: Record) -> str:
             f'"service_port":{r.service_port},"server_address":"{r.server_address}","server_port":{r.server_port}}}'
         )
     rest = (
-        f'"bytes_read":{r.bytes_read},"termination":"{r.termination}","actconn":{r.actconn},"feconn":{r.feconn},'
+        f'"bytes_in":{r.bytes_in},"bytes_read":{r.bytes_read},"termination":"{r.termination}","actconn":{r.actconn},"feconn":{r.feconn},'
         f'"beconn":{r.beconn},"srvconn":{r.srvconn},"retries":{r.retries},'
         f'"redispatched":{"true" if r.redispatched else "false"},"srv_queue":{r.srv_queue},'
         f'"backend_queue":{r.backend_queue},"why":{_quoted(printable(r.why[:_LONGEST_WHY_IN_JSON]))}'
     )
     if isinstance(r, TcpRecord):
         return f'{who},"tw":{r.tw},"tc":{r.tc},"tt":{r.tt},{rest}}}'
-    request = _quoted(_request(r.request_line))
-    if len(request) > _LONGEST_REQUEST_IN_JSON:
-        request = _quoted(_request(r.request_line)[: _LONGEST_REQUEST_IN_JSON // 2])
+    line = _quoted(request(r.request_line))
+    if len(line) > _LONGEST_REQUEST_IN_JSON:
+        line = _quoted(request(r.request_line)[: _LONGEST_REQUEST_IN_JSON // 2])
     name = f',"request_id":{_quoted(r.request_id)}' if r.request_id else ""
-    return (
+    text = (
         f'{who},"tr_request":{r.tr_request},"tw":{r.tw},"tc":{r.tc},"tr_response":{r.tr_response},"ta":{r.ta},'
-        f'"status":{r.status},{rest},"request_line":{request}{name}}}'
+        f'"status":{r.status},{rest},"request_line":{line}{name}'
     )
+    more = _captured(r, captured) if r.details is not None else ""
+    # Rather none than an object cut off.
+    return f"{text}{more}}}" if not more or len(text.encode()) + len(more) < LONGEST_LINE else f"{text}}}"
+
+
+def _captured(r: HttpRecord, names: tuple[Sequence[str], Sequence[str]]) -> str:
+    details = r.details
+    assert details is not None
+    found = [(names[0], details.request, "request_headers"), (names[1], details.response, "response_headers")]
+    each = _LONGEST_CAPTURES_IN_JSON // max(1, len(names[0]) + len(names[1]) + 2)
+    text = ""
+    for of, values, key in found:
+        if of:
+            pairs = [f"{_quoted(name)}:{_quoted(header(v)[:each])}" for name, v in zip(of, values, strict=True)]
+            text += f',"{key}":{{{",".join(pairs)}}}'
+    for key, value in (("cookie", details.cookie), ("set_cookie", details.set_cookie)):
+        if value:
+            text += f',"{key}":{_quoted(cookie(value)[:each])}'
+    return text
+
+
+def record_fields(record: Record) -> list[tuple[str, str]]:
+    """Its fields, safe to stand in a line each. What says nothing is left out."""
+    r = record
+    found = [("type", _TYPES[type(r)])]
+    for name, value in r._asdict().items():
+        if isinstance(value, bytes):
+            found.append((name, request(value)))
+        elif name == "query":
+            found.append((name, _query(value)))
+        elif name == "details":
+            # The line has it.
+            pass
+        elif name == "server":
+            found.append((name, value or NO_SERVER))
+        elif name == "began":
+            found.append((name, rfc3339_date(value)))
+        elif value != "":
+            found.append((name, printable(str(value))))
+    return found
 
 
 _TYPES = {HttpRecord: "http", TcpRecord: "tcp", UdpRecord: "udp", FlowRecord: "flow"}

@@ -23,7 +23,7 @@ from balancer.observe.log import Recent
 from balancer.observe.snapshot import BackendRow, FrontendRow, LastCheck, Rate, Roster, ServerRow, Snapshot
 from balancer.observe.trends import Drain, Trends
 
-__all__ = ["Listener", "Live"]
+__all__ = ["Listener", "Live", "in_turns"]
 
 _PERIOD = 1.0
 _MOST_LISTENERS = 32
@@ -48,11 +48,22 @@ _FIELDS = {
     "f": (*_COUNTED["f"], *_RATES, "status", "tone"),
     "b": (*_COUNTED["b"], *_RATES, "status", "tone", "since", "weight", "act", "bck", "downs", "downtime", "is_down"),
     "s": (*_COUNTED["s"], *_RATES, "status", "tone", "since", "weight", "chkfail", "downs", "downtime", "is_down",
-          "check", "words", "checked"),
+          "throttle", "check", "words", "checked", "changed"),
 }  # fmt: skip
 
 _Values = tuple[Any, ...]
 _Row = FrontendRow | BackendRow | ServerRow
+
+
+async def in_turns(pieces: Generator[None, None, Snapshot]) -> Snapshot:
+    """What they make in the end, with a turn for others after each."""
+    while True:
+        try:
+            next(pieces)
+        except StopIteration as done:
+            snapshot: Snapshot = done.value
+            return snapshot
+        await asyncio.sleep(0)
 
 
 class Listener:
@@ -122,14 +133,7 @@ class Live:
 
     async def picture(self) -> Snapshot:
         """Everything as it is now; others have their turn in between."""
-        pieces = self._picture()
-        while True:
-            try:
-                next(pieces)
-            except StopIteration as done:
-                snapshot: Snapshot = done.value
-                return snapshot
-            await asyncio.sleep(0)
+        return await in_turns(self._picture())
 
     def join(self) -> Listener | None:
         """One more who listens; None where there are enough. `leave` must follow."""
@@ -206,7 +210,7 @@ class Live:
         if old.counters is not new.counters or old.rate != new.rate:
             return True
         if isinstance(old, ServerRow) and isinstance(new, ServerRow):
-            if old.state != new.state:
+            if old.state != new.state or old.overrides != new.overrides:
                 return True
             if old.check is new.check:
                 return False
@@ -285,9 +289,11 @@ def _values(kind: str, row: _Row, snapshot: Snapshot) -> _Values:
         state.downs if is_checked else None,
         round(state.downtime * 1e-6, 3) if is_checked else None,
         row.tone in ("down", "going-up"),
+        state.throttle,
         check,
         words,
         row.check.at if row.check is not None else 0,
+        page.overruled(row),
     )
 
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Generator, Sequence
+from decimal import ROUND_HALF_UP, Context
 from importlib import resources
 from itertools import islice
 from typing import NamedTuple
@@ -16,7 +18,7 @@ from typing import NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from balancer.observe import routers
+from balancer.observe import overrides, routers
 from balancer.observe.form import ACTIONS, SAID, Form
 from balancer.observe.lines import rfc3339_date
 from balancer.observe.log import Recent
@@ -29,6 +31,7 @@ __all__ = [
     "POLICY",
     "View",
     "check_words",
+    "overruled",
     "pieces",
     "question",
     "render",
@@ -56,6 +59,7 @@ POLICY = (
 
 # Parts of the template put together before they are handed on: some 15 KiB, a few milliseconds of work.
 _PARTS = 512
+_TWO_DIGITS = Context(prec=2, rounding=ROUND_HALF_UP)
 _TONES: dict[str, Tone] = {"OPEN": "up", "FULL": "going-down", "STOP": "down"}
 
 
@@ -95,8 +99,11 @@ def _number(number: int) -> str:
     return f"{number:,}".replace(",", "\u202f")
 
 
-def _milliseconds(seconds: float) -> str:
-    return f"{seconds * 1000:.0f}" if seconds >= 0.01 else f"{seconds * 1000:.2g}"
+def _milliseconds(milliseconds: float) -> str:
+    """Two digits at least. Halves go up, as the page's script has it (ECMA-262, toFixed and toPrecision)."""
+    if milliseconds >= 10:
+        return str(math.floor(milliseconds + 0.5))
+    return f"{float(_TWO_DIGITS.create_decimal(milliseconds)):g}"
 
 
 def check_words(row: ServerRow) -> tuple[str, str]:
@@ -116,6 +123,11 @@ def _last_check(row: ServerRow) -> tuple[str, str]:
     return cell, f"{words} ({duration(row.now - row.check.at)} ago)" if row.check is not None and words else words
 
 
+def overruled(row: ServerRow) -> str:
+    """What operators have made of it, in sentences; empty where it is as the configuration says."""
+    return "; ".join(overrides.sentence(each) for each in row.overrides)
+
+
 def tone_of(row: FrontendRow) -> Tone:
     """What its colour says."""
     return _TONES[row.status]
@@ -124,6 +136,7 @@ def tone_of(row: FrontendRow) -> Tone:
 def top(snapshot: Snapshot) -> list[int]:
     """The numbers on top of the page, in their order."""
     tones = _tones(snapshot)
+    down = tones["down"] + tones["going-up"]
     return [
         snapshot.counters["scur"],
         snapshot.process.maxconn,
@@ -131,10 +144,13 @@ def top(snapshot: Snapshot) -> list[int]:
         snapshot.rate.connections_max,
         snapshot.request_rate,
         snapshot.requests,
+        snapshot.bytes_in_rate,
+        snapshot.bytes_out_rate,
         snapshot.bytes_in,
         snapshot.bytes_out,
         sum(tones[tone] for tone in ("up", "going-down", "unchecked")),
         tones.total(),
+        down,
         snapshot.counters["log_dropped"],
     ]
 
@@ -161,7 +177,7 @@ def _sessions(row: FrontendRow | BackendRow | ServerRow, is_http: bool) -> str:
         return text
     rate = row.rate
     times = ", ".join(
-        f"{name} {_milliseconds(average)}/{_milliseconds(c[key] * 1e-6)}"
+        f"{name} {_milliseconds(round(average * 1000, 4))}/{_milliseconds(c[key] / 1000)}"
         for name, average, key in (
             ("queue", rate.queue_time, "qtime_max"),
             ("connect", rate.connect_time, "ctime_max"),
@@ -190,9 +206,11 @@ def _environment() -> Environment:
         said=SAID,
         last_check=_last_check,
         last_session=_last_session,
+        overruled=overruled,
         sessions=_sessions,
         sum_lines=routers.sum_lines,
         master=routers.master,
+        other=routers.other,
         silence=routers.silence,
         peer=routers.peer,
         script=routers.script,

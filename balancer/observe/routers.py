@@ -12,6 +12,7 @@ __all__ = [
     "duration",
     "is_stale",
     "master",
+    "other",
     "peer",
     "script",
     "silence",
@@ -91,6 +92,7 @@ def why(standing: Standing, routers: Sequence[RouterFacts], now: float) -> str:
         lines += sum_lines(each)
         if each.state != "MASTER" or each.master:
             lines.append(_line("master", master(each)))
+        lines.append(_line("others", other(each, standing, now)))
         if each.group:
             lines.append(_line("sync group", each.group))
         if each.released_until is not None:
@@ -114,6 +116,20 @@ def master(router: RouterFacts) -> str:
     if not router.master:
         return "itself" if router.state == "MASTER" else "none is heard"
     return f"{router.master}, priority {router.master_priority}, every {router.interval:g}s"
+
+
+def other(router: RouterFacts, standing: Standing, now: float) -> str:
+    """What is known of this virtual router on the other directors: what they say of it, and whose advertisement came
+    last. A BACKUP sends none."""
+    parts = [
+        f"{each.node or each.address} {each.states[router.name] if each.is_alive else 'is silent'}"
+        for each in standing.peers
+        if router.name in each.states
+    ]
+    if router.heard is not None:
+        said = f"priority {router.heard_priority}" if router.heard_priority else "leaving (priority 0)"
+        parts.append(f"{router.heard_from}, {said}, heard {duration(now - router.heard)} ago")
+    return "; ".join(parts) or "none was heard"
 
 
 def script(facts: ScriptFacts) -> str:

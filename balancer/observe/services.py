@@ -19,10 +19,9 @@ from balancer.observe.snapshot import BackendRow, Snapshot
 from balancer.pool.orders import Admin, Condition
 from balancer.pool.services import Counts, Listing, ServiceFacts, TargetFacts
 
-__all__ = ["CONNECTIONS", "VIEWS", "View", "connection", "proxied", "table"]
+__all__ = ["CONNECTIONS", "View", "connection", "proxied", "table"]
 
 View = Literal["status", "stats", "rate"]
-VIEWS: tuple[View, ...] = ("status", "stats", "rate")
 
 
 def _title(*columns: str) -> str:
@@ -156,7 +155,7 @@ def _targets(backend: BackendRow) -> Iterator[TargetFacts]:
     for row in backend.servers:
         if row.state.condition is Condition.DOWN or row.state.admin is Admin.MAINT:
             continue
-        address = row.entry.address
+        address = row.address
         counters = row.counters
         yield TargetFacts(
             name=address.path or row.name,

@@ -10,13 +10,14 @@ Pure: `now` is an argument, Unix time in seconds.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from balancer.addr import Address
 from balancer.config import effective, model
 from balancer.pool.facts import Entity, Sums
 from balancer.pool.orders import Admin, Condition, ServerState
+from balancer.pool.overrides import Override
 from balancer.pool.routers import Standing
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Process",
     "Rate",
     "Rates",
+    "Resolvers",
     "Roster",
     "ServerEntry",
     "ServerRow",
@@ -46,6 +48,12 @@ _TIMES = ("qtime", "ctime", "rtime", "ttime")
 _MICROSECOND = 1e-6
 # Servers looked at in one go: less than a millisecond.
 _STRETCH = 128
+# All frontends take clients. Of those that do not: 1 for now, 2 for good.
+_NO_DOORS: Mapping[str, int] = {}
+
+Resolvers = Mapping[str, Sequence[tuple[str, Mapping[str, int]]]]
+"""By section of `resolvers`: name servers, and what was counted of each under HAProxy's names."""
+_NO_RESOLVERS: Resolvers = {}
 
 
 class LastCheck(NamedTuple):
@@ -77,6 +85,12 @@ class Process(NamedTuple):
     workers: int
     maxconn: int
     stopping: bool = False
+    idle: int = 100
+    """Percent of the last second that workers had nothing to do."""
+    hard_maxconn: int = 0
+    """What it may be set to; 0: no more than it is."""
+    descriptors: int = 0
+    """How many files each process may have open."""
 
 
 class FrontendEntry(NamedTuple):
@@ -124,6 +138,8 @@ class BackendEntry(NamedTuple):
     servers: tuple[ServerEntry, ...]
     cache_size: int = 0
     """Octets that its cache may take; 0: it has none."""
+    fullconn: int = 0
+    """So many sessions make it full (HAProxy's fullconn)."""
 
 
 class Roster(NamedTuple):
@@ -149,6 +165,7 @@ class Roster(NamedTuple):
         )
         modes = {backend: frontend.mode for frontend in config.frontends.values() for backend in frontend.backends}
         backends, first = [], 0
+        fullconn = effective.fullconn(config)
         for name, backend in config.backends.items():
             mode = modes.get(name, "tcp")
             servers = tuple(
@@ -167,6 +184,7 @@ class Roster(NamedTuple):
                     backend.pool_purge_delay,
                     servers,
                     backend.cache.total_max_size if backend.cache is not None else 0,
+                    fullconn[name],
                 )
             )
         return Roster(frontends, tuple(backends))
@@ -275,6 +293,9 @@ class Rates:
     def __init__(self) -> None:
         self._tracks: dict[Entity, _Track] = {}
         self._fed = 0.0
+        self._octets: tuple[int, int] | None = None
+        self.bytes_in = self.bytes_out = 0
+        """Octets that all frontends' clients sent over the last second, and got."""
 
     def feed(self, sums: Mapping[Entity, Sums], now: float) -> None:
         """Take the totals of this moment; `now` is of any clock in seconds. One that stood still or went back gives no
@@ -289,6 +310,11 @@ class Rates:
                 track.feed(sum_.counters, elapsed)
         if len(tracks) != len(sums):
             self._tracks = {entity: tracks[entity] for entity in sums}
+        before, self._octets = self._octets, _octets(sums)
+        if before is not None and elapsed > 0:
+            self.bytes_in, self.bytes_out = (
+                _per_second(now_ - then, elapsed) for now_, then in zip(self._octets, before, strict=True)
+            )
 
     def forget_peaks(self) -> None:
         """Maxima begin anew from what is now."""
@@ -302,6 +328,12 @@ class Rates:
         """All zero for an entity never fed."""
         track = self._tracks.get(entity)
         return track.rate if track is not None else _STILL
+
+
+def _octets(sums: Mapping[Entity, Sums]) -> tuple[int, int]:
+    """In and out."""
+    counters = [sum_.counters for entity, sum_ in sums.items() if entity.kind == "frontend"]
+    return sum(each["bin"] for each in counters), sum(each["bout"] for each in counters)
 
 
 class _Standing(NamedTuple):
@@ -360,7 +392,7 @@ class FrontendRow(NamedTuple):
     entry: FrontendEntry
     counters: Mapping[str, int]
     rate: Rate
-    status: Literal["OPEN", "FULL", "STOP"]
+    status: Literal["OPEN", "FULL", "PAUSED", "STOP"]
 
     @property
     def name(self) -> str:
@@ -378,6 +410,8 @@ class ServerRow(NamedTuple):
     """None without check, or before the first is through."""
     now: float
     started: float
+    overrides: tuple[Override, ...] = ()
+    """What operators have made of it, apart from the configuration."""
 
     @property
     def name(self) -> str:
@@ -385,10 +419,13 @@ class ServerRow(NamedTuple):
 
     @property
     def status(self) -> str:
-        """HAProxy's word: UP, `UP 2/3` (going down), DOWN, `DOWN 1/2` (coming up), no check, DRAIN, MAINT."""
+        """HAProxy's word: UP, `UP 2/3` (going down), DOWN, `DOWN 1/2` (coming up), no check, DRAIN, MAINT, `MAINT
+        (resolution)`."""
         state, entry = self.state, self.entry
         if state.admin is Admin.MAINT:
             return "MAINT"
+        if state.is_unresolved:
+            return "MAINT (resolution)"
         if state.condition is Condition.DOWN:
             return f"DOWN {state.health}/{entry.rise}" if state.health and entry.is_checked else "DOWN"
         word = "DRAIN" if state.admin is Admin.DRAIN else "UP"
@@ -401,9 +438,20 @@ class ServerRow(NamedTuple):
         return word
 
     @property
+    def is_maint(self) -> bool:
+        """Whether nobody has it checked: an operator has taken it out, or its name has no address."""
+        return self.state.admin is Admin.MAINT or self.state.is_unresolved
+
+    @property
+    def address(self) -> Address:
+        """Where it is; as it was written where that is not known."""
+        state = self.state
+        return Address(state.host, state.port) if state.port and not state.is_unresolved else self.entry.address
+
+    @property
     def label(self) -> Literal["DOWN", "UP", "MAINT", "DRAIN"]:
         """The status without its progress, as HAProxy's exporter has it."""
-        if self.state.admin is Admin.MAINT:
+        if self.is_maint:
             return "MAINT"
         if self.state.condition is Condition.DOWN:
             return "DOWN"
@@ -413,7 +461,7 @@ class ServerRow(NamedTuple):
     def tone(self) -> Tone:
         """What the page's colour says."""
         state, entry = self.state, self.entry
-        if state.admin is Admin.MAINT:
+        if self.is_maint:
             return "maint"
         if state.condition is Condition.DOWN:
             return "going-up" if state.health and entry.is_checked else "down"
@@ -455,12 +503,19 @@ class BackendRow(NamedTuple):
 
     @property
     def weight(self) -> int:
-        """Of the servers that get clients now: the active ones, or the backups in their place."""
-        weights = [row.state.effective_weight for row in self.servers if row.state.is_usable and not row.entry.backup]
-        if not weights:
-            backups = [row.state.effective_weight for row in self.servers if row.state.is_usable]
-            weights = backups if self.entry.allbackups else backups[:1]
-        return sum(weights)
+        """Of the servers that get clients now."""
+        return sum(row.state.effective_weight for row in self._in_use())
+
+    @property
+    def uweight(self) -> int:
+        """The same of their weights as they were set."""
+        return sum(row.state.weight for row in self._in_use())
+
+    def _in_use(self) -> Sequence[ServerRow]:
+        """The active ones, or the backups in their place."""
+        usable = [row for row in self.servers if row.state.is_usable]
+        active = [row for row in usable if not row.entry.backup]
+        return active or (usable if self.entry.allbackups else usable[:1])
 
 
 class Snapshot(NamedTuple):
@@ -475,6 +530,11 @@ class Snapshot(NamedTuple):
     backends: tuple[BackendRow, ...]
     routers: Standing | None = None
     """Where the virtual routers stand; None where there are none."""
+    bytes_out_rate: int = 0
+    """Octets to clients over the last second, and from them."""
+    bytes_in_rate: int = 0
+    resolvers: Resolvers = _NO_RESOLVERS
+    """What came of asking for servers' names."""
 
     @property
     def uptime(self) -> float:
@@ -502,6 +562,14 @@ class Snapshot(NamedTuple):
         return sum(row.counters["bout"] for row in self.frontends)
 
 
+Overruled = Callable[[str, str], tuple[Override, ...]]
+"""What operators have made of a server: its backend and name."""
+
+
+def _nothing(_: str, __: str) -> tuple[Override, ...]:
+    return ()
+
+
 def take(
     roster: Roster,
     process: Process,
@@ -513,9 +581,13 @@ def take(
     availability: Availability,
     now: float,
     routers: Standing | None = None,
+    overrides: Overruled = _nothing,
+    doors: Mapping[str, int] = _NO_DOORS,
+    resolvers: Resolvers = _NO_RESOLVERS,
 ) -> Snapshot:
     """The picture of this moment. `states` are the rows of the `Board`, `checks` go by the same index. `sums` must
-    have an entry for everybody on the roster (KeyError)."""
+    have an entry for everybody on the roster (KeyError). `doors` says which frontends take nobody:
+    1 for now, 2 for good."""
     pieces = taking(
         roster,
         process,
@@ -526,6 +598,9 @@ def take(
         availability=availability,
         now=now,
         routers=routers,
+        overrides=overrides,
+        doors=doors,
+        resolvers=resolvers,
     )
     while True:
         try:
@@ -546,12 +621,23 @@ def taking(
     availability: Availability,
     now: float,
     routers: Standing | None = None,
+    overrides: Overruled = _nothing,
+    doors: Mapping[str, int] = _NO_DOORS,
+    resolvers: Resolvers = _NO_RESOLVERS,
 ) -> Generator[None, None, Snapshot]:
     """`take` in short pieces, so that a caller can do other things in between."""
     backends = []
     for entry in roster.backends:
         backend = yield from _backend(
-            entry, sums, states, checks, rates=rates, availability=availability, now=now, started=process.started
+            entry,
+            sums,
+            states,
+            checks,
+            rates=rates,
+            availability=availability,
+            now=now,
+            started=process.started,
+            overrides=overrides,
         )
         backends.append(backend)
     total = Entity("process", "")
@@ -560,18 +646,26 @@ def taking(
         process=process,
         counters=sums[total].counters,
         rate=rates[total],
-        frontends=tuple(_frontend(entry, process, sums, rates) for entry in roster.frontends),
+        frontends=tuple(_frontend(entry, process, sums, rates, doors.get(entry.name, 0)) for entry in roster.frontends),
         backends=tuple(backends),
         routers=routers,
+        bytes_out_rate=rates.bytes_out,
+        bytes_in_rate=rates.bytes_in,
+        resolvers=resolvers,
     )
 
 
-def _frontend(entry: FrontendEntry, process: Process, sums: Mapping[Entity, Sums], rates: Rates) -> FrontendRow:
+def _frontend(
+    entry: FrontendEntry, process: Process, sums: Mapping[Entity, Sums], rates: Rates, door: int
+) -> FrontendRow:
     entity = Entity("frontend", entry.name)
     counters = sums[entity].counters
     # The kernel holds nobody up.
     is_full = entry.engine != "kernel" and counters["scur"] >= entry.limit
-    return FrontendRow(entry, counters, rates[entity], "STOP" if process.stopping else "FULL" if is_full else "OPEN")
+    status: Literal["OPEN", "FULL", "PAUSED", "STOP"] = "FULL" if is_full else "OPEN"
+    if door or process.stopping:
+        status = "PAUSED" if door == 1 and not process.stopping else "STOP"
+    return FrontendRow(entry, counters, rates[entity], status)
 
 
 def _backend(
@@ -584,11 +678,14 @@ def _backend(
     availability: Availability,
     now: float,
     started: float,
+    overrides: Overruled,
 ) -> Generator[None, None, BackendRow]:
     entity = Entity("backend", entry.name)
     servers = []
     for number, server in enumerate(entry.servers, 1):
-        servers.append(_server(server, sums, states, checks, rates=rates, now=now, started=started))
+        row = _server(server, sums, states, checks, rates=rates, now=now, started=started)
+        its = overrides(entry.name, server.name)
+        servers.append(row._replace(overrides=its) if its else row)
         if not number % _STRETCH:
             yield
     yield

@@ -13,9 +13,9 @@ import re
 import time
 from collections.abc import Callable, Sequence
 
-from balancer.pool.sources import CONNECTIONS, ERRORS, REQUESTS, Block, Row, rows
+from balancer.pool.sources import CONNECTIONS, ERRORS, REQUESTS, Block, Found, Row, forget, rows
 
-__all__ = ["Wanted", "table", "wanted"]
+__all__ = ["Wanted", "clear", "table", "wanted"]
 
 Wanted = Callable[[Row], bool]
 
@@ -35,6 +35,9 @@ _OPERATORS: dict[str, Callable[[int, int], bool]] = {
     "gt": operator.gt,
 }
 _NUMBER = re.compile(r"[0-9]{1,12}")
+# A worker that was just counting may have written back what was forgotten: after so many seconds it has done so.
+_AGAIN = 0.01
+_PORTION = 10_000
 
 
 def wanted(words: Sequence[str]) -> Wanted:
@@ -62,14 +65,42 @@ async def table(name: str, blocks: Sequence[Block], wanted: Wanted, *, with_rows
     """A table in whole lines. Others have their turn while it is read."""
     geometry, used, lines = blocks[0].geometry, 0, []
     now = time.monotonic()
-    for row in rows(blocks, now):
-        if row is None:
+    for found in rows(blocks, now):
+        if found is None:
             await asyncio.sleep(0)
             continue
+        row, _ = found
         used += 1
         if with_rows and wanted(row):
             lines.append(_line(row, geometry.periods, geometry.horizon))
     return f"# table: {name}, type: ipv6, size:{geometry.size}, used:{used}\n{''.join(lines)}"
+
+
+async def clear(blocks: Sequence[Block], wanted: Wanted) -> int:
+    """Forget what these clients have lately done; how many there were. Others have their turn meanwhile."""
+    count = 0
+    portion: list[Found] = []
+    for found in rows(blocks, time.monotonic()):
+        if found is not None:
+            row, entries = found
+            if wanted(row):
+                count += 1
+                forget(entries)
+                portion.append(entries)
+            continue
+        if len(portion) >= _PORTION:
+            await _forget_again(portion)
+        else:
+            await asyncio.sleep(0)
+    await _forget_again(portion)
+    return count
+
+
+async def _forget_again(portion: list[Found]) -> None:
+    await asyncio.sleep(_AGAIN)
+    for entries in portion:
+        forget(entries)
+    portion.clear()
 
 
 def _line(row: Row, periods: Sequence[float], horizon: float) -> str:

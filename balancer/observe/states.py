@@ -24,8 +24,9 @@ _CONNECTIONS = (
 )
 # srv_op_state: SRV_ST_STOPPED, SRV_ST_RUNNING.
 _STOPPED, _RUNNING = 0, 2
-# srv_admin_state: SRV_ADMF_FMAINT, SRV_ADMF_FDRAIN.
+# srv_admin_state: SRV_ADMF_FMAINT, SRV_ADMF_FDRAIN, SRV_ADMF_RMAINT.
 _ADMIN = {Admin.READY: 0, Admin.MAINT: 0x01, Admin.DRAIN: 0x08}
+_UNRESOLVED = 0x20
 # srv_check_status: HCHK_STATUS_INI, and those a check can end with.
 _INITIALISING = 1
 _STATUSES = {
@@ -54,14 +55,15 @@ def state(snapshot: Snapshot, backend: str | None = None) -> str:
 def _facts(row: ServerRow) -> Iterable[str]:
     entry, now = row.entry, row.state
     host, port = _end(row)
-    is_paused = entry.is_checked and now.admin is Admin.MAINT
+    is_paused = entry.is_checked and row.is_maint
+    is_name = entry.address.is_name
     result = _UNKNOWN
     if row.check is not None:
         result = _PASSED if row.check.code in ("L4OK", "L6OK", "L7OK", "L7OKC", "PROCOK") else _FAILED
     return (
-        "-" if entry.address.is_name else host,
+        "-" if row.address.is_name else host,
         str(_STOPPED if now.condition is Condition.DOWN or now.admin is Admin.MAINT else _RUNNING),
-        str(_ADMIN[now.admin]),
+        str(_ADMIN[now.admin] | (_UNRESOLVED if now.is_unresolved else 0)),
         str(now.weight),
         str(entry.weight),
         str(int(row.since)),
@@ -70,9 +72,10 @@ def _facts(row: ServerRow) -> Iterable[str]:
         str(now.health),
         str((_CHECKING | _PAUSED * is_paused) if entry.is_checked else 0),
         *("0", "0", "0"),
-        host if entry.address.is_name else "-",
+        entry.address.host if is_name and not entry.address.is_service else "-",
         port,
-        *("-", "0", "0", "-", "-", "0"),
+        entry.address.host if entry.address.is_service else "-",
+        *("0", "0", "-", "-", "0"),
     )
 
 
@@ -103,5 +106,5 @@ def _numbered(snapshot: Snapshot, backend: str | None) -> Iterator[tuple[int, Ba
 
 
 def _end(row: ServerRow) -> tuple[str, str]:
-    address = row.entry.address
+    address = row.address
     return (address.path, "0") if address.path else (address.host, str(address.port))

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from balancer.observe.reason import Reason, reasoned
 from balancer.observe.snapshot import ServerRow, Snapshot
 from balancer.pool.orders import Admin, Condition
 
@@ -21,7 +22,7 @@ _ADMIN = {"ready": Admin.READY, "drain": Admin.DRAIN, "maint": Admin.MAINT}
 _HEALTH = {"up": Condition.UP, "down": Condition.DOWN}
 # Like strtol(3), which HAProxy reads weights with.
 _NUMBER = re.compile(r"\s*([+-]?[0-9]{1,9})(.*)", re.DOTALL)
-_USAGE = "usage: set server <backend>/<server> health | state | weight"
+_USAGE = "usage: set server <backend>/<server> addr | fqdn | health | state | weight"
 
 
 class SteeringError(Exception):
@@ -42,6 +43,9 @@ class Change:
     """Whether it is to be checked from now on."""
     shuts: bool = False
     """Its sessions are to end now."""
+    why: str = ""
+    until: float | None = None
+    """Unix time in seconds; None: for good."""
 
 
 class Steering(Protocol):
@@ -52,8 +56,17 @@ class Steering(Protocol):
 
 
 def parse(words: Sequence[str], snapshot: Snapshot) -> Change:
-    """The change that a command asks for: `set server b/s state drain`, `set weight b/s 50%`, `enable server b/s`, …
-    SteeringError says what is wrong."""
+    """The change that a command asks for: `set server b/s state drain`, `set weight b/s 50% for 2h why slow disk`,
+    `enable server b/s`, … SteeringError says what is wrong."""
+    try:
+        words, reason = reasoned(words, snapshot.now)
+    except ValueError as error:
+        raise SteeringError(str(error)) from None
+    change = _parsed(words, snapshot)
+    return replace(change, why=reason.why, until=reason.until) if reason != Reason() else change
+
+
+def _parsed(words: Sequence[str], snapshot: Snapshot) -> Change:
     match words[:2]:
         case ["set", "server"]:
             return _set_server(words[2:], snapshot)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from balancer.observe.snapshot import Rates, Roster
@@ -41,6 +42,8 @@ class Drain(NamedTuple):
     empty_in: float | None
     """Seconds until it holds nothing if it goes on as since it began; 0.0 where that is so already; None where nothing
     can be said."""
+    oldest: float | None = None
+    """Seconds since its oldest session began. None where that is not known."""
 
 
 class Trends:
@@ -89,8 +92,15 @@ class Trends:
                     track.append((now, sessions))
                 self._drains[row] = track
 
-    def drains(self, sums: Mapping[Entity, Sums], states: Sequence[ServerState], now: float) -> list[Drain]:
-        """Who gets nothing new and has, or had since then, sessions."""
+    def drains(
+        self,
+        sums: Mapping[Entity, Sums],
+        states: Sequence[ServerState],
+        now: float,
+        oldest: Mapping[tuple[str, str], float] = MappingProxyType({}),
+    ) -> list[Drain]:
+        """Who gets nothing new and has, or had since then, sessions. `oldest` has, by backend and server, when the
+        first of those that are left began."""
         self._follow(sums, states, now)
         found = []
         for row, track in self._drains.items():
@@ -99,7 +109,7 @@ class Trends:
             sessions = counters["scur"]
             began, had = track[0]
             gone, passed = had - sessions, now - began
-            empty_in = None
+            empty_in, first = None, oldest.get((entry.backend, entry.name))
             if not sessions:
                 empty_in = 0.0
             elif gone > 0 and passed >= _SOON:
@@ -113,6 +123,7 @@ class Trends:
                     sessions,
                     max(now - counters["lastsess"], 0.0) if counters["lastsess"] else None,
                     empty_in,
+                    max(now - first, 0.0) if sessions and first is not None else None,
                 )
             )
         return found

@@ -19,19 +19,21 @@ import struct
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from itertools import islice
+from ssl import SSLContext
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 
 from aiohttp import web
 
 from balancer.config import model
-from balancer.observe import columns, form, metrics, page
+from balancer.observe import coding, columns, form, metrics, page
 from balancer.observe.columns import Selection
 from balancer.observe.form import Form, Found
 from balancer.observe.lines import printable
 from balancer.observe.live import Live
 from balancer.observe.snapshot import Snapshot
 from balancer.observe.steering import Steering
+from balancer.observe.tls import Door
 from balancer.observe.users import User, Users
 from balancer.pool.passwords import TooManyLoginsError
 
@@ -76,7 +78,8 @@ class Web:
     """The HTTP server of the statistics.
 
     `snapshot` is asked for the present picture at each request, `steer` changes servers. `secret` is what tokens are
-    made with. `live` tells what changes.
+    made with. `live` tells what changes. `tables` are what clients have taken. `tls` is for
+    those who come by TCP.
     """
 
     def __init__(
@@ -87,11 +90,16 @@ class Web:
         steer: Steering | None = None,
         secret: bytes = b"",
         live: Live | None = None,
+        tables: metrics.Tables = tuple,
+        tls: SSLContext | None = None,
     ) -> None:
         self._config = config
         self._snapshot = snapshot
         self._steer = steer if config.admin else None
         self._live = live
+        self._tables = tables
+        self._tls = tls
+        self._door: Door | None = None
         self._users = Users(config, secret)
         self._changes: set[asyncio.Task[int]] = set()
         self._challenge = f'Basic realm="{config.realm}"'
@@ -108,6 +116,10 @@ class Web:
         loop = asyncio.get_running_loop()
         self._server = _Server(self._handle)
         for sock in sockets:
+            if self._tls is not None and sock.family != socket.AF_UNIX:
+                self._door = self._door or Door(self._tls, self._accept)
+                self._door.open(sock.dup())
+                continue
             create = loop.create_unix_server if sock.family == socket.AF_UNIX else loop.create_server
             # A duplicate, since the loop closes what it was given.
             self._listeners.append(await create(self._accept, sock=sock.dup()))
@@ -119,6 +131,8 @@ class Web:
         for listener in self._listeners:
             listener.close()
         self._listeners.clear()
+        if self._door is not None:
+            self._door.close()
         if self._server is not None:
             await self._server.shutdown(1.0)
         if self._changes:
@@ -164,7 +178,7 @@ class Web:
         if request.method not in ("GET", "HEAD"):
             return _plain(405, "Only GET and HEAD are understood.")
         if config.metrics is not None and target.partition("?")[0] == config.metrics:
-            return await self._send(request, {"Content-Type": metrics.CONTENT_TYPE}, metrics.pieces)
+            return await self._measure(request, target.partition("?")[2])
         if wanted is not None and wanted.is_live:
             return await self._tell(request, limit)
         if wanted is not None:
@@ -253,6 +267,23 @@ class Web:
             lambda now: _together(write(columns.selected(now, wanted.selection))),
         )
 
+    async def _measure(self, request: web.BaseRequest, query: str) -> web.StreamResponse:
+        try:
+            asked = metrics.Wanted.of(query)
+        except ValueError as error:
+            return _plain(400, str(error))
+        type_ = metrics.content_type(request.headers.get("Accept", ""))
+        headers = {"Content-Type": type_, "Vary": "Accept, Accept-Encoding"}
+        is_zipped = coding.takes_gzip(request.headers.get("Accept-Encoding", ""))
+        if is_zipped:
+            headers["Content-Encoding"] = "gzip"
+        return await self._send(
+            request,
+            headers,
+            lambda now: metrics.pieces(now, asked, type_=type_, tables=self._tables),
+            encode=coding.zipped if is_zipped else coding.encoded,
+        )
+
     async def _picture(self) -> Snapshot:
         return await self._live.picture() if self._live is not None else self._snapshot()
 
@@ -292,23 +323,26 @@ class Web:
         request: web.BaseRequest,
         headers: Mapping[str, str],
         make: Callable[[Snapshot], Generator[str, None, None]],
+        *,
+        encode: Callable[[Generator[str, None, None]], Generator[bytes, None, None]] = coding.encoded,
     ) -> web.StreamResponse:
         """Answer with what `make` yields, as it is made."""
         async with self._answers:
             # Closed at once when the client leaves: else the exception would keep this frame, and that the snapshot.
-            with closing(make(await self._picture())) as pieces:
+            with closing(encode(make(await self._picture()))) as pieces:
                 # Before the head is out an error can still be told.
-                first = next(pieces, "")
+                first = next(pieces, b"")
                 response = web.StreamResponse(headers={**_HEADERS, **headers})
                 response.force_close()
                 await response.prepare(request)
                 if request.method == "HEAD":
                     return response
-                await response.write(first.encode("utf-8", "replace"))
+                await response.write(first)
                 for piece in pieces:
                     # Others have their turn after each piece, however fast this client reads.
                     await asyncio.sleep(0)
-                    await response.write(piece.encode("utf-8", "replace"))
+                    if piece:
+                        await response.write(piece)
                 await response.write_eof()
                 return response
 

@@ -88,6 +88,7 @@ class _Numbers:
     udp_forged: int = 0  # answers with the wrong id or question
     log_dropped: int = 0
     tasks: int = 0  # of the process
+    busy: int = 0  # microseconds that the worker ran, or waited for a processor, by the last flush
     obs_run: int = 0  # errors of an observed server since its last success
     obs_ok: int = 0  # when that was, in monotonic microseconds
     obs_peak: int = 0  # when the errors began that were too many in a row, likewise
@@ -125,6 +126,7 @@ _PEAKS = frozenset(("smax", "qmax"))
 # What clearing the counters leaves: what is there now, and when something was last.
 _KEPT = _PEAKS | _MAXIMA | frozenset(GAUGES)
 _NUMBER = 8
+_MOST = (1 << 63) - 1
 _COLUMNS_OF_PEAKS = tuple(
     _NUMBER * column
     for column, name in enumerate(COUNTERS)
@@ -153,6 +155,10 @@ class Layout:
     """Where each entity's row stands in a block; the same for writers and readers of one configuration."""
 
     rows: tuple[Entity, ...]
+
+    def __reduce__(self) -> tuple[type[Layout], tuple[tuple[Entity, ...]]]:
+        """A reload pickles it, and a frozen value that is compiled cannot be put together field by field."""
+        return Layout, (self.rows,)
 
     @staticmethod
     def of(frontends: Iterable[str], backends: Iterable[tuple[str, Iterable[str]]]) -> Layout:
@@ -230,7 +236,6 @@ class Ledger:
                 self.touched.append(counters)
             else:
                 counters.dirty = False
-
 
     def forget_peaks(self) -> None:
         """Maxima begin anew from what is there now."""
@@ -479,9 +484,14 @@ def fold(block: memoryview, layout: Layout, elder: Elder) -> None:
         sums = _merged(Sums.of(heir, [block], layout), rows.sums[entity], is_of_server=heir != entity)
         counters = sums.counters | dict.fromkeys(GAUGES, 0)
         offset = layout.places[heir]
-        _ROW.pack_into(block, offset, *(counters[name] for name in COUNTERS))
+        _ROW.pack_into(block, offset, *(_bounded(counters[name]) for name in COUNTERS))
         for i, times in enumerate(sums.histograms.values()):
-            _HISTOGRAM.pack_into(block, offset + _ROW.size + i * _HISTOGRAM.size, *times)
+            _HISTOGRAM.pack_into(block, offset + _ROW.size + i * _HISTOGRAM.size, *map(_bounded, times))
+
+
+def _bounded(number: int) -> int:
+    """Whoever may count may write anything, and the sum of two is to be written too."""
+    return min(max(number, -_MOST), _MOST)
 
 
 def forget_peaks(block: memoryview, layout: Layout) -> None:

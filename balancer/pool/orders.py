@@ -9,7 +9,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from enum import IntEnum
-from typing import NamedTuple
+from ipaddress import IPv6Address, ip_address
+from typing import Any, NamedTuple
 
 __all__ = ["WHOLE", "Admin", "Board", "Condition", "ServerState"]
 
@@ -34,10 +35,13 @@ class Admin(IntEnum):
 # for every request.
 _UNKNOWN, _DOWN, _UP = Condition
 _READY, _, _MAINT = Admin
+_CONDITIONS = {each.value: each for each in Condition}
+_ADMINS = {each.value: each for each in Admin}
 
 
 WHOLE = 100
 """Percent."""
+_NOWHERE = bytes(16)
 
 
 class ServerState(NamedTuple):
@@ -58,6 +62,31 @@ class ServerState(NamedTuple):
     """How often an operator has ended its sessions."""
     throttle: int = WHOLE
     """Percent of its weight that it gets, less than all while it warms up (slowstart)."""
+    octets: bytes = _NOWHERE
+    """Its address as its name was resolved last (IPv4 mapped, RFC 4291 section 2.5.5.2); all zero: as at the start."""
+    port: int = 0
+    """The port that goes with it."""
+    is_unresolved: bool = False
+    """Whether its name has no address: then it is down, and not checked."""
+
+    @property
+    def place(self) -> tuple[bytes, int, bool]:
+        """Where it is, to compare with."""
+        return self.octets, self.port, self.is_unresolved
+
+    @property
+    def host(self) -> str:
+        """Its address as text; empty: as at the start."""
+        if self.octets == _NOWHERE:
+            return ""
+        address = IPv6Address(self.octets)
+        return str(address.ipv4_mapped or address)
+
+    def at(self, host: str, port: int) -> ServerState:
+        """The same at another address."""
+        address = ip_address(host)
+        octets = address.packed if address.version == 6 else b"\0" * 10 + b"\xff\xff" + address.packed
+        return self._replace(octets=octets, port=port)
 
     @property
     def is_usable(self) -> bool:
@@ -80,7 +109,7 @@ class ServerState(NamedTuple):
         return self.condition is not _DOWN and self.admin is not _MAINT
 
 
-_ROW = struct.Struct("=11q")
+_ROW = struct.Struct("=11q16sHB5x")
 # Octets compared in one go when looking for rows that changed.
 _STRETCH = 64 * _ROW.size
 
@@ -126,11 +155,13 @@ class Board:
         return found
 
     @staticmethod
-    def _state(row: tuple[int, ...]) -> ServerState:
+    def _state(row: tuple[Any, ...]) -> ServerState:
         condition, admin, weight, health, last_change, downs, failures, downtime, is_unwatched, *others = row
+        shutdowns, throttle, octets, port, is_unresolved = others
+        # Control may be anybody's: whatever it writes is a row, also to the supervisor.
         return ServerState(
-            Condition(condition),
-            Admin(admin),
+            _CONDITIONS.get(condition, _UNKNOWN),
+            _ADMINS.get(admin, _READY),
             weight,
             health,
             last_change,
@@ -138,5 +169,9 @@ class Board:
             failures,
             downtime,
             bool(is_unwatched),
-            *others,
+            shutdowns,
+            throttle,
+            octets,
+            port,
+            bool(is_unresolved),
         )

@@ -13,30 +13,35 @@ and what is free are one picture, and the supervisor can set right what a death 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-__all__ = ["Limit", "Places"]
+__all__ = ["Limit", "PacedPlaces", "Places"]
 
 # Octets of a native signed 64-bit integer.
 _NUMBER = 8
-# Numbers of a slot: held, turn, since, length.
-_COLUMNS = 4
+# Numbers of the whole: tight, total; of a slot: held, turn, since, length, load.
+_SINGLE, _COLUMNS = 2, 5
+# What a limit may be: whoever may write it may write anything.
+_MOST_PLACES = 1 << 30
+# Places taken away in one go: ten milliseconds.
+_MOST_ABSORBED = 16384
 
 
 class Limit:
     """One limit as the supervisor has it, and all that it forks."""
 
-    __slots__ = ("_held", "_length", "_since", "_tight", "_turns", "fd", "has_places", "total")
+    __slots__ = ("_held", "_length", "_load", "_since", "_tight", "_total", "_turns", "fd", "has_places")
 
     def __init__(self, memory: memoryview, total: int, *, is_semaphore: bool = True) -> None:
         """`memory` is `size(slots)` octets, all 0. Without a semaphore there are no places: it is a line alone, and its
         file descriptor a bell. OSError where there can be no more descriptors."""
         numbers = memory.cast("q")
-        slots = (len(numbers) - 1) // _COLUMNS
-        self._tight = numbers[:1]
-        self._held, self._turns, self._since, self._length = (
-            numbers[1 + i * slots : 1 + (i + 1) * slots] for i in range(_COLUMNS)
+        slots = (len(numbers) - _SINGLE) // _COLUMNS
+        self._tight, self._total = numbers[:1], numbers[1:2]
+        self._held, self._turns, self._since, self._length, self._load = (
+            numbers[_SINGLE + i * slots : _SINGLE + (i + 1) * slots] for i in range(_COLUMNS)
         )
         self.total = total
         self.has_places = is_semaphore
@@ -45,7 +50,16 @@ class Limit:
 
     @staticmethod
     def size(slots: int) -> int:
-        return _NUMBER * (1 + _COLUMNS * slots)
+        return _NUMBER * (_SINGLE + _COLUMNS * slots)
+
+    @property
+    def total(self) -> int:
+        """Places that there are to be, in all; `settle` makes it so. Whoever is forked sees it, and may change it."""
+        return min(max(self._total[0], 0), _MOST_PLACES)
+
+    @total.setter
+    def total(self, total: int) -> None:
+        self._total[0] = total
 
     @property
     def held(self) -> int:
@@ -58,10 +72,16 @@ class Limit:
         with Path(f"/proc/self/fdinfo/{self.fd}").open("rb") as info:
             return next(int(line.split()[1], 16) for line in info if line.startswith(b"eventfd-count:"))
 
+    @property
+    def is_kept(self) -> bool:
+        """Nobody gets in over the total; who is in already may be more."""
+        free = self.free
+        return not free or self.held + free <= self.total
+
     def forget(self, slot: int) -> bool:
         """Whoever had this slot is no more; whether `settle` is needed."""
         had = self.has_places and bool(self._held[slot] or self._turns[slot] & 1)
-        for column in (self._held, self._turns, self._since, self._length):
+        for column in (self._held, self._turns, self._since, self._length, self._load):
             if column[slot]:
                 column[slot] = 0
         return had
@@ -80,10 +100,14 @@ class Limit:
         if missing < 0:
             # From now on nobody gives back what is too much.
             self._tight[0] = 1
-            self._absorb(min(free, -missing))
+            self._absorb(min(free, -missing, _MOST_ABSORBED))
             return False
         if missing > 0:
-            os.eventfd_write(self.fd, missing)
+            try:
+                # More is never missing, whatever somebody has written.
+                os.eventfd_write(self.fd, min(missing, _MOST_PLACES))
+            except BlockingIOError:
+                return False
         if self._tight[0]:
             # Somebody may have kept one back since we counted.
             self._tight[0] = 0
@@ -105,7 +129,7 @@ class Places:
     """A limit as one process has it: takes and gives places, tells that it waits for one."""
 
     __slots__ = (
-        "_fd", "_held", "_length", "_nobody", "_since", "_slot", "_tight", "_turns"
+        "_fd", "_held", "_length", "_load", "_nobody", "_since", "_slot", "_tight", "_turns"
     )  # fmt: skip
 
     def __init__(self, limit: Limit, slot: int) -> None:
@@ -116,6 +140,7 @@ class Places:
         self._turns = limit._turns
         self._since = limit._since
         self._length = limit._length
+        self._load = limit._load
         self._nobody = _nobody(self._since.nbytes)
 
     @property
@@ -190,6 +215,49 @@ class Places:
     def pointed(self) -> list[int]:
         """What each has told last."""
         return [number for number in self._held if number]
+
+    @property
+    def load(self) -> int:
+        """How much there is to do, of all."""
+        return sum(self._load)
+
+    def weigh(self, load: int) -> None:
+        """Tell the others of ours."""
+        self._load[self._slot] = load
+
+
+class PacedPlaces(Places):
+    """A limit below which another one moves: `ceiling` says what it is now. What one has counts before he looks at what
+    all have, so that of two who take one at a time at least one sees both: never more than there may be."""
+
+    __slots__ = ("_limit", "ceiling")
+
+    def __init__(self, limit: Limit, slot: int) -> None:
+        super().__init__(limit, slot)
+        self._limit = limit
+        self.ceiling: Callable[[], int] = lambda: limit.total
+
+    @property
+    def total(self) -> int:
+        """What it is at most."""
+        return self._limit.total
+
+    @property
+    def excess(self) -> int:
+        """How many are out above it."""
+        return sum(self._held) - self.ceiling()
+
+    @property
+    def is_tight(self) -> bool:
+        return self._tight[0] != 0 or self.excess > 0
+
+    def take(self) -> bool:
+        if not super().take():
+            return False
+        if self.excess <= 0:
+            return True
+        super().give()
+        return False
 
 
 @cache

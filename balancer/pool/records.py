@@ -9,7 +9,21 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-__all__ = ["FlowRecord", "HttpRecord", "Record", "TcpRecord", "UdpRecord"]
+__all__ = ["Details", "FlowRecord", "HttpRecord", "Record", "TcpRecord", "UdpRecord"]
+
+
+class Details(NamedTuple):
+    """What `capture` and `log_format` ask for. Octets as they came."""
+
+    request: tuple[bytes, ...]
+    """Captured headers, empty where there was none."""
+    response: tuple[bytes, ...]
+    cookie: bytes
+    """`NAME=VALUE`, as far as wanted; empty where there was none."""
+    set_cookie: bytes
+    frontend: tuple[str, int] | None
+    """Where the client connected to."""
+    server: tuple[str, int] | None
 
 
 class HttpRecord(NamedTuple):
@@ -53,6 +67,10 @@ class HttpRecord(NamedTuple):
     """Why pybalancer itself refused it or gave up; empty otherwise."""
     request_id: str = ""
     """The request's name, where requests get one: printable ASCII without quotes, braces and bars."""
+    details: Details | None = None
+    """What only some frontends note; None too where there was no request to speak of."""
+    bytes_in: int = 0
+    """Octets from the client, head included."""
 
 
 class TcpRecord(NamedTuple):
@@ -81,6 +99,8 @@ class TcpRecord(NamedTuple):
     srv_queue: int
     backend_queue: int
     why: str = ""
+    bytes_in: int = 0
+    """Octets from the client to the server."""
 
 
 class UdpRecord(NamedTuple):

@@ -85,6 +85,12 @@ class RouterFacts:
     master_priority: int
     interval: float
     """Seconds between the master's advertisements."""
+    heard_from: str
+    """Address of the other director whose advertisement came last, master or not; empty: none ever came."""
+    heard_priority: int
+    """What it said; 0: that it leaves."""
+    heard: float | None
+    """When."""
     group: str
     """Its sync group; empty: none."""
     released_until: float | None

@@ -19,7 +19,7 @@ class Server:
     """Identity, state and counters of a server. Its identity is backend and name; all else may change."""
 
     __slots__ = (
-        "address", "backend", "config", "cookie", "counters", "idle", "index", "name", "observer", "scale",
+        "address", "backend", "config", "cookie", "counters", "follows", "idle", "index", "name", "observer", "scale",
         "sessions", "sockaddr", "state", "takes_cookie", "watches_sessions", "weight",
     )  # fmt: skip
 
@@ -35,6 +35,8 @@ class Server:
         self.cookie = config.cookie.encode() if config.cookie is not None else b""
         self.scale = 1
         """What weights are multiplied by, so that they have parts (warmup)."""
+        self.follows = True
+        """Whether its weight may change while it warms up: not where clients would leave their servers for it."""
         self.weight = config.weight
         self.state = ServerState(weight=config.weight)
         self.takes_cookie = self.state.takes_cookie
@@ -52,7 +54,7 @@ class Server:
         """Take over what control decided."""
         self.state = state
         self.weight = state.weight * self.scale
-        if state.throttle < WHOLE:
+        if state.throttle < WHOLE and self.follows:
             self.weight = -(-self.weight * state.throttle // WHOLE)
         self.takes_cookie = state.takes_cookie
 

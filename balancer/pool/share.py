@@ -52,7 +52,7 @@ class Share:
         self._told = (0, 0)
         self.limit: float = 0 if hoard is not None else math.inf
         self.is_wanted = False
-        """Somebody elsewhere waits: what is not used is given back (`yield_unused`)."""
+        """Somebody elsewhere waits, or there are too many out: what is not used is given back (`yield_unused`)."""
 
     def extend(self, since: int, *, is_patient: bool = True) -> bool:
         """More, for somebody who came then; whether there are. Not `is_patient`: also if others came earlier."""
@@ -92,11 +92,13 @@ class Share:
         self.is_wanted = self._hoard is not None and self._hoard.oldest_elsewhere > 0
 
     def yield_unused(self, used: int, since: int) -> bool:
-        """Give back what is not used if somebody waits elsewhere, unless one of ours came before him (`since`; 0: none
-        of ours waits); whether anything was given."""
+        """Give back what is not used if there are too many out, or somebody waits elsewhere, unless one of ours came
+        before him (`since`; 0: none of ours waits); whether anything was given."""
         hoard = self._hoard
         if hoard is None:
             return False
+        if hoard.is_tight:
+            return self._give(used)
         theirs = hoard.oldest_elsewhere
         if not theirs:
             self.is_wanted = False
@@ -110,6 +112,8 @@ class Share:
         if self._hoard is None:
             return
         if is_over or self._hoard.is_tight:
+            # What becomes free from now on, too, before somebody of ours has it.
+            self.is_wanted = True
             self._give(used)
         elif self.limit > used + 2 * self._batch:
             self._give(used + self._batch)
@@ -118,6 +122,6 @@ class Share:
         surplus = int(self.limit) - keep
         if surplus <= 0 or self._hoard is None:
             return False
-        self.limit = keep
+        self.limit = float(keep)
         self._hoard.give(surplus)
         return True

@@ -16,13 +16,18 @@ uncounted. Sources that share a set cannot be made up by anybody who does not kn
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
-import mmap
 import struct
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
-__all__ = ["CONNECTIONS", "ERRORS", "REQUESTS", "Block", "Geometry", "Place", "Row", "Table", "key_of", "rows"]
+from balancer.pool import shared
+
+__all__ = [
+    "CONNECTIONS", "ERRORS", "REQUESTS", "Block", "Found", "Geometry", "Place", "Row", "Table", "forget", "key_of",
+    "rows",
+]  # fmt: skip
 
 CONNECTIONS, REQUESTS, ERRORS = range(3)
 """The rates of an entry."""
@@ -34,6 +39,8 @@ _ALL = struct.Struct(f"@{_WAYS}I")
 # Ended, in microseconds, and used.
 _HEAD = struct.Struct("@2Q")
 _ROOM = 64
+# More than any key; and what is left of a number below it are 63 bits.
+_PRIME, _SPARE = (1 << 130) - 5, 67
 _MAPPED = bytes(10) + b"\xff\xff"
 # Stamps are tenths of a second: of a source seen earlier in the same tenth nobody can say it is of longer ago.
 _STAMPS = 10
@@ -87,7 +94,7 @@ class Block:
 
     def __init__(self, geometry: Geometry) -> None:
         self.geometry = geometry
-        self.octets = mmap.mmap(-1, geometry.octets)
+        self.octets = shared.allocate(geometry.octets)
 
     def end(self, now: float, *, for_good: bool) -> None:
         """Its writer has died: so have its connections. `for_good`: nobody takes its place."""
@@ -130,13 +137,19 @@ def _text(key: bytes, prefix: int) -> str:
 class Table:
     """A worker's view: writes to `own`, reads `others`. Times are monotonic seconds of one clock for all.
 
-    `secret` keys the hash, together with the key of the interpreter's own, which forked processes share.
+    `secret` keys the hash, which is the same in all processes that have it. It is one of a universal family (Carter and
+    Wegman, 1979): whoever does not know the key cannot make up sources that collide more often than chance has it.
     """
 
-    __slots__ = ("_octets", "_others", "_periods", "_places", "_sets", "forgotten", "geometry", "others", "secret")
+    __slots__ = (
+        "_factor", "_octets", "_others", "_periods", "_places", "_sets", "_summand", "forgotten", "geometry", "others",
+        "secret",
+    )  # fmt: skip
 
     def __init__(self, secret: bytes, own: Block, others: Sequence[Block]) -> None:
         self.secret = secret
+        digest = hashlib.blake2b(secret, digest_size=32).digest()
+        self._factor, self._summand = (int.from_bytes(part, "big") for part in (digest[:16], digest[16:]))
         self.geometry = own.geometry
         self.others = [block for block in others if block.geometry == own.geometry]
         self._octets = own.octets
@@ -158,7 +171,7 @@ class Table:
     def place(self, address: bytes, now: float) -> Place:
         """The entry of a source (its address packed), made if there is none."""
         key = key_of(address, self.geometry.prefix)
-        number = hash(self.secret + key) or 1
+        number = (self._factor * int.from_bytes(key, "big") + self._summand) % _PRIME >> _SPARE or 1
         tag = _TAG.pack(number)
         first = number % self._sets * _WAYS
         octets, places = self._octets, self._places
@@ -278,7 +291,11 @@ class Row(NamedTuple):
     """A number of its own."""
 
 
-def rows(blocks: Sequence[Block], now: float) -> Iterator[Row | None]:
+Found: TypeAlias = list[tuple[Block, int]]
+"""Where a source's entries are: blocks and slots."""
+
+
+def rows(blocks: Sequence[Block], now: float) -> Iterator[tuple[Row, Found] | None]:
     """All sources of a table (blocks of one geometry) that count, in no order. None now and then, for the reader to do
     something else meanwhile."""
     if not blocks:
@@ -301,7 +318,18 @@ def rows(blocks: Sequence[Block], now: float) -> Iterator[Row | None]:
         for entries in found.values():
             row = _row(entries, places, geometry, now)
             if row.connections or any(row.rates):
-                yield row
+                yield row, entries
+
+
+def forget(entries: Found) -> None:
+    """Nothing has come of this source lately; what connections it has it has still.
+
+    The workers go on to count meanwhile, and one that has just read what it is about to add to writes that back:
+    whoever wants to be sure forgets it again a moment later.
+    """
+    for block, slot in entries:
+        for start in _Places(block.geometry.slots).rates:
+            _RATE.pack_into(block.octets, start + _RATE.size * slot, 0, 0, 0)
 
 
 def _row(entries: Sequence[tuple[Block, int]], places: _Places, geometry: Geometry, now: float) -> Row:

@@ -13,16 +13,21 @@ from __future__ import annotations
 
 from bisect import insort
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple, Protocol, cast
 
 from balancer.algorithms.base import Algorithm
 from balancer.config import model
 from balancer.pool.backend import Backend
 from balancer.pool.facts import Counters
+from balancer.pool.orders import WHOLE
 from balancer.pool.server import Server
 
-__all__ = ["Bell", "Errand", "LimitedBackend", "Line", "Places", "Room", "Seats", "Ticket", "described"]
+__all__ = [
+    "Bell", "Errand", "LimitedBackend", "Line", "PacedBackend", "PacedPlaces", "Places", "Room", "Seats", "Ticket",
+    "described", "others",
+]  # fmt: skip
 
 _MICROSECOND = 1e-6
 # Servers looked at in one go for a place that another process may have freed: 100 us. The rest have their turn next.
@@ -61,6 +66,13 @@ class Bell(Line, Protocol):
     def pointed(self) -> Sequence[int]:
         """Where each has pointed last."""
 
+    @property
+    def load(self) -> int:
+        """How many are served or wait, of all processes."""
+
+    def weigh(self, load: int) -> None:
+        """Tell the others how many of ours are and do."""
+
 
 class Seats(Protocol):
     """So many at a time, over all processes."""
@@ -78,6 +90,20 @@ class Places(Line, Seats, Protocol):
     @property
     def is_tight(self) -> bool:
         """Whether what is done with is to be given back, and not used again."""
+
+
+class PacedPlaces(Places, Protocol):
+    """Below whose number there is another one that changes."""
+
+    ceiling: Callable[[], int]
+
+    @property
+    def total(self) -> int:
+        """The number."""
+
+    @property
+    def excess(self) -> int:
+        """How many are out above the other one."""
 
 
 class Errand(Protocol):
@@ -136,6 +162,16 @@ def described(ticket: Ticket, server: Server | None, now: float) -> tuple[str, f
     if not ticket.ahead:
         return name, -1.0, 0, 0
     return (name, ticket.over(now), *ticket.positions)
+
+
+def others(backend: LimitedBackend, server: Server | None, ticket: Ticket | None) -> tuple[int, int]:
+    """For the log, of one that is at `server` or waits: how many others the backend has, and the server."""
+    itself = int(server is not None or (ticket is not None and ticket.is_waiting))
+    if server is None and ticket is not None and ticket.server is not None:
+        of_server = ticket.server.counters.scur
+    else:
+        of_server = server.counters.scur - 1 if server is not None else 0
+    return backend.counters.scur + backend.waiting - itself, of_server
 
 
 class _Queue:
@@ -265,7 +301,9 @@ class LimitedBackend(Backend):
         self.bell = bell
         self._line = _Queue(bell, counters)
         self._booths = {
-            server: _Booth(server, number, rooms[server]) for number, server in enumerate(servers, 1) if server in rooms
+            server: self._booth(server, number, rooms[server])
+            for number, server in enumerate(servers, 1)
+            if server in rooms
         }
         self._waited_for: dict[Server, _Booth] = {}
         """Those in whose line one of ours is."""
@@ -279,6 +317,9 @@ class LimitedBackend(Backend):
         self._usable: frozenset[Server] = frozenset()
         super().__init__(name, config, servers=servers, algorithm=algorithm, counters=counters, touched=touched)
         self.pick = self._pick
+
+    def _booth(self, server: Server, number: int, room: Room) -> _Booth:
+        return _Booth(server, number, room)
 
     @property
     def waiting(self) -> int:
@@ -538,3 +579,112 @@ class LimitedBackend(Backend):
                     ticket.errand.on_place(server)
         finally:
             self._is_telling = False
+
+
+class _PacedBooth(_Booth):
+    """A server whose limit moves. Places that are kept count, and are given back where they are too many."""
+
+    __slots__ = ()
+
+    def take(self) -> bool:
+        self.shrink()
+        return super().take()
+
+    def shrink(self) -> None:
+        """Keep none that is too much by now."""
+        if self.kept:
+            excess = cast(PacedPlaces, self.places).excess
+            if excess > 0:
+                self.give(min(excess, self.kept))
+
+
+class PacedBackend(LimitedBackend):
+    """A limited backend some of whose servers are given less than their maxconn while there is little to do (minconn,
+    fullconn) or while they warm up (slowstart).
+
+    By HAProxy's rule: from minconn it rises with what is served and waits in the whole backend, over all processes, and
+    is maxconn at fullconn; and a server that has come back gets that share of it that it gets of its weight.
+    """
+
+    __slots__ = ("_fullconn",)
+
+    def __init__(
+        self,
+        name: str,
+        config: model.Backend,
+        *,
+        servers: Sequence[Server],
+        algorithm: Algorithm[Server],
+        counters: Counters,
+        touched: list[Counters],
+        bell: Bell,
+        rooms: Mapping[Server, Room],
+        fullconn: int,
+    ) -> None:
+        """As `LimitedBackend`; the rooms' places are paced."""
+        self._fullconn = fullconn
+        super().__init__(
+            name,
+            config,
+            servers=servers,
+            algorithm=algorithm,
+            counters=counters,
+            touched=touched,
+            bell=bell,
+            rooms=rooms,
+        )
+
+    def _booth(self, server: Server, number: int, room: Room) -> _Booth:
+        places = cast(PacedPlaces, room.places)
+        places.ceiling = partial(self._ceiling, server, places)
+        return _PacedBooth(server, number, room)
+
+    def _ceiling(self, server: Server, places: PacedPlaces) -> int:
+        """HAProxy's srv_dynamic_maxconn."""
+        most = places.total
+        least = server.config.minconn
+        if least is not None and least < most:
+            load = self.bell.load
+            if load < self._fullconn:
+                most = max(least, load * most // self._fullconn)
+        throttle = server.state.throttle
+        return most if throttle >= WHOLE else max(1, most * throttle // WHOLE)
+
+    def _weigh(self) -> None:
+        self.bell.weigh(self.counters.scur + self.waiting)
+
+    def take(self, server: Server) -> bool:
+        has_to_wait = super().take(server)
+        self._weigh()
+        return has_to_wait
+
+    def wait(self, errand: Errand, server: Server | None, now: float, *, avoid: Server | None = None) -> bool:
+        # It counts before it is looked for a place.
+        self.bell.weigh(self.counters.scur + self.waiting + 1)
+        waits = super().wait(errand, server, now, avoid=avoid)
+        self._weigh()
+        return waits
+
+    def leave(self, ticket: Ticket) -> None:
+        super().leave(ticket)
+        self._weigh()
+
+    def release(self, server: Server) -> None:
+        # It counts no more when it is looked who has its place.
+        self.bell.weigh(self.counters.scur + self.waiting - 1)
+        super().release(server)
+        self._weigh()
+
+    def tidy(self) -> None:
+        self._weigh()
+        super().tidy()
+        if self.waiting:
+            # The limits may have risen with what there is to do elsewhere.
+            self.look()
+
+    def look(self, *, is_patient: bool = True) -> None:
+        for server, booth in list(self._keeping.items()):
+            cast(_PacedBooth, booth).shrink()
+            if not booth.kept:
+                del self._keeping[server]
+        super().look(is_patient=is_patient)

@@ -8,11 +8,13 @@ others wait for what comes of it, unless answers to such questions were not for 
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from typing import Protocol
 
 from balancer.config import model
 from balancer.pool.facts import Counters
+from balancer.pool.outdated import Voice
 from balancer.wire.caching import Freshness, Wish, judge, kept, selected, steering, varies_on
 from balancer.wire.encoding import encoded, varied
 from balancer.wire.http1 import Response, Section
@@ -114,13 +116,15 @@ class Entry:
 class Capture:
     """A response on its way to a client that is to be kept: `add` its content, then `Cache.store` it, or `drop` it."""
 
-    __slots__ = ("_cache", "_pieces", "entry", "size")
+    __slots__ = ("_cache", "_pieces", "entry", "is_outdated", "size")
 
     def __init__(self, cache: Cache, entry: Entry) -> None:
         self._cache = cache
         self._pieces: list[bytes] = []
         self.entry = entry
         self.size = 0
+        self.is_outdated = False
+        """Something was done to what it is of since it began."""
 
     def add(self, data: bytes) -> bool:
         """False where it has become too large; then it is dropped."""
@@ -137,6 +141,7 @@ class Capture:
         self._cache.coming -= self.size
         self.size = 0
         self._pieces.clear()
+        self._cache.end(self)
 
     def content(self) -> bytes:
         """All of it."""
@@ -144,14 +149,16 @@ class Capture:
 
 
 class Cache:
-    """`counters` are the backend's, which tell how much there is. Each of the workers has an equal share."""
+    """`counters` are the backend's, which tell how much there is. Each of the workers has an equal share, and tells the
+    others by `voice` what has become outdated."""
 
     __slots__ = (
-        "_asked", "_counters", "_entries", "_limit", "_max_age", "_most", "_order", "_passed", "_process_vary", "_used",
-        "_variants", "coming",
+        "_asked", "_captures", "_counters", "_entries", "_keys", "_limit", "_max_age", "_most", "_order", "_passed",
+        "_process_vary", "_used", "_variants", "_voice", "coming",
     )  # fmt: skip
 
-    def __init__(self, config: model.Cache, *, workers: int, counters: Counters) -> None:
+    def __init__(self, config: model.Cache, *, workers: int, counters: Counters, voice: Voice | None = None) -> None:
+        self._voice = voice
         self._limit = config.total_max_size // workers
         self._most = min(config.max_object_size or config.total_max_size // _SHARE, self._limit // 2)
         self._max_age = config.max_age
@@ -159,13 +166,17 @@ class Cache:
         self._variants = config.max_secondary_entries
         self._counters = counters
         self._entries: dict[Key, list[Entry]] = {}
+        # What others tell of: the keys by their numbers, and what is on its way in by the numbers of its keys.
+        self._keys: dict[int, Key] = {}
+        self._captures: dict[int, list[Capture]] = {}
         self._order: OrderedDict[Entry, None] = OrderedDict()
         self._used = 0
         self.coming = 0
         """Octets of what is on its way in."""
         # Who waits for whose answer; and what was asked in vain, the longest ago first.
         self._asked: dict[tuple[Key, bytes, bool], list[Waiter]] = {}
-        self._passed: OrderedDict[tuple[Key, bytes, bool], None] = OrderedDict()
+        # That is by their hashes: they may be as long as heads are, and who asks for himself for nothing is not harmed.
+        self._passed: OrderedDict[int, None] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._order)
@@ -177,6 +188,7 @@ class Cache:
 
     def find(self, question: Question, now: float) -> Entry | None:
         """What answers `question` at this time (Unix time)."""
+        self._listen()
         entries = self._entries.get(question.key)
         if entries is None:
             return None
@@ -206,7 +218,18 @@ class Cache:
             return None
         if len(response.fields) > self._most:
             return None
-        return Capture(self, Entry(question, names, response, fresh))
+        capture = Capture(self, Entry(question, names, response, fresh))
+        self._captures.setdefault(_number(question.key), []).append(capture)
+        return capture
+
+    def end(self, capture: Capture) -> None:
+        """It is here, or will not come."""
+        number = _number(capture.entry.key)
+        captures = self._captures.get(number, ())
+        if capture in captures:
+            captures.remove(capture)  # type: ignore[union-attr]
+            if not captures:
+                del self._captures[number]
 
     def makes_room(self, capture: Capture, size: int) -> bool:
         """Whether so many octets more of a response may come in."""
@@ -218,17 +241,21 @@ class Cache:
 
     def store(self, capture: Capture) -> None:
         """The response is here, whole."""
+        self._listen()
         entry = capture.entry
         body = capture.content()
         capture.drop()
+        if capture.is_outdated:
+            return
         entry.body = body
         entry.response = kept(entry.response, len(body), entry.fresh.at)
         entry.size = _OVERHEAD + len(body) + _FORMS * len(entry.response.fields) + sum(map(len, entry.key))
         entry.size += len(entry.steering) + sum(map(len, entry.selected))
         if entry.size > self._limit // 2:
             return
-        self._passed.pop((entry.key, entry.steering, entry.is_https), None)
+        self._passed.pop(hash((entry.key, entry.steering, entry.is_https)), None)
         entries = self._entries.setdefault(entry.key, [])
+        self._keys[_number(entry.key)] = entry.key
         for other in entries:
             if other.replaces(entry):
                 self._forget(other, entries)
@@ -258,7 +285,7 @@ class Cache:
         """Whether another one asks already, for whose answer `waiter` then waits. False: it is to ask for others too,
         and to tell them by `pass_by`, `let_in` or `give_up`; if it `leads`. None: it is to ask for itself."""
         group = question.group
-        if question.wish.has_credentials or group in self._passed:
+        if question.wish.has_credentials or hash(group) in self._passed:
             return None
         waiting = self._asked.get(group)
         if waiting is None:
@@ -271,7 +298,7 @@ class Cache:
 
     def pass_by(self, question: Question) -> None:
         """The answer is not for everybody: all are to ask for themselves, now and in future."""
-        self._passed[question.group] = None
+        self._passed[hash(question.group)] = None
         if len(self._passed) > _MOST_PASSED:
             self._passed.popitem(last=False)
         self.let_in(question)
@@ -298,11 +325,32 @@ class Cache:
     # Coming and going
 
     def invalidate(self, key: Key) -> None:
-        """Something was done to what stands there (RFC 9111 section 4.4)."""
-        for entry in self._entries.pop(key, ()):
-            del self._order[entry]
-            self._used -= entry.size
-        self._tell()
+        """Something was done to what stands there (RFC 9111 section 4.4), here or in another worker."""
+        number = _number(key)
+        self._outdate(number)
+        if self._voice is not None:
+            self._voice.tell(number)
+
+    def _outdate(self, number: int) -> None:
+        for capture in self._captures.get(number, ()):
+            capture.is_outdated = True
+        key = self._keys.pop(number, None)
+        if key is not None:
+            for entry in self._entries.pop(key, ()):
+                del self._order[entry]
+                self._used -= entry.size
+            self._tell()
+
+    def _listen(self) -> None:
+        """Forget what other workers say is outdated."""
+        news = self._voice.heard() if self._voice is not None else ()
+        if news is None:
+            # More than there is room to tell of.
+            for number in [*self._keys, *self._captures]:
+                self._outdate(number)
+            return
+        for number in news:
+            self._outdate(number)
 
     def _shrink(self, limit: int) -> None:
         while self.used > limit and self._order:
@@ -313,6 +361,7 @@ class Cache:
         self._forget(entry, entries)
         if not entries:
             del self._entries[entry.key]
+            self._keys.pop(_number(entry.key), None)
         self._tell()
 
     def _forget(self, entry: Entry, entries: list[Entry]) -> None:
@@ -323,3 +372,9 @@ class Cache:
     def _tell(self) -> None:
         self._counters.cache_objects = len(self._order)
         self._counters.cache_octets = self._used
+
+
+def _number(key: Key) -> int:
+    """What stands for a key among workers, also those of another interpreter; signed, 64 bits."""
+    digest = hashlib.blake2b(b"\n".join(key), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)

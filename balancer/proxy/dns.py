@@ -128,11 +128,13 @@ class DnsForwarder:
         self._clock = clock
         self._wall = wall
         self._receivers = [receiver(sock) for sock in sockets]
+        self._on_clients: Callable[[Receiver], None] = self._from_clients
+        self._is_listening = False
         self._peers: dict[Server, _Peer] = {}
         self._current: dict[Server, _Channel] = {}
         """Which of a server's sockets takes the next queries, until its ids are used up."""
         self._channels: set[_Channel] = set()
-        self._width = min(_MOST_SOCKETS, max(_FEWEST_SOCKETS, _ALL_SOCKETS // len(backend.servers)))
+        self._width = min(_MOST_SOCKETS, max(_FEWEST_SOCKETS, _ALL_SOCKETS // max(1, len(backend.servers))))
         self._batch = Batch(BATCH)
         self._octets = 0
         """Of all outstanding queries."""
@@ -146,11 +148,26 @@ class DnsForwarder:
 
     def start(self) -> None:
         """Begin to listen."""
+        self._is_listening = True
         for receiver in self._receivers:
-            receiver.listen(self._loop, self._from_clients)
+            receiver.listen(self._loop, self._on_clients)
+
+    def refuse(self) -> None:
+        """Until `admit`, whoever asks is told that nobody answers. What is outstanding is still answered."""
+        self._turn_to(self._from_refused)
+
+    def admit(self) -> None:
+        """Queries go to the servers again."""
+        self._turn_to(self._from_clients)
+
+    def _turn_to(self, callback: Callable[[Receiver], None]) -> None:
+        self._on_clients = callback
+        if self._is_listening:
+            self.start()
 
     def stop_accepting(self) -> None:
         """Listen no longer; what is outstanding is still answered."""
+        self._is_listening = False
         for receiver in self._receivers:
             receiver.stop()
 
@@ -190,7 +207,7 @@ class DnsForwarder:
         try:
             datagrams = receiver.receive()
         except OSError:
-            receiver.listen(self._loop, self._from_clients)
+            receiver.listen(self._loop, self._on_clients)
             return
         queries = octets = 0
         for message, client in datagrams:
@@ -214,6 +231,26 @@ class DnsForwarder:
         self._octets += octets
         if counters.scur > self._max_flows or self._octets > _MOST_OCTETS:
             self._make_room()
+
+    def _from_refused(self, receiver: Receiver) -> None:
+        counters, answers = self._counters, []
+        try:
+            datagrams = receiver.receive()
+        except OSError:
+            receiver.listen(self._loop, self._on_clients)
+            return
+        for message, client in datagrams:
+            counters.bin += len(message)
+            if end := question_end(message):
+                answers.append((servfail(message, end), client))
+            else:
+                counters.ereq += 1
+                counters.udp_dropped += 1
+        counters.stot += len(answers)
+        counters.req_tot += len(answers)
+        counters.intercepted += len(answers)
+        counters.bout += sum(len(answer) for answer, _ in answers)
+        counters.udp_dropped += receiver.send(answers)
 
     def _key(self, query: _Query) -> bytes:
         _, _, message, end, receiver, client, _ = query

@@ -13,7 +13,7 @@ import asyncio
 import time
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Final, cast
@@ -21,11 +21,12 @@ from typing import Final, cast
 from balancer.config import model
 from balancer.errors import BadRequest
 from balancer.pool.backend import Backend
+from balancer.pool.captures import Captures
 from balancer.pool.facts import Counters
 from balancer.pool.records import HttpRecord
 from balancer.pool.server import Server
 from balancer.pool.sticky import NO_COOKIE, Choice, Persistence
-from balancer.pool.waiting import LimitedBackend, Ticket, described
+from balancer.pool.waiting import LimitedBackend, Ticket, described, others
 from balancer.proxy.cache import Cache
 from balancer.proxy.compress import Compression
 from balancer.proxy.listen import Gate
@@ -45,6 +46,9 @@ __all__ = ["Client", "Exchange", "ForwardedFor", "HttpBackend", "HttpFrontend", 
 _IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
 # A connection that answered this recently (seconds) is not one that the server is just about to close as idle.
 _PROVED_ALIVE: Final = 0.5
+# Clients whose X-Forwarded-For is kept.
+_MOST_KNOWN: Final = 1024
+_now: Final = time.monotonic
 
 
 @dataclass(frozen=True)
@@ -55,9 +59,19 @@ class ForwardedFor:
     lower: bytes
     exclude: tuple[IPv4Network | IPv6Network, ...]
     if_none: bool
+    known: dict[str, bytes] = field(default_factory=dict)
+    """The lines of clients that were here."""
 
     def line(self, host: str) -> bytes:
         """The field line for a client at `host`; empty where it is excluded."""
+        line = self.known.get(host)
+        if line is None:
+            if len(self.known) >= _MOST_KNOWN:
+                self.known.clear()
+            line = self.known[host] = self._make(host)
+        return line
+
+    def _make(self, host: str) -> bytes:
         host = host.partition("%")[0]
         if host.startswith("::ffff:") and "." in host:
             # An IPv4 client on a dual-stack socket.
@@ -103,8 +117,8 @@ class HttpFrontend:
     limits: Limits
     default: HttpBackend
     """Where requests go, if no rule says otherwise."""
-    exchange: Callable[[Client, Request, float, float], Exchange]
-    """Makes an exchange: `Exchange` where there are no rules."""
+    exchange: Callable[[Client, Request, float, float], Exchange] | None
+    """Makes an exchange; None: `Exchange`, where there are no rules."""
     replies: Replies
     max_body: int
     """Octets of a request's content."""
@@ -116,16 +130,17 @@ class HttpFrontend:
     keepalive: model.TcpKeepalive | None
     log: Callable[[HttpRecord], None] | None
     dontlognull: bool
+    captures: Captures | None = None
+    """Keeps what is refused."""
 
 
 class Client(Receiver):
     """The client connection an exchange belongs to."""
 
     __slots__ = (
-        "buffer", "deadline", "eof", "forwarded", "frontend", "key", "own", "source", "transport", "write",
+        "buffer", "deadline", "eof", "forwarded", "frontend", "is_tls", "key", "own", "source", "transport", "write",
         "write_paused",
     )  # fmt: skip
-
 
     frontend: HttpFrontend
     transport: Stream | None
@@ -135,6 +150,7 @@ class Client(Receiver):
     deadline: float
     eof: bool
     forwarded: bytes
+    is_tls: bool
     key: bytes
     own: ServerConnection | None
     source: tuple[str, int] | None
@@ -231,8 +247,8 @@ class Exchange(Holder):
     @property
     def is_client_done(self) -> bool:
         """Whether the client has said that it sends no more (RFC 9112 section 9.6): no reset can hit the answer."""
-        request = self.request
-        return request.line.minor == 1 and not request.section.keep_alive and not request.section.body
+        line, section = self.request.line, self.request.section
+        return line.minor == 1 and not section.keep_alive and not section.body and not section.upgrade
 
     # Towards a server
 
@@ -297,7 +313,7 @@ class Exchange(Holder):
         """For a place at `server`, or at any but `avoid`."""
         backend = cast(LimitedBackend, self.to.backend)
         self.client.deadline = self.frontend.clock.now + self.to.queue_timeout
-        if backend.wait(self, server, time.monotonic(), avoid=avoid):
+        if backend.wait(self, server, _now(), avoid=avoid):
             return
         # There is none to wait at either.
         assert server is not None
@@ -336,7 +352,7 @@ class Exchange(Holder):
         ticket = self.ticket
         assert ticket is not None
         counters = server.counters
-        waited = int(ticket.over(time.monotonic()) * 1e6)
+        waited = int(ticket.over(_now()) * 1e6)
         counters.qtime += waited
         if waited > counters.qtime_max:
             counters.qtime_max = waited
@@ -362,7 +378,7 @@ class Exchange(Holder):
             self.client.deadline = NEVER
             self.dialling = self.frontend.loop.create_task(self._dial())
             return
-        self.connect_time = self.parsed if self.ticket is None else time.monotonic()
+        self.connect_time = self.parsed if self.ticket is None else _now()
         server.counters.reuse += 1
         self._send(connection)
 
@@ -411,7 +427,7 @@ class Exchange(Holder):
         server = self.server
         assert server is not None
         connection.server = server
-        self.connect_time = time.monotonic()
+        self.connect_time = _now()
         began = self.parsed if self.ticket is None else self.parsed + self.ticket.duration
         microseconds = int((self.connect_time - began) * 1e6)
         self.to.backend.counters.connect_times[microseconds.bit_length()] += 1
@@ -471,6 +487,10 @@ class Exchange(Holder):
                     frontend.gate.counters.dreq += 1
                 else:
                     frontend.gate.counters.ereq += 1
+                    if frontend.captures is not None:
+                        head = b"%b\r\n%b\r\n" % (self.request.line.octets, self.request.section.fields)
+                        octets, at = head + data, len(head)
+                        frontend.captures.request(frontend.name, client.source, octets, error.why, body_at=at)
                 # A server must not take what it has got for the whole.
                 reset(connection.transport)
                 if self.response is None:
@@ -542,7 +562,7 @@ class Exchange(Holder):
     def on_response(self, response: Response, data: bytes, connection: ServerConnection) -> None:
         """A final response's head has come; `data` begins with it."""
         client, frontend, request, choice = self.client, self.frontend, self.request, self.choice
-        now = self.head_time = time.monotonic()
+        now = self.head_time = _now()
         self.response = response
         body, size = response.body, response.size
         minor = request.line.minor
@@ -566,7 +586,10 @@ class Exchange(Holder):
             if is_whole and body:
                 octets += data[size:]
         self.bytes_out += len(octets)
-        client.write(octets)
+        if keep_alive or not is_whole or client.transport is None:
+            client.write(octets)
+        else:
+            client.transport.write_last(octets)
         if is_whole:
             connection.phase = _IDLE
             self.response_complete(now)
@@ -616,7 +639,7 @@ class Exchange(Holder):
             self.on_bad_response("101 to a request that asked for no upgrade")
             return
         self.response = response
-        self.head_time = time.monotonic()
+        self.head_time = _now()
         fields, added = self._cookies(response, self.choice) if self.choice is not None else (None, b"")
         head = rewrite.response_head(response, added=added, fields=fields, keep_alive=True)
         self.step = _TUNNEL
@@ -716,6 +739,13 @@ class Exchange(Holder):
         server = self.server
         assert server is not None
         server.counters.eresp += 1
+        captures, connection = self.frontend.captures, self.connection
+        if captures is not None and connection is not None and connection.buffer:
+            names = (self.frontend.name, server.backend, server.name)
+            body_at = 0 if self.response is not None else -1
+            captures.response(
+                names, self.client.source, connection.buffer, why, method=connection.method, body_at=body_at
+            )
         why = f"{server.backend}/{server.name}: {why}"
         if self.response is None:
             self._answer(502, why, "PH")
@@ -728,7 +758,7 @@ class Exchange(Holder):
             # Most who give up do it so, and a server that is full has others to serve.
             self.abort("CQ")
         elif self.step is _UPLOADING:
-            self.abort(f"C{self._phase_letter()}")
+            self.on_client_lost()
         elif self.step is _TUNNEL:
             connection = self.connection
             assert connection is not None
@@ -741,11 +771,18 @@ class Exchange(Holder):
 
     def on_client_lost(self) -> None:
         """The client's connection is gone."""
-        self.abort("CD" if self.step is _TUNNEL else f"C{self._phase_letter()}")
+        is_on_its_way = self.step is _TUNNEL or (self.step is _UPLOADING and self.connection is not None)
+        self.abort("CD" if is_on_its_way else f"C{self._phase_letter()}")
 
     def kill(self, termination: str) -> None:
         """End it now: D its server went down, K at a hard stop."""
-        self.abort(f"{termination}{self._phase_letter()}")
+        code = f"{termination}{self._phase_letter()}"
+        if self.connection is not None and self.response is None and not self.frontend.gate.stopping:
+            # As in HAProxy: the client may ask again.
+            server = self.connection.server
+            self._answer(502, f"{server.backend}/{server.name}: its connections were ended", code)
+        else:
+            self.abort(code)
 
     def expire(self, now: float) -> None:
         """The client connection's deadline has passed."""
@@ -764,7 +801,7 @@ class Exchange(Holder):
         elif self.step is _UPLOADING and not (connection is not None and connection.write_paused):
             why = "the request's body stopped coming"
             if self.response is None:
-                self._answer(408, why, "cD")
+                self._answer(408, why, "cH")
             else:
                 self.abort("cD", why=why)
         else:
@@ -803,6 +840,10 @@ class Exchange(Holder):
     def _reply(self, status: int, why: str, termination: str, compose: Compose) -> None:
         """Answer in place of a server."""
         client, frontend, request = self.client, self.frontend, self.request
+        if self.dialling is not None:
+            # What it gets for its client would come after this, and be taken for the answer to the next request.
+            self.dialling.cancel()
+            self.dialling = None
         if self.connection is not None:
             self._leave(self.connection, reusable=False, now=0.0)
         # A body still to come would have to be read for nothing.
@@ -816,7 +857,7 @@ class Exchange(Holder):
         self.bytes_out += len(reply)
         client.write(reply)
         frontend.gate.counters.intercepted += 1
-        now = time.monotonic()
+        now = _now()
         self._account(termination, status, now, why=why)
         client.exchange_over(keep_alive=keep_alive, now=now)
 
@@ -833,7 +874,7 @@ class Exchange(Holder):
                 reset(connection.transport)
             self._leave(connection, reusable=False, now=0.0)
         status = self.response.status if self.response is not None else -1
-        self._account(termination, status, time.monotonic(), why=why)
+        self._account(termination, status, _now(), why=why)
         client = self.client
         if client.transport is not None:
             reset(client.transport)
@@ -845,7 +886,7 @@ class Exchange(Holder):
         assert connection is not None and response is not None
         self.connection = None
         connection.finish(self.frontend.loop, self.to.server_timeout)
-        self._account("--", response.status, time.monotonic())
+        self._account("--", response.status, _now())
         self.client.shut()
 
     # Accounts
@@ -913,16 +954,21 @@ class Exchange(Holder):
         host, port = self.client.source or ("unix", 0)
         parsed, connected, answered = self.parsed, self.connect_time, self.head_time
         name, waited, srv_queue, backend_queue = "<NOSRV>", -1.0, 0, 0
+        beconn, srvconn = backend.counters.scur, 0
         if server is not None:
             name, waited = server.name, 0.0
+            # As HAProxy counts: this one is over.
+            beconn, srvconn = beconn - 1, server.counters.scur - 1
+        if backend.is_limited:
+            beconn, srvconn = others(cast(LimitedBackend, backend), server, self.ticket)
         if self.ticket is not None:
-            name, waited, srv_queue, backend_queue = described(self.ticket, server, time.monotonic())
+            name, waited, srv_queue, backend_queue = described(self.ticket, server, _now())
             parsed += max(0.0, waited)
         cookies = "--" if choice is None else choice.state + self.cookie
         return HttpRecord(
             client=host,
             client_port=port,
-            began=frontend.clock.wall - total / 1000,
+            began=frontend.clock.wall - (frontend.clock.now - self.began),
             frontend=frontend.name,
             backend=backend.name,
             server=name,
@@ -936,14 +982,15 @@ class Exchange(Holder):
             termination=termination + cookies,
             actconn=frontend.gate.process.scur,
             feconn=frontend.gate.counters.scur,
-            beconn=backend.counters.scur,
-            srvconn=server.counters.scur if server is not None else 0,
+            beconn=beconn,
+            srvconn=srvconn,
             retries=self.retries,
             redispatched=self.redispatched,
             srv_queue=srv_queue,
             backend_queue=backend_queue,
             request_line=self.request.line.octets,
             why=why,
+            bytes_in=self.bytes_in,
         )
 
 

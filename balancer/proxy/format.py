@@ -13,7 +13,7 @@ from balancer.pool.server import Server
 from balancer.proxy.exchange import HttpBackend, HttpFrontend
 from balancer.proxy.match import plain_address
 from balancer.wire.fields import cookie_values, field_values, host_name, query_values
-from balancer.wire.http1 import Request
+from balancer.wire.http1 import Request, Response
 from balancer.wire.path import canonical
 
 __all__ = ["NO_GROUPS", "Subject", "Template", "compile_template", "field_line"]
@@ -43,6 +43,8 @@ class Subject(Protocol):
     """A trusted proxy said that the client speaks TLS."""
     request_id: bytes
     """The request's name; empty if it has none."""
+    came: Response | None
+    """The server's response as it came."""
 
     def endpoints(self) -> tuple[tuple[str, int] | None, tuple[str, int] | None]:
         """The client's address and the one it connected to."""
@@ -120,6 +122,14 @@ def _host(subject: Subject, _: Groups) -> bytes:
     return host if _HOST.fullmatch(host) else b""
 
 
+def _status(subject: Subject, _: Groups) -> bytes:
+    return b"%d" % subject.came.status if subject.came is not None else b""
+
+
+def _response_version(subject: Subject, _: Groups) -> bytes:
+    return b"1.%d" % subject.came.minor if subject.came is not None else b""
+
+
 _PLAIN: dict[str, Template] = {
     "src": lambda subject, _: _address(subject.source),
     "src_port": lambda subject, _: _port(subject.source),
@@ -135,6 +145,9 @@ _PLAIN: dict[str, Template] = {
     "server": lambda subject, _: subject.server.name.encode() if subject.server is not None else b"",
     "date": lambda subject, _: formatdate(subject.frontend.clock.wall, usegmt=True).encode(),
     "scheme": lambda subject, _: b"https" if subject.is_https else b"http",
+    "req_ver": lambda subject, _: b"1.%d" % subject.asked.line.minor,
+    "res_ver": _response_version,
+    "status": _status,
     "request_id": lambda subject, _: subject.request_id,
     "uuid": lambda _, __: str(uuid.uuid4()).encode(),
     "user": lambda subject, _: subject.user,

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Protocol
 
-from balancer.config import model
+from balancer.config import forwarding, model
 from balancer.proxy.format import NO_GROUPS, Subject, Template, compile_template
-from balancer.proxy.match import plain_address
+from balancer.proxy.match import Networks, plain_address
 from balancer.wire.fields import field_values, with_fields, with_lines, without_fields
 from balancer.wire.http1 import Section
 
@@ -44,17 +44,20 @@ class Told(Subject, Protocol):
 class Forwarding:
     """One frontend's."""
 
-    def __init__(self, frontend: model.Frontend, trusted: int) -> None:
-        """`trusted` is the bit of the trusted proxies' networks."""
-        self.trusted = trusted
+    def __init__(self, frontend: model.Frontend, networks: Networks) -> None:
+        self.trusted = networks.bit(frontend.trusted_proxies or ())
+        """The bit of the zones of trusted proxies."""
         self._strips = frontend.trusted_proxies is not None
         own = frontend.forwarded_for
         self._for = (own.header if own is not None else _FORWARDED_FOR).lower().encode()
         self._lines: list[tuple[bytes, bytes, Callable[[Told], bytes]]] = [
             (f"X-Forwarded-{what.title()}".encode(), f"x-forwarded-{what}".encode(), _X_FORWARDED[what])
-            for what in frontend.x_forwarded
+            for what in (frontend.x_forwarded.headers if frontend.x_forwarded is not None else ())
         ]
         self._forwarded = _forwarded(frontend.forwarded) if frontend.forwarded is not None else None
+        # Whose requests get none of them, and whether they may bring their own.
+        self._x_except, self._x_if_none = _unless(frontend.x_forwarded, networks)
+        self._except, self._if_none = _unless(frontend.forwarded, networks)
         self._id_header = self._id_lower = b""
         self._id: bytes | Template = b""
         if frontend.request_id is not None:
@@ -86,10 +89,11 @@ class Forwarding:
         return host
 
     @staticmethod
-    def is_https(section: Section) -> bool:
-        """Whether the trusted proxy that the request came from says that the client speaks TLS."""
+    def is_https(section: Section) -> bool | None:
+        """Whether the trusted proxy that the request came from says that the client speaks TLS; None: it says nothing
+        of it."""
         values = field_values(section.fields, section.lower, b"x-forwarded-proto")
-        return bool(values) and values[-1].rpartition(b",")[2].strip(b" \t").lower() == b"https"
+        return values[-1].rpartition(b",")[2].strip(b" \t").lower() == b"https" if values else None
 
     def name(self, exchange: Told) -> bytes:
         """The request's name: a trusted proxy's, or a new one."""
@@ -103,11 +107,12 @@ class Forwarding:
         name = self._id if isinstance(self._id, bytes) else self._id(exchange, NO_GROUPS)
         return _NOT_IN_NAME.sub(b"", name)[:_LONGEST_NAME]
 
-    def told(self, section: Section, exchange: Told) -> Section:
-        """The request's fields with what its server is told."""
+    def told(self, section: Section, exchange: Told, zone: int) -> Section:
+        """The request's fields with what its server is told; `zone` is that of whom the connection is from."""
         names, lines = [], []
-        for name, lower, value_of in self._lines:
-            if exchange.is_trusted and field_values(section.fields, section.lower, lower):
+        may_bring = exchange.is_trusted or self._x_if_none
+        for name, lower, value_of in () if zone & self._x_except else self._lines:
+            if may_bring and field_values(section.fields, section.lower, lower):
                 continue
             names.append(lower)
             value = value_of(exchange)
@@ -116,7 +121,11 @@ class Forwarding:
         if self._id_lower:
             names.append(self._id_lower)
             lines.append(b"%b: %b\r\n" % (self._id_header, exchange.request_id))
-        if self._forwarded is not None:
+        if (
+            self._forwarded is not None
+            and not zone & self._except
+            and not (self._if_none and field_values(section.fields, section.lower, b"forwarded"))
+        ):
             lines.append(b"Forwarded: %b\r\n" % self._forwarded(exchange))
         if not lines and not names:
             return section
@@ -155,7 +164,12 @@ _X_FORWARDED: dict[str, Callable[[Told], bytes]] = {
 }
 
 
-def _forwarded(own: model.Forwarded) -> Callable[[Told], bytes]:
+def _unless(own: forwarding.Forwarded | forwarding.XForwarded | None, networks: Networks) -> tuple[int, bool]:
+    """The bit of the zones that get none, and whether it is only for requests without."""
+    return (networks.bit(own.exclude), own.if_none) if own is not None else (0, False)
+
+
+def _forwarded(own: forwarding.Forwarded) -> Callable[[Told], bytes]:
     """The value of a Forwarded field (RFC 7239 section 4)."""
 
     def value(exchange: Told) -> bytes:

@@ -23,7 +23,9 @@ from balancer.proxy.upstream import set_keepalive
 from balancer.wire import proxyproto
 from balancer.wire.http1 import parse_request
 
-__all__ = ["ClientConnection"]
+__all__ = ["ClientConnection", "Entrance"]
+
+_now: Final = time.monotonic
 
 # What a client may send ahead of its turn before we stop reading: one full read.
 _AHEAD: Final = 65536
@@ -82,7 +84,7 @@ class ClientConnection(Client):
         self.source: tuple[str, int] | None = None
         self.destination: tuple[str, int] | None = None
         self.forwarded = self.key = b""
-        self.eof = self.write_paused = self.is_held = False
+        self.eof = self.write_paused = self.is_held = self.is_tls = False
         self.own: ServerConnection | None = None
 
     # Coming and going
@@ -95,11 +97,12 @@ class ClientConnection(Client):
             self.source = peer[:2]
         if self.frontend.gate.enter(self):
             self.unpark()
+        transport.hear_soon()
 
     def unpark(self) -> None:
         """There is room for this connection (see `listen.Gate`)."""
         frontend = self.frontend
-        self.accepted = time.monotonic()
+        self.accepted = _now()
         self.deadline = frontend.clock.now + frontend.request_timeout
         frontend.sweeper.members.add(self)
         if frontend.keepalive is not None and self.transport is not None:
@@ -129,6 +132,10 @@ class ClientConnection(Client):
         if self.destination is None and self.source is not None and self.transport is not None:
             self.destination = self.transport.get_extra_info("sockname")[:2]
         return self.source, self.destination
+
+    def expects_more(self) -> bool:
+        exchange = self.exchange
+        return exchange is None or not exchange.is_client_done
 
     def eof_received(self) -> bool:
         """The client sends no more."""
@@ -171,7 +178,8 @@ class ClientConnection(Client):
         """The client has gone by itself; log it where that was no time to go."""
         if phase is _HEAD or phase is _PROXY:
             if self.began or (phase is _PROXY and self.buffer):
-                self._log_unread("CR", -1, "")
+                # As HAProxy has it, though nobody is there to read an answer.
+                self._log_unread("CR", 400, "")
             else:
                 self._log_silence("CR")
 
@@ -239,12 +247,16 @@ class ClientConnection(Client):
         if request is None:
             self._wait_for_more(data)
             return
-        parsed = time.monotonic()
+        parsed = _now()
         size = request.size
         self.buffer = data[size:] if len(data) > size else b""
         self.searched = 0
         self.phase = _BUSY
-        exchange = self.exchange = frontend.exchange(self, request, self.began or parsed, parsed)
+        make = frontend.exchange
+        began = self.began or parsed
+        # By its name where it can be: that is compiled to a call.
+        exchange = Exchange(self, request, began, parsed) if make is None else make(self, request, began, parsed)
+        self.exchange = exchange
         self.began = 0.0
         exchange.begin()
 
@@ -294,6 +306,7 @@ class ClientConnection(Client):
             return
         if header.source is not None:
             self.source, self.destination = header.source, header.destination
+        self.is_tls = header.is_tls
         self.phase = _HEAD
         self.buffer = self.buffer[header.size :]
         self._identify()
@@ -318,7 +331,7 @@ class ClientConnection(Client):
             if not self.searched or not self.began:
                 if self.exchanges:
                     self.deadline = self.frontend.clock.now + self.frontend.request_timeout
-                self.began = self.began or time.monotonic()
+                self.began = self.began or _now()
         else:
             self.began = 0.0
         self.searched = len(data)
@@ -370,7 +383,7 @@ class ClientConnection(Client):
             if len(self.buffer) < _AHEAD:
                 self.listen()
             if self.buffer:
-                self.began = time.monotonic()
+                self.began = _now()
                 frontend.loop.call_soon(self._next)
 
     # The end
@@ -407,6 +420,8 @@ class ClientConnection(Client):
         """What came is no request: answer and close."""
         frontend = self.frontend
         counters = frontend.gate.counters
+        if frontend.captures is not None and termination == "PR":
+            frontend.captures.request(frontend.name, self.source, self.buffer, why)
         reply = frontend.replies.reply(status)
         counters.ereq += 1
         counters.intercepted += 1
@@ -437,7 +452,7 @@ class ClientConnection(Client):
     def _log_silence(self, termination: str) -> None:
         """The record of a connection that ended without an octet, where these are wanted."""
         if not self.exchanges and not self.frontend.dontlognull:
-            self._log_unread(termination, -1, "")
+            self._log_unread(termination, 408 if termination == "cR" else 400, "")
 
     def _log_unread(self, termination: str, status: int, why: str, *, sent: int = 0) -> None:
         """The record of a connection that gave no request to speak of."""
@@ -445,12 +460,13 @@ class ClientConnection(Client):
         if frontend.log is None:
             return
         host, port = self.source or ("unix", 0)
-        total = int((time.monotonic() - (self.began or self.accepted)) * 1000)
+        began = self.began or self.accepted
+        total = int((_now() - began) * 1000)
         frontend.log(
             HttpRecord(
                 client=host,
                 client_port=port,
-                began=frontend.clock.wall - total / 1000,
+                began=frontend.clock.wall - (frontend.clock.now - began),
                 frontend=frontend.name,
                 backend=frontend.name,
                 server="<NOSRV>",
@@ -474,3 +490,16 @@ class ClientConnection(Client):
                 why=why,
             )
         )
+
+
+class Entrance:
+    """Makes the receiver of each connection to one address of `frontend`."""
+
+    __slots__ = ("_accept_proxy", "_frontend")
+
+    def __init__(self, frontend: HttpFrontend, *, accept_proxy: bool) -> None:
+        self._frontend = frontend
+        self._accept_proxy = accept_proxy
+
+    def __call__(self) -> ClientConnection:
+        return ClientConnection(self._frontend, accept_proxy=self._accept_proxy)

@@ -97,12 +97,8 @@ class Gate:
         )
 
     def _count(self) -> None:
-        for counters in (self.counters, self.process):
-            counters.conn_tot += 1
-            counters.stot += 1
-            counters.scur += 1
-            if counters.scur > counters.smax:
-                counters.smax = counters.scur
+        _count(self.counters)
+        _count(self.process)
 
     def leave(self) -> None:
         """A connection that had entered is gone."""
@@ -191,6 +187,14 @@ class Gate:
             self.admit(is_patient=False)
 
 
+def _count(counters: Counters) -> None:
+    counters.conn_tot += 1
+    counters.stot += 1
+    now = counters.scur = counters.scur + 1
+    if now > counters.smax:
+        counters.smax = now
+
+
 def _now() -> int:
     return int(time.monotonic() * 1e6)
 
@@ -205,13 +209,14 @@ class Listener:
         self._acceptors = [Acceptor(poller, sock, accept, self._on_trouble) for sock, accept in endpoints]
         self._wanted = False
         self._is_in_trouble = False
+        self._is_refusing = False
         self._is_open = True
 
     def resume(self) -> None:
         """Accept."""
         if not self._wanted:
             self._wanted = True
-            if not self._is_in_trouble:
+            if not self._is_in_trouble and not self._is_refusing:
                 for acceptor in self._acceptors:
                     acceptor.open()
 
@@ -220,6 +225,37 @@ class Listener:
         self._wanted = False
         for acceptor in self._acceptors:
             acceptor.close()
+
+    def refuse(self) -> None:
+        """Whoever comes from now on is refused, the addresses stay ours. Who comes to a Unix socket waits instead: it
+        cannot be listened to again."""
+        if self._is_refusing or not self._is_open:
+            return
+        self._is_refusing = True
+        for acceptor, (sock, _) in zip(self._acceptors, self._endpoints, strict=True):
+            acceptor.close()
+            if sock.family != socket.AF_UNIX:
+                acceptor.read()
+                # Else whoever was here before us has done it.
+                if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    sock.shutdown(socket.SHUT_RD)
+
+    def listen(self, backlog: int) -> None:
+        """Refuse nobody, also where somebody before us did. OSError where that cannot be."""
+        self._is_refusing = False
+        for sock, _ in self._endpoints:
+            if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                sock.listen(backlog)
+        if self._wanted:
+            self._wanted = False
+            self.resume()
+
+    def leave(self) -> None:
+        """Refuse everybody, for good: the addresses are others'."""
+        self.refuse()
+        self._is_open = False
+        for sock, _ in self._endpoints:
+            sock.close()
 
     def _on_trouble(self, error: OSError) -> None:  # noqa: ARG002
         """Mostly EMFILE. The clients wait in the backlog meanwhile."""
@@ -231,7 +267,7 @@ class Listener:
 
     def _try_again(self) -> None:
         self._is_in_trouble = False
-        if self._wanted:
+        if self._wanted and self._is_open:
             self._wanted = False
             self.resume()
 
@@ -239,6 +275,8 @@ class Listener:
         """Accept no more, ever. Who has connected by now is still let in: the kernel would reset whom it finds in
         the backlog when the last descriptor is closed."""
         self.pause()
+        if not self._is_open:
+            return
         # Whoever was about to connect is there by then.
         self._loop.call_later(_CLOSING, self._accept_the_rest)
 

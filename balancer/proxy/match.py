@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from ipaddress import IPv6Address, ip_address, ip_network
 
 from balancer.config.rules import Condition
+from balancer.config.units import statuses
 from balancer.regex import compile_regex
 from balancer.wire.fields import cookie_values, field_values, host_name, query_values
 from balancer.wire.http1 import Request
@@ -26,7 +27,7 @@ HTTPS = 1
 class Seen:
     """What conditions see of a request."""
 
-    __slots__ = ("asked", "host", "method", "path", "section", "target", "zone")
+    __slots__ = ("asked", "host", "method", "path", "section", "status", "target", "zone")
 
     def __init__(self, asked: Request, path: bytes, zone: int) -> None:
         self.asked = asked
@@ -38,6 +39,8 @@ class Seen:
         self.host = host_name(asked.section.host)
         self.zone = zone
         """`Networks.zone` of the client, and whether it speaks TLS."""
+        self.status = 0
+        """Of the response, where it is about one."""
 
 
 Test = Callable[[Seen], bool]
@@ -96,6 +99,8 @@ class Compiler:
         self._named: dict[str, Test] = {}
         self.looks_at_fields = False
         """Whether any of them looks at more fields than Host."""
+        self.statuses: list[frozenset[int]] = []
+        """Those that they tell apart from others."""
 
     def compile(self, condition: Condition | None) -> Test | None:
         """The condition as a function; None if it always holds."""
@@ -113,6 +118,10 @@ class Compiler:
             yield _in_zone(self._networks.bit(condition.src))
         if condition.scheme is not None:
             yield _is_https(condition.scheme == "https")
+        if condition.status is not None:
+            wanted = statuses(condition.status)
+            self.statuses.append(wanted)
+            yield _is_status(wanted)
         if condition.method is not None:
             yield _is_method(frozenset(method.encode() for method in condition.method))
         if condition.host is not None:
@@ -177,6 +186,10 @@ def _in_zone(bit: int) -> Test:
 
 def _is_https(wanted: bool) -> Test:
     return lambda seen: bool(seen.zone & HTTPS) is wanted
+
+
+def _is_status(wanted: frozenset[int]) -> Test:
+    return lambda seen: seen.status in wanted
 
 
 def _is_method(methods: frozenset[bytes]) -> Test:

@@ -234,6 +234,7 @@ class ServerConnection(Receiver):
             try:
                 response = parse_response(data, self.limits, self.method, self.searched)
             except BadResponse as error:
+                self.buffer = data
                 client.on_bad_response(error.why)
                 return
             if response is None:
@@ -287,10 +288,12 @@ class ServerConnection(Receiver):
             try:
                 data = chunks.feed(data)
             except BadResponse as error:
+                self.buffer = data
                 client.on_bad_response(error.why)
                 return
             is_complete = chunks.done
-            self.has_more = is_complete and bool(chunks.rest)
+            if is_complete and chunks.rest:
+                self.has_more = True
         else:
             is_complete = False
         if data:

@@ -3,7 +3,8 @@
     request ── Router ── Route: the backend, and what the rules change or answer
 
 What the rules make of a request depends on its head and on the networks that its client is in, and on nothing else:
-it is remembered by these. A frontend without rules has no router, and its exchanges are plain ones.
+it is remembered by these, if it comes more than once. A frontend without rules has no router, and its exchanges are
+plain ones.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from balancer.pool.backend import Backend
 from balancer.pool.facts import BUCKETS, Counters
 from balancer.pool.passwords import TooManyLoginsError
 from balancer.pool.records import HttpRecord
+from balancer.proxy.capture import Capture
 from balancer.proxy.exchange import Client, Exchange, HttpBackend, Step
 from balancer.proxy.format import Subject, field_line
 from balancer.proxy.forward import Forwarding
@@ -27,7 +29,7 @@ from balancer.proxy.login import Login, credentials_of
 from balancer.proxy.match import HTTPS, Compiler, Networks, Seen, Test
 from balancer.proxy.origin import Pool, ServerConnection
 from balancer.proxy.replies import Replies, composed
-from balancer.proxy.rules import Answer, Deny, Edits, Moved, Rules, Verdict
+from balancer.proxy.rules import NO_KINDS, Answer, Deny, Edits, Moved, Rules, Verdict, denied
 from balancer.proxy.stream import Poller
 from balancer.proxy.sweep import NEVER
 from balancer.proxy.tcp import source_key
@@ -35,13 +37,16 @@ from balancer.proxy.upstream import Upstream
 from balancer.wire.fields import with_fields, with_lines, without_fields
 from balancer.wire.http1 import Request, RequestLine, Response, Section
 from balancer.wire.path import readings
+from balancer.wire.recall import Recall
 
 __all__ = ["RoutedExchange", "Router", "nowhere"]
 
-# What is remembered: so many requests and clients, from heads of so many octets at the most: some MiB at the worst.
-_MOST_KNOWN: Final = 512
+# What is remembered: so much of a kind, from heads of so many octets at the most, each of which is there in so many
+# forms; and so many clients.
+_MOST_OCTETS: Final = 2 << 20
 _MOST_ZONES: Final = 4096
 _LONGEST_KNOWN: Final = 2048
+_FORMS: Final = 5
 
 _Key = tuple[bytes, bytes, bytes, int, Section | None]
 _Head = TypeVar("_Head", Section, Response)
@@ -82,11 +87,16 @@ class Router:
             if frontend.http_request or frontend.http_response
             else None
         )
+        self.kinds = self._rules.kinds if self._rules is not None else NO_KINDS
+        """By status, which of a verdict's `responses` is for it."""
+        noted = frontend.capture or frontend.log_format is not None
+        self.capture = Capture(frontend) if noted else None
         self._looks_at_fields = compiler.looks_at_fields
         self._zones: dict[str, int] = {}
-        self._known: dict[_Key, Route] = {}
-        self._sections: dict[tuple[Section, Edits], Section] = {}
-        self._responses: dict[tuple[Response, Edits], Response] = {}
+        self._routes: Recall[_Key, Route] = Recall(_MOST_OCTETS)
+        self._known = self._routes.kept
+        self._sections: Recall[tuple[Section, Edits], Section] = Recall(_MOST_OCTETS)
+        self._responses: Recall[tuple[Response, Edits], Response] = Recall(_MOST_OCTETS)
 
     def route(self, request: Request, zone: int) -> Route:
         """What becomes of `request` from a client of this zone (`zone`, and whether it speaks TLS)."""
@@ -96,7 +106,9 @@ class Router:
         if found is None:
             found = self._decide(request, zone)
             if request.size <= _LONGEST_KNOWN:
-                _remember(self._known, key, found)
+                # By its octets: an object has none that would be the same the next time.
+                mark = hash((*key[:4], section.fields if self._looks_at_fields else b""))
+                self._routes.keep(mark, key, found, _FORMS * request.size)
         return found
 
     def _decide(self, request: Request, zone: int) -> Route:
@@ -107,7 +119,7 @@ class Router:
         for test, backend in self._backends:
             if test is None or test(seen[0]):
                 return Route(backend, verdict if verdict is not None and verdict.changes else None)
-        return Route(self.nowhere, Verdict(Deny(503, "no rule leads to a backend"), (), None, None, None))
+        return Route(self.nowhere, denied(Deny(503, "no rule leads to a backend")))
 
     def zone(self, source: tuple[str, int] | None) -> int:
         """What networks `source` is in."""
@@ -141,20 +153,9 @@ class Router:
         return _edited(response, edits, subject, self._responses)
 
 
-_K = TypeVar("_K")
-_V = TypeVar("_V")
-
-
-def _remember(known: dict[_K, _V], key: _K, value: _V) -> None:
-    """Forgets everything when there is too much: what is asked for often is soon back."""
-    if len(known) >= _MOST_KNOWN:
-        known.clear()
-    known[key] = value
-
-
-def _edited(head: _Head, edits: Edits, subject: Subject, known: dict[tuple[_Head, Edits], _Head]) -> _Head:
+def _edited(head: _Head, edits: Edits, subject: Subject, known: Recall[tuple[_Head, Edits], _Head]) -> _Head:
     """`head` changed; what is the same for all exchanges is made once and kept in `known`."""
-    base = known.get((head, edits))
+    base = known.kept.get((head, edits))
     if base is None:
         base = head
         if edits.removed:
@@ -162,7 +163,8 @@ def _edited(head: _Head, edits: Edits, subject: Subject, known: dict[tuple[_Head
         if edits.is_fixed and edits.added:
             base = with_lines(base, _lines(edits, subject))
         if len(head.fields) <= _LONGEST_KNOWN:
-            _remember(known, (head, edits), base)
+            octets = _FORMS * (len(head.fields) + len(base.fields))
+            known.keep(hash((head.fields, edits)), (head, edits), base, octets)
     return base if edits.is_fixed else with_lines(base, _lines(edits, subject))
 
 
@@ -171,31 +173,38 @@ def _lines(edits: Edits, subject: Subject) -> bytes:
 
 
 def _forwarding(frontend: model.Frontend, networks: Networks) -> Forwarding | None:
-    told = frontend.forwarded is not None or frontend.request_id is not None or frontend.x_forwarded
+    told = frontend.forwarded is not None or frontend.request_id is not None or frontend.x_forwarded is not None
     if not told and frontend.trusted_proxies is None:
         return None
-    return Forwarding(frontend, networks.bit(frontend.trusted_proxies or ()))
+    return Forwarding(frontend, networks)
 
 
 class RoutedExchange(Exchange):
     """An exchange that the rules decide on."""
 
-    __slots__ = ("asked", "is_https", "is_trusted", "request_id", "router", "source", "user", "verdict")
+    __slots__ = (
+        "asked", "came", "is_https", "is_trusted", "received", "request_id", "router", "source", "user", "verdict",
+    )  # fmt: skip
 
     def __init__(self, router: Router, client: Client, request: Request, began: float, parsed: float) -> None:
         super().__init__(client, request, began, parsed)
         self.asked = request
         self.router = router
         self.source = client.source
-        self.is_https = self.is_trusted = False
+        self.is_https = client.is_tls
+        self.is_trusted = False
+        self.came: Response | None = None
         self.request_id = self.user = b""
         self.verdict: Verdict | None = None
+        self.received: Response | None = None
 
     def begin(self) -> None:
         router = self.router
         zone = router.zone(self.source)
         if router.forwarding is not None:
             zone = self._receive(router.forwarding, zone)
+        if self.is_https:
+            zone |= HTTPS
         to, verdict = router.route(self.asked, zone)
         if verdict is None:
             self._go(to)
@@ -221,19 +230,21 @@ class RoutedExchange(Exchange):
     def _receive(self, forwarding: Forwarding, zone: int) -> int:
         """Who asks, as far as that is believed; its zone."""
         asked, router, source = self.asked, self.router, self.source
-        section = asked.section
+        section, near = asked.section, zone
         if zone & forwarding.trusted and source is not None:
             self.is_trusted = True
-            self.is_https = forwarding.is_https(section)
+            is_https = forwarding.is_https(section)
+            if is_https is not None:
+                self.is_https = is_https
             host = forwarding.client(section, source[0], lambda host: bool(router.zone((host, 0)) & forwarding.trusted))
             self.source = (host, source[1])
-            zone = router.zone(self.source) | (HTTPS if self.is_https else 0)
+            zone = router.zone(self.source)
         else:
             section = forwarding.received(section)
             if section is not asked.section:
                 self.asked = Request(asked.line, section, asked.size)
         self.request_id = forwarding.name(self)
-        self.request = Request(asked.line, forwarding.told(section, self), asked.size)
+        self.request = Request(asked.line, forwarding.told(section, self, near), asked.size)
         return zone
 
     def _wait_for(self, work: Coroutine[None, None, None]) -> None:
@@ -324,16 +335,26 @@ class RoutedExchange(Exchange):
 
     def _record(self, termination: str, status: int, total: int, why: str) -> HttpRecord:
         record = super()._record(termination, status, total, why)
+        capture = self.router.capture
+        if capture is not None:
+            destination = self.client.endpoints()[1]
+            details = capture.details(self.asked.section, self.received, destination, self.server)
+            record = record._replace(details=details)
         if self.source == self.client.source and not self.request_id:
             return record
         client = self.source[0] if self.source is not None else record.client
         return record._replace(client=client, request_id=self.request_id.decode("ascii"))
 
     def _by_rule(self, response: Response) -> Response:
+        self.received = response
         verdict = self.verdict
-        if verdict is None or verdict.response is None:
+        if verdict is None:
             return response
-        return self.router.response(response, verdict.response, self)
+        edits = verdict.responses[self.router.kinds[response.status]]
+        if edits is None:
+            return response
+        self.came = response
+        return self.router.response(response, edits, self)
 
 
 def _with_query(path: bytes, target: bytes) -> bytes:
@@ -346,7 +367,7 @@ def nowhere(poller: Poller, name: str, replies: Replies) -> HttpBackend:
     counts nobody reads."""
     config = model.Backend.model_construct(servers={})
     counters = Counters(connect_times=[0] * BUCKETS, response_times=[0] * BUCKETS, total_times=[0] * BUCKETS)
-    algorithm = registry.create("first", hash_type="map-based", rng=Random())  # noqa: S311
+    algorithm = registry.create("first", hash_type="map-based", rng=Random())  # noqa: S311 (no secret)
     backend = Backend(name, config, servers=(), algorithm=algorithm, counters=counters, touched=[])
     return HttpBackend(
         backend=backend,

@@ -22,12 +22,14 @@ from balancer.proxy.match import Compiler, Seen, Test
 from balancer.regex import compile_regex
 from balancer.wire.path import canonical, encoded
 
-__all__ = ["Answer", "Deny", "Edits", "Moved", "Page", "Rules", "Verdict"]
+__all__ = ["NO_KINDS", "Answer", "Deny", "Edits", "Moved", "Page", "Rules", "Verdict", "denied"]
 
 # Not in a URI (RFC 3986 appendix A); a browser takes a backslash for a slash.
 _NOT_IN_URI = re.compile(rb"[^!#$%&'()*+,\-./0-9:;=?@A-Z\[\]_a-z~]")
 # What OPTIONS asks of the server as a whole (RFC 9112 section 3.2.4).
 _NO_PATH = b"*"
+NO_KINDS = [0] * 1000
+"""By status: all are of one kind."""
 # Different changes of heads that are kept apart; with more rules than this many can tell, they are made anew.
 _MOST_EDITS = 512
 
@@ -84,13 +86,19 @@ class Verdict:
     path: bytes | None
     """To ask the server for, if not what the client asked for."""
     request: Edits | None
-    response: Edits | None
+    responses: tuple[Edits | None, ...]
+    """For each kind of response; `Rules.kinds` tells of which kind one is."""
 
     @property
     def changes(self) -> bool:
         """Whether anything happens at all."""
-        parts = (self.answer, self.path, self.request, self.response)
+        parts = (self.answer, self.path, self.request, *self.responses)
         return self.logins != () or any(part is not None for part in parts)
+
+
+def denied(answer: Deny) -> Verdict:
+    """The verdict on a request that goes nowhere."""
+    return Verdict(answer, (), None, None, ())
 
 
 class _Draft:
@@ -123,6 +131,8 @@ class Rules:
         passwords: dict[str, Passwords] = {}
         self._requests = [(compiler.compile(rule.if_), _request_action(rule, pages, passwords)) for rule in requests]
         self._responses = [(compiler.compile(rule.if_), _header_action(rule)) for rule in responses]
+        self.kinds, self._statuses = _kinds(compiler.statuses)
+        """By status, which of a verdict's `responses` is for it."""
         self._edits: dict[tuple[frozenset[bytes], tuple[tuple[bytes, bytes | Template], ...]], Edits] = {}
 
     def judge(self, seen: Sequence[Seen]) -> Verdict:
@@ -130,10 +140,14 @@ class Rules:
         drafts = [_run(self._requests, each) for each in seen]
         for draft in drafts:
             if isinstance(draft.answer, Deny):
-                return Verdict(draft.answer, (), None, None, None)
-        draft, response = drafts[0], _run(self._responses, seen[0])
+                return denied(draft.answer)
+        draft, usual = drafts[0], seen[0]
+        responses = []
+        for status in self._statuses:
+            usual.status = status
+            responses.append(self._edits_of(_run(self._responses, usual)))
         logins = tuple(dict.fromkeys(login for each in drafts for login in each.logins))
-        return Verdict(draft.answer, logins, draft.path, self._edits_of(draft), self._edits_of(response))
+        return Verdict(draft.answer, logins, draft.path, self._edits_of(draft), tuple(responses))
 
     def _edits_of(self, draft: _Draft) -> Edits | None:
         if not draft.removed and not draft.added:
@@ -145,6 +159,21 @@ class Rules:
                 self._edits.clear()
             edits = self._edits[key] = Edits(*key, all(isinstance(value, bytes) for _, value in draft.added))
         return edits
+
+
+def _kinds(told_apart: Iterable[frozenset[int]]) -> tuple[list[int], list[int]]:
+    """The kind of each status, of those that no condition tells from each other; and a status of each kind."""
+    known: dict[tuple[bool, ...], int] = {}
+    kinds: list[int] = []
+    examples: list[int] = []
+    wanted = list(dict.fromkeys(told_apart))
+    for status in range(len(NO_KINDS)):
+        looks = tuple(status in each for each in wanted)
+        if looks not in known:
+            known[looks] = len(examples)
+            examples.append(status)
+        kinds.append(known[looks])
+    return kinds, examples
 
 
 def _run(rules: Iterable[tuple[Test | None, _Action]], seen: Seen) -> _Draft:

@@ -276,16 +276,15 @@ class RequestLimiter:
         if self._of_errors is None and write is None:
             return None
         limiter, counts_errors = self._limiter, self._of_errors is not None
+        # A limit that there is none of has no reason, as most records have none.
+        refusals = {limiter.why_requests, limiter.why_errors} - {""}
 
         def note(record: HttpRecord) -> None:
             # As HAProxy counts them (http_err_cnt): what is malformed, cut off, denied or answered 4xx.
             status = record.status
             if counts_errors and record.client != "unix" and (400 <= status < 500 or record.termination[1] == "R"):
                 limiter.count_error(record.client)
-            if write is not None and (
-                (record.why is not limiter.why_requests and record.why is not limiter.why_errors)
-                or limiter.may_record()
-            ):
+            if write is not None and (record.why not in refusals or limiter.may_record()):
                 write(record)
 
         return note
@@ -333,6 +332,11 @@ class Refusal(Exchange):
             self._refuse("PT")
         else:
             super().expire(now)
+
+    def _record(self, termination: str, status: int, total: int, why: str) -> HttpRecord:
+        """A tarpit's time is Tw, and TR is not told (HAProxy's configuration manual, section 8.5: PT)."""
+        record = super()._record(termination, status, total, why)
+        return record._replace(tr_request=-1, tw=total) if self.is_held else record
 
     def _phase_letter(self) -> str:
         return "T" if self.is_held else super()._phase_letter()

@@ -26,13 +26,25 @@ __all__ = ["Acceptor", "Address", "Poller", "Receiver", "Stream"]
 Address = str | tuple[str, int] | tuple[str, int, int, int]
 
 # Events taken, and connections accepted, in one go.
-_MOST_EVENTS: Final = 512
+_MOST_EVENTS: Final = 64
+# Where there were so many there are mostly more by now. To look costs less than to go through the loop, which has its
+# turn after so many looks.
+_BUSY: Final = 4
+_MOST_TURNS: Final = 4
 _MOST_ACCEPTED: Final = 64
+# Events that found so many connections waiting, before twice as many are asked for.
+_PROOFS: Final = 4
 # Octets of one read: so many to begin with, up to so many where they all come; and reads of one connection before it
 # is others' turn.
 _READ: Final = 16384
 _MOST_READ: Final = 262144
 _MOST_READS: Final = 4
+# A client is read as soon as it has come while at least a third of them have said something by then: the one is worth
+# two points, its lack costs one. Below none, one in so many is still tried.
+_MOST_LUCK: Final = 32
+_TRIED: Final = 16
+# Seconds until a connection is watched of which nothing is expected but its end: most are over before.
+_LATE: Final = 0.05
 # Unsent octets of a connection at which whoever fills it is told to wait, and to go on.
 _HIGH: Final = 65536
 _LOW: Final = 16384
@@ -44,7 +56,12 @@ _FAILED: Final = select.EPOLLHUP | select.EPOLLERR
 _ENDS: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 _OUT: Final = select.EPOLLOUT
 _SEND: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+# The kernel keeps what does not fill a segment: at once there is an end to go with it.
+_SEND_LAST: Final = _SEND | socket.MSG_MORE
 _RECEIVE: Final = socket.MSG_DONTWAIT
+_WRITING: Final = socket.SHUT_WR
+_STREAM: Final = int(socket.SOCK_STREAM)
+_Socket: Final = socket.SocketType
 
 
 class Receiver(ABC):
@@ -63,6 +80,10 @@ class Receiver(ABC):
     @abstractmethod
     def eof_received(self) -> bool:
         """The other side sends no more. True keeps the stream open for writing."""
+
+    def expects_more(self) -> bool:
+        """Whether the other side has more to say than that it goes."""
+        return True
 
     @abstractmethod
     def connection_lost(self, exc: Exception | None) -> None:
@@ -98,29 +119,76 @@ class Watched(ABC):
 class Poller:
     """The stream sockets of one event loop."""
 
-    __slots__ = ("_again", "_ended", "_epoll", "_is_turning", "_watched", "loop")
+    __slots__ = (
+        "_again", "_ended", "_epoll", "_is_turning", "_late", "_luck", "_new", "_untried", "_watched", "is_awaited",
+        "loop",
+    )  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self._epoll = select.epoll()
         self._watched: dict[int, Watched] = {}
+        self._new: list[Stream] = []
+        self._luck = _MOST_LUCK
+        self._untried = 0
+        self._late: set[int] = set()
         self._again: list[Stream] = []
         self._ended: list[Stream] = []
         self._is_turning = False
+        self.is_awaited = False
+        """Somebody has to go on who needs the loop for it."""
         loop.add_reader(self._epoll.fileno(), self._turn)
 
     def close(self) -> None:
         """The loop ends: so does what is left, unsaid."""
         self.loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
-        for watched in [*self._watched.values(), *self._ended]:
+        for watched in [*self._watched.values(), *self._ended, *self._new]:
             watched.drop()
         self._watched.clear()
         self._ended.clear()
+        self._new.clear()
 
     def watch(self, fd: int, watched: Watched, events: int) -> None:
         self._epoll.register(fd, events)
         self._watched[fd] = watched
+
+    def hear(self, stream: Stream) -> bool:
+        """It has just connected: `Stream.hear` once the turn is over, if by then it has probably said something."""
+        if self._luck <= 0:
+            self._untried += 1
+            if self._untried < _TRIED:
+                return False
+            self._untried = 0
+        if not self._new and not self._is_turning:
+            self.loop.call_soon(self._hear)
+        self._new.append(stream)
+        return True
+
+    def _hear(self) -> None:
+        new, self._new = self._new, []
+        luck = self._luck
+        for stream in new:
+            try:
+                luck += 2 if stream.hear() else -1
+            except Exception as error:
+                stream.end(error)
+                self.complain(error)
+        self._luck = min(max(luck, -_MOST_LUCK), _MOST_LUCK)
+
+    def keep(self, fd: int, stream: Stream) -> None:
+        """Of `stream` nothing is expected but its end: `watch` it a little later, if it is still there."""
+        self._watched[fd] = stream
+        if not self._late:
+            self.loop.call_later(_LATE, self._watch_late)
+        self._late.add(fd)
+
+    def _watch_late(self) -> None:
+        late, self._late = self._late, set()
+        for fd in late:
+            one = self._watched.get(fd)
+            if isinstance(one, Stream):
+                one.watch()
 
     def change(self, fd: int, events: int) -> None:
         self._epoll.modify(fd, events)
@@ -137,6 +205,7 @@ class Poller:
     def again(self, stream: Stream) -> None:
         """There is more to read from it: in the next turn."""
         if not self._again:
+            self.is_awaited = True
             self.loop.call_soon(self._go_on)
         self._again.append(stream)
 
@@ -151,21 +220,28 @@ class Poller:
         self.loop.call_exception_handler({"message": "fault in a connection's receiver", "exception": error})
 
     def _turn(self) -> None:
-        self._is_turning = True
         watched = self._watched
         events: int
         fd: int
-        for fd, events in self._epoll.poll(0, _MOST_EVENTS):
-            one = watched.get(fd)
-            if one is not None:
-                try:
-                    one.on_events(events)
-                except Exception as error:
-                    one.end(error)
-                    self.complain(error)
-        self._is_turning = False
-        if self._ended:
-            self._bury()
+        self.is_awaited = False
+        for _ in range(_MOST_TURNS):
+            happened = self._epoll.poll(0, _MOST_EVENTS)
+            self._is_turning = True
+            for fd, events in happened:
+                one = watched.get(fd)
+                if one is not None:
+                    try:
+                        one.on_events(events)
+                    except Exception as error:
+                        one.end(error)
+                        self.complain(error)
+            if self._new:
+                self._hear()
+            self._is_turning = False
+            if self._ended:
+                self._bury()
+            if len(happened) < _BUSY or self.is_awaited:
+                return
 
     def _go_on(self) -> None:
         again, self._again = self._again, []
@@ -193,7 +269,7 @@ class Poller:
             family = socket.AF_UNIX
         else:
             family = socket.AF_INET6 if len(address) == 4 or ":" in address[0] else socket.AF_INET
-        sock = socket.SocketType(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        sock = _Socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         fd = sock.fileno()
         try:
             if family != socket.AF_UNIX:
@@ -201,7 +277,7 @@ class Poller:
             error = sock.connect_ex(address)
             if error and error != EINPROGRESS:
                 raise OSError(error, os.strerror(error))
-            dial = _Dial(sock, self.loop.create_future())
+            dial = _Dial(self, sock, self.loop.create_future())
             self.watch(fd, dial, _IN_AND_OUT)
             # For less than half of what `asyncio.timeout` takes.
             timer = self.loop.call_later(timeout, dial.give_up)
@@ -251,9 +327,10 @@ _NOBODY: Final = _Nobody()
 class _Dial(Watched):
     """A connection that is not there yet."""
 
-    __slots__ = ("_sock", "is_readable", "waiter")
+    __slots__ = ("_poller", "_sock", "is_readable", "waiter")
 
-    def __init__(self, sock: socket.SocketType, waiter: asyncio.Future[int]) -> None:
+    def __init__(self, poller: Poller, sock: socket.SocketType, waiter: asyncio.Future[int]) -> None:
+        self._poller = poller
         self._sock = sock
         self.waiter = waiter
         """Done when it is known how it went: errno, 0 for well."""
@@ -277,6 +354,7 @@ class _Dial(Watched):
             return
         error = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) if events & _FAILED else 0
         if error or events & _OUT:
+            self._poller.is_awaited = True
             self.waiter.set_result(error)
 
 
@@ -284,9 +362,9 @@ class Stream(Watched):
     """One connection."""
 
     __slots__ = (
-        "_fd", "_is_closing", "_is_dead", "_is_held", "_is_over", "_is_paused", "_is_readable", "_is_watched_out",
-        "_out", "_peername", "_poller", "_receiver", "_recv", "_room", "_send", "_sock", "_unsent", "_was_told_to_wait",
-        "_why", "_will_end",
+        "_fd", "_is_closing", "_is_dead", "_is_held", "_is_late", "_is_over", "_is_paused", "_is_readable",
+        "_is_watched", "_is_watched_out", "_out", "_peername", "_poller", "_receiver", "_recv", "_room", "_send",
+        "_sock", "_unsent", "_was_told_to_wait", "_why", "_will_end",
     )  # fmt: skip
 
     def __init__(self, poller: Poller, sock: socket.SocketType, receiver: Receiver, peername: Any) -> None:
@@ -307,7 +385,7 @@ class Stream(Watched):
         self._is_held = False
         """It is not to be read now: on request, or since it is over or closing."""
         self._is_paused = self._is_over = self._is_closing = self._is_dead = False
-        self._is_watched_out = False
+        self._is_watched = self._is_late = self._is_watched_out = False
         """The kernel tells when there is room again."""
         self._was_told_to_wait = self._will_end = False
 
@@ -318,12 +396,24 @@ class Stream(Watched):
 
     def open(self) -> None:
         """A client has connected."""
-        self._poller.watch(self._fd, self, _IN)
         self._receiver.connection_made(self)
+        if not self._is_late:
+            self.watch()
+
+    def watch(self) -> None:
+        """Be told of what happens to it from now on, and of what has happened. Once is enough."""
+        if not self._is_watched and not self._is_dead:
+            self._is_watched = True
+            self._poller.watch(self._fd, self, _IN_AND_OUT if self._is_watched_out else _IN)
+
+    def hear_soon(self) -> None:
+        """Mostly a client says something at once: read that before it is watched. To be called from
+        `connection_made`."""
+        self._is_late = self._poller.hear(self)
 
     def made(self, *, is_readable: bool) -> None:
         """We have connected; it is watched."""
-        self._is_watched_out = True
+        self._is_watched = self._is_watched_out = True
         self._is_readable = is_readable
         self._receiver.connection_made(self)
         if is_readable and not self._is_held:
@@ -392,40 +482,52 @@ class Stream(Watched):
     def is_reading(self) -> bool:
         return not self._is_paused and not self._is_closing
 
+    def hear(self) -> bool:
+        """After `hear_soon`: whether it has said anything."""
+        has_spoken = not self._is_held and self._read(False)
+        if self._receiver.expects_more():
+            self.watch()
+        elif not self._is_watched and not self._is_dead:
+            self._poller.keep(self._fd, self)
+        return has_spoken
+
     def read(self) -> None:
         """What was known to be there."""
         if self._is_readable and not self._is_held:
             self._read(True)
 
-    def _read(self, to_the_end: bool) -> None:
-        """A short read has emptied the socket, unless its end has been announced (`to_the_end`)."""
+    def _read(self, to_the_end: bool) -> bool:
+        """A short read has emptied the socket, unless its end has been announced (`to_the_end`). False: it was so."""
+        is_first = True
         for _ in range(_MOST_READS):
             room = self._room
             try:
                 data = self._recv(room, _RECEIVE)
             except BlockingIOError:
                 self._is_readable = False
-                return
+                return not is_first
             except OSError as error:
                 self.end(error)
-                return
+                return True
             if not data:
                 self._is_readable = False
                 self._is_over = self._is_held = True
                 if not self._receiver.eof_received():
                     self.close()
-                return
+                return True
             if len(data) < room and not to_the_end:
                 self._is_readable = False
                 self._receiver.data_received(data)
-                return
+                return True
             self._is_readable = True
             if len(data) == room < _MOST_READ:
                 self._room = room * 4
             self._receiver.data_received(data)
             if self._is_held:
-                return
+                return True
+            is_first = False
         self._poller.again(self)
+        return True
 
     # Writing
 
@@ -444,6 +546,23 @@ class Stream(Watched):
         if sent != len(data):
             self._keep(data[sent:] if sent else data)
 
+    def write_last(self, data: bytes) -> None:
+        """Send `data`, and then no more. What fits is one segment with the end: the other side wakes once."""
+        if self._unsent or self._is_closing or not data:
+            self.write(data)
+            self.write_eof()
+            return
+        try:
+            sent = self._send(data, _SEND_LAST)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self.end(error)
+            return
+        if sent != len(data):
+            self._keep(data[sent:] if sent else data)
+        self.write_eof()
+
     def _keep(self, data: bytes) -> None:
         if self._out is None:
             self._out = deque()
@@ -451,7 +570,10 @@ class Stream(Watched):
         self._unsent += len(data)
         if not self._is_watched_out:
             self._is_watched_out = True
-            self._poller.change(self._fd, _IN_AND_OUT)
+            if self._is_watched:
+                self._poller.change(self._fd, _IN_AND_OUT)
+            else:
+                self.watch()
         if self._unsent > _HIGH and not self._was_told_to_wait:
             self._was_told_to_wait = True
             self._receiver.pause_writing()
@@ -476,7 +598,6 @@ class Stream(Watched):
         if not out:
             self._out = None
             if self._will_end:
-                self._will_end = False
                 self._shut_down()
         if self._was_told_to_wait and self._unsent <= _LOW:
             self._was_told_to_wait = False
@@ -485,17 +606,16 @@ class Stream(Watched):
             self.end(None)
 
     def write_eof(self) -> None:
-        """Send no more, once all is sent."""
-        if self._is_closing:
+        """Send no more, once all is sent. Once is enough."""
+        if self._is_closing or self._will_end:
             return
-        if self._unsent:
-            self._will_end = True
-        else:
+        self._will_end = True
+        if not self._unsent:
             self._shut_down()
 
     def _shut_down(self) -> None:
         try:
-            self._sock.shutdown(socket.SHUT_WR)
+            self._sock.shutdown(_WRITING)
         except OSError:
             # The other side is gone; reading tells of it.
             return
@@ -532,7 +652,7 @@ class Acceptor(Watched):
     """A listening socket. `accept` makes the receiver of a connection; `trouble` is told of what `accept(2)` said when
     it was not about one connection."""
 
-    __slots__ = ("_accept", "_family", "_is_open", "_poller", "_sock", "_take", "_trouble")
+    __slots__ = ("_accept", "_family", "_is_open", "_most", "_poller", "_proofs", "_sock", "_take", "_trouble")
 
     def __init__(
         self,
@@ -549,6 +669,8 @@ class Acceptor(Watched):
         self._accept = accept
         self._trouble = trouble
         self._is_open = False
+        self._most = 1
+        self._proofs = 0
         sock.setblocking(False)
         if sock.family != socket.AF_UNIX:
             # Inherited by what is accepted (tcp(7)).
@@ -571,9 +693,19 @@ class Acceptor(Watched):
         self._is_open = False
 
     def on_events(self, events: int) -> None:  # noqa: ARG002
-        for _ in range(_MOST_ACCEPTED):
-            if not self._is_open or not self.one():
+        """As many as there were the last time; twice as many if there were so several times: to ask in vain costs more
+        than to be told again."""
+        for count in range(self._most):
+            if not self._is_open:
                 return
+            if not self.one():
+                self._most = max(count, 1)
+                self._proofs = 0
+                return
+        self._proofs += 1
+        if self._proofs == _PROOFS:
+            self._proofs = 0
+            self._most = min(2 * self._most, _MOST_ACCEPTED)
 
     def read(self) -> None:
         """Let in whoever has connected by now."""
@@ -591,7 +723,7 @@ class Acceptor(Watched):
         except OSError as error:
             self._trouble(error)
             return False
-        sock = socket.SocketType(self._family, socket.SOCK_STREAM, 0, fd)
+        sock = _Socket(self._family, _STREAM, 0, fd)
         try:
             stream = Stream(self._poller, sock, self._accept(), peername)
         except Exception:

@@ -69,4 +69,6 @@ class Sweeper:
         self.clock.tick()
         now = self.clock.now
         for member in [member for member in self.members if member.deadline <= now]:
-            member.expire(now)
+            if member.deadline <= now:
+                # One that has gone meanwhile may have left its place to this one, which has its time before it.
+                member.expire(now)

@@ -21,7 +21,7 @@ from balancer.config import model
 from balancer.errors import BadRequest
 from balancer.pool.records import TcpRecord
 from balancer.pool.server import Server
-from balancer.pool.waiting import LimitedBackend, Ticket, described
+from balancer.pool.waiting import LimitedBackend, Ticket, described, others
 from balancer.proxy.listen import Gate
 from balancer.proxy.stream import Receiver, Stream
 from balancer.proxy.sweep import NEVER, Clock, Sweeper
@@ -519,14 +519,19 @@ class Session:
         backend = frontend.upstream.backend
         host, port = self.source or ("unix", 0)
         name, waited, srv_queue, backend_queue = "<NOSRV>", -1.0, 0, 0
+        beconn, srvconn = backend.counters.scur, 0
         if server is not None:
             name, waited = server.name, 0.0
+            # As HAProxy counts: this one is over.
+            beconn, srvconn = beconn - 1, server.counters.scur - 1
+        if backend.is_limited:
+            beconn, srvconn = others(cast(LimitedBackend, backend), server, self.ticket)
         if self.ticket is not None:
             name, waited, srv_queue, backend_queue = described(self.ticket, server, time.monotonic())
         return TcpRecord(
             client=host,
             client_port=port,
-            began=self.clock.wall - total / 1000,
+            began=self.clock.wall - (self.clock.now - self.began),
             frontend=frontend.name,
             backend=backend.name,
             server=name,
@@ -537,13 +542,14 @@ class Session:
             termination=self.termination,
             actconn=frontend.gate.process.scur,
             feconn=frontend.gate.counters.scur,
-            beconn=backend.counters.scur,
-            srvconn=server.counters.scur if server is not None else 0,
+            beconn=beconn,
+            srvconn=srvconn,
             retries=self.retries,
             redispatched=self.redispatched,
             srv_queue=srv_queue,
             backend_queue=backend_queue,
             why=self.why,
+            bytes_in=self.client.count,
         )
 
 

@@ -174,8 +174,10 @@ def _leads_to(sock: socket.socket, sockaddr: tuple[Any, ...] | str | None) -> bo
         return False
     (host, port, *_), family = sock.getpeername(), sock.family
     is_same_family = (":" in sockaddr[0]) == (family == socket.AF_INET6)
-    return is_same_family and port == sockaddr[1] and (
-        socket.inet_pton(family, host.partition("%")[0]) == socket.inet_pton(family, sockaddr[0])
+    return (
+        is_same_family
+        and port == sockaddr[1]
+        and (socket.inet_pton(family, host.partition("%")[0]) == socket.inet_pton(family, sockaddr[0]))
     )
 
 
@@ -267,7 +269,8 @@ class FlowForwarder:
         self._backend = backend
         self._counters = counters
         self._timeout = timeout
-        self._max_flows = max_flows
+        self._max_flows = self._most_flows = max_flows
+        """That may begin, and that there may be."""
         self._responses = responses
         self._log = log
         self._clock = clock
@@ -288,6 +291,14 @@ class FlowForwarder:
         """Begin to listen."""
         for receiver in self._tables:
             receiver.listen(self._loop, self._from_clients)
+
+    def refuse(self) -> None:
+        """Until `admit`, no flow begins: what comes is dropped. Those that there are go on."""
+        self._max_flows = 0
+
+    def admit(self) -> None:
+        """Flows begin again."""
+        self._max_flows = self._most_flows
 
     def stop_accepting(self) -> None:
         """Listen no longer; answers to what came before still pass."""
@@ -335,7 +346,7 @@ class FlowForwarder:
             is_right = (
                 receiver is not None and server is not None and server.takes_cookie
                 and _leads_to(sock, server.sockaddr)
-                and handed.client not in self._tables[receiver] and self._counters.scur < self._max_flows
+                and handed.client not in self._tables[receiver] and self._counters.scur < self._most_flows
             )  # fmt: skip
         except OSError:
             is_right = False

@@ -144,10 +144,11 @@ class Upstream:
         failed.counters.wredis += 1
         if failed.watches_sessions:
             failed.sessions.discard(errand)
-        self.backend.release(failed)
+        # First the one that was picked: who gets the place that is freed may pick another before he returns.
         self.backend.take(other)
         errand.server = other
         errand.redispatched = True
+        self.backend.release(failed)
         return True
 
     def _is_crowded(self, failed: Server, errand: Errand) -> bool:

@@ -32,11 +32,11 @@ __all__ = [
     "Event",
     "Fault",
     "Follow",
-    "Group",
     "Heard",
     "Hold",
     "Leave",
     "Lost",
+    "Reconfigured",
     "Recovered",
     "Release",
     "Role",
@@ -52,7 +52,6 @@ __all__ = [
     "Wants",
     "Weigh",
     "doubts",
-    "follow",
     "initial",
     "master_down",
     "skew",
@@ -104,7 +103,7 @@ class Router:
     higher_prio_send_advert: bool = False
     """Send one more advertisement when stepping down for a higher master."""
     is_grouped: bool = False
-    """A member of a sync group says what it wants (`Wants`) and is told by `follow` when it may."""
+    """A member of a sync group says what it wants (`Wants`) and is told by `Follow` when it may."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,9 +235,17 @@ class Hold:
     """
 
 
+@dataclass(frozen=True, slots=True)
+class Reconfigured:
+    """The rules are others from now on, and were these. The priority comes by `Weigh`."""
+
+    before: Router
+
+
 Event = (
     Start | Stop | Timer | Heard | Fault | Recovered | Weigh | Lost | Vouched | Disowned | Follow | Release | Hold
-)
+    | Reconfigured
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +277,7 @@ class Announce:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """The role is another: to be logged, notified, and told to the sync group (`follow`)."""
+    """The role is another: to be logged, notified, and told to the sync group (group.follow)."""
 
     old: Role
     new: Role
@@ -279,7 +286,7 @@ class Changed:
 
 @dataclass(frozen=True, slots=True)
 class Wants:
-    """A member of a sync group would take this role, MASTER or BACKUP: the group decides (`follow`)."""
+    """A member of a sync group would take this role, MASTER or BACKUP: the group decides (group.follow)."""
 
     role: Role
     why: str
@@ -532,7 +539,28 @@ def _hold_in_backup(router: Router, state: State, _event: Hold, now: float) -> _
     return held, (Complain("hold", text),)
 
 
-def _follow_in_init(_router: Router, state: State, event: Follow, now: float) -> _Outcome:
+def _reconfigured_in_backup(router: Router, state: State, event: Reconfigured, now: float) -> _Outcome:
+    """Waits that have begun are made longer or shorter."""
+    assert state.deadline is not None
+    longer = master_down(router, state) - master_down(event.before, state)
+    borne = router.preempt_delay - event.before.preempt_delay
+    return replace(
+        state,
+        deadline=max(state.deadline + longer, min(state.deadline, now)),
+        preempt_at=None if state.preempt_at is None else state.preempt_at + borne,
+    ), ()
+
+
+def _reconfigured_in_master(router: Router, state: State, _event: Reconfigured, now: float) -> _Outcome:
+    """The others expect the next advertisement no later than they did, and learn by it when more come."""
+    assert state.deadline is not None
+    return replace(state, deadline=min(state.deadline, now + router.interval), master_interval=router.interval), ()
+
+
+def _follow_in_init(router: Router, state: State, event: Follow, now: float) -> _Outcome:
+    if event.role is Role.MASTER:
+        # New in a group that is master here: for one that listened first, all the others would have to step down.
+        return _become_master(router, state, now, event.why)
     return _fall(state, now, event.why) if event.role is Role.FAULT else (state, ())
 
 
@@ -560,9 +588,7 @@ def _follow_in_fault(router: Router, state: State, event: Follow, now: float) ->
 
 def _join(router: Router, state: State, now: float, why: str, *first: Action) -> _Outcome:
     """Be BACKUP, and listen first; the owner is master at once (RFC 9568 section 6.4.1)."""
-    fresh = replace(
-        state, master=None, master_priority=0, heard=None, master_interval=router.interval, fault=None
-    )
+    fresh = replace(state, master=None, master_priority=0, heard=None, master_interval=router.interval, fault=None)
     is_owner = state.priority == _OWNER and not yields(state, now)
     if is_owner and not router.is_grouped:
         return _become_master(router, fresh, now, why)
@@ -692,7 +718,7 @@ TABLE: Mapping[tuple[Role, type[Event]], Rule] = {
     (_INIT, Stop): _rule(_stop, _STOPPED),
     (_INIT, Fault): _rule(_fault, _FAULT),
     (_INIT, Weigh): _rule(_weigh, _INIT),
-    (_INIT, Follow): _rule(_follow_in_init, _INIT, _FAULT),
+    (_INIT, Follow): _rule(_follow_in_init, _INIT, _MASTER, _FAULT),
     #
     (_BACKUP, Stop): _rule(_stop, _STOPPED),
     (_BACKUP, Timer): _rule(_timer_in_backup, _BACKUP, _MASTER),
@@ -704,6 +730,7 @@ TABLE: Mapping[tuple[Role, type[Event]], Rule] = {
     (_BACKUP, Follow): _rule(_follow_in_backup, _BACKUP, _MASTER, _FAULT),
     (_BACKUP, Release): _rule(_release, _BACKUP),
     (_BACKUP, Hold): _rule(_hold_in_backup, _BACKUP, _MASTER),
+    (_BACKUP, Reconfigured): _rule(_reconfigured_in_backup, _BACKUP),
     #
     (_MASTER, Stop): _rule(_stop, _STOPPED),
     (_MASTER, Timer): _rule(_timer_in_master, _MASTER),
@@ -713,6 +740,7 @@ TABLE: Mapping[tuple[Role, type[Event]], Rule] = {
     (_MASTER, Lost): _rule(_lost, _BACKUP),
     (_MASTER, Follow): _rule(_follow_in_master, _MASTER, _BACKUP, _FAULT),
     (_MASTER, Release): _rule(_release, _BACKUP),
+    (_MASTER, Reconfigured): _rule(_reconfigured_in_master, _MASTER),
     #
     (_FAULT, Stop): _rule(_stop, _STOPPED),
     (_FAULT, Fault): _rule(_fault, _FAULT),
@@ -725,45 +753,3 @@ TABLE: Mapping[tuple[Role, type[Event]], Rule] = {
     (_STOPPED, Start): _rule(_start, _BACKUP, _MASTER),
     (_STOPPED, Weigh): _rule(_weigh, _STOPPED),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Virtual routers that change together."""
-
-    name: str
-    members: tuple[str, ...]
-
-
-def follow(
-    group: Group, name: str, said: Changed | Wants, states: Mapping[str, State]
-) -> tuple[tuple[str, Event], ...]:
-    """The events that bring a sync group together again after its member `name` gave this action.
-
-    `states` has every member as it is now. What the events lead to is to be asked of `follow` in turn; this ends, as
-    every order brings a member to where the group goes and none leads back. A group is
-        FAULT   as soon as one member is, and until none has a fault of its own;
-        MASTER  once every member would be (keepalived: prefer backup to thrashing);
-        BACKUP  as soon as one member is.
-    Stopped members do not count. A router in a group must have `is_grouped`.
-    """
-    running = {member: states[member] for member in group.members if states[member].role is not _STOPPED}
-    goal, movable = _goal(said, running)
-    begins = f"sync group {group.name}: "
-    why = said.why if said.why.startswith(begins) else f"{begins}{name}: {said.why}"
-    return tuple((member, Follow(goal, why)) for member, state in running.items() if state.role in movable)
-
-
-def _goal(said: Changed | Wants, running: Mapping[str, State]) -> tuple[Role, tuple[Role, ...]]:
-    """Where the group goes, and the roles that have to be left for it."""
-    role = said.role if isinstance(said, Wants) else said.new
-    if any(state.fault is not None for state in running.values()):
-        return _FAULT, (_INIT, _BACKUP, _MASTER)
-    if role is _MASTER:
-        if isinstance(said, Changed) or all(state.is_ready or state.role is _MASTER for state in running.values()):
-            return _MASTER, (_BACKUP,)
-        return _MASTER, ()
-    if role is _STOPPED:
-        # Only a fault that went with the stopped member is over; the others stay what they are.
-        return _BACKUP, (_FAULT,)
-    return _BACKUP, (_MASTER, _FAULT)

@@ -49,6 +49,21 @@ class Notifier:
         self._by_pid: dict[int, tuple[_Queue, _Order]] = {}
         self._fifo = _Fifo(Path(vrrp.notify_fifo), vrrp.script_user, log) if vrrp.notify_fifo else None
 
+    def change(self, vrrp: Vrrp, now: float, *, spawn: Callable[[Sequence[str]], int]) -> None:
+        """Others are to be told from now on, of what comes; nobody is of what is."""
+        before, self._vrrp, self._spawn = self._vrrp, vrrp, spawn
+        if (before.notify_fifo, before.script_user) != (vrrp.notify_fifo, vrrp.script_user):
+            if self._fifo is not None:
+                self._fifo.send(now)
+                self._fifo.close()
+            self._fifo = _Fifo(Path(vrrp.notify_fifo), vrrp.script_user, self._log) if vrrp.notify_fifo else None
+        named = {("INSTANCE", name) for name in vrrp.instances} | {("GROUP", name) for name in vrrp.sync_groups}
+        for key, queue in list(self._queues.items()):
+            if key not in named:
+                queue.begun, queue.waiting = [], []
+                if not queue.pid:
+                    del self._queues[key]
+
     @property
     def dropped(self) -> int:
         """Lines that a reader of the pipe will never see."""

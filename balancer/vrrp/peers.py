@@ -80,12 +80,12 @@ class Peer:
         self.told = ""
         """What the log knows of it."""
         self.told_heard_at = -math.inf
-        self._interval = interval
+        self.interval = interval
 
     @property
     def until(self) -> float:
         """When it counts as silent, unless it is heard before then. The slower of two intervals counts."""
-        return self.heard_at + _MISSED * max(self._interval, self.beat.interval if self.beat else 0.0)
+        return self.heard_at + _MISSED * max(self.interval, self.beat.interval if self.beat else 0.0)
 
     def __str__(self) -> str:
         return f"{self.address} ({self.beat.node})" if self.beat else str(self.address)
@@ -101,7 +101,16 @@ class Peers:
     is no need for it, since UDP knows no TIME_WAIT.
     """
 
-    def __init__(self, heartbeat: Heartbeat, *, node: str, interval: float, log: Callable[[str, bool], None]) -> None:
+    def __init__(
+        self,
+        heartbeat: Heartbeat,
+        *,
+        node: str,
+        interval: float,
+        log: Callable[[str, bool], None],
+        own: socket.socket | None = None,
+    ) -> None:
+        """`own`: the socket, where it is bound already."""
         self.interval = interval
         self.due = 0.0
         """When `send` is wanted."""
@@ -112,17 +121,28 @@ class Peers:
         self._logged: dict[object, tuple[float, int]] = {}
         self._node = "".join(each if each.isprintable() else "?" for each in node)[:_LONGEST_NODE]
         self._key = heartbeat.key.encode()
-        self._bind = heartbeat.bind
+        self.bind = heartbeat.bind
         self._sender = _plain(heartbeat.bind)
         self._session = os.urandom(wire.SESSION_SIZE)
         self._number = 0
         self._began: float | None = None
         self._sent_at = -math.inf
         for peer in self.peers:
-            if peer.address.family != self._bind.family:
-                raise OSError(errno.EAFNOSUPPORT, f"{peer.address} is not of the family of {self._bind}")
+            if peer.address.family != self.bind.family:
+                raise OSError(errno.EAFNOSUPPORT, f"{peer.address} is not of the family of {self.bind}")
         self._by_source = {self._source(peer.address.host, peer.address.port): peer for peer in self.peers}
-        self._socket = _bound(self._bind)
+        self._socket = own if own is not None else _bound(self.bind)
+
+    def change(self, heartbeat: Heartbeat, *, interval: float, now: float) -> None:
+        """Others by the same socket: `bind` stays, and so does what is known of the peers that do."""
+        known = {peer.address: peer for peer in self.peers}
+        self.peers = tuple(known.get(address) or Peer(address, interval) for address in heartbeat.peers)
+        for peer in self.peers:
+            peer.interval = interval
+        self._by_source = {self._source(peer.address.host, peer.address.port): peer for peer in self.peers}
+        self._key = heartbeat.key.encode()
+        self.interval = interval
+        self.due = min(self.due, now + interval)
 
     def fileno(self) -> int:
         """Readable when datagrams have come."""
@@ -151,7 +171,7 @@ class Peers:
         self._socket.close()
 
     def _source(self, host: str, port: int) -> tuple[bytes, int]:
-        return socket.inet_pton(self._bind.family, host.partition("%")[0]), port
+        return socket.inet_pton(self.bind.family, host.partition("%")[0]), port
 
     # Out
 

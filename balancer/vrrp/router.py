@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from ipaddress import (
     IPv4Address,
     IPv4Interface,
@@ -21,6 +21,7 @@ from balancer.config.vrrp import Vrrp
 from balancer.pool.routers import COUNTERS, RouterFacts, Term, Trouble
 from balancer.vrrp import machine, track
 from balancer.vrrp.address import Card, Vip
+from balancer.vrrp.group import Group
 from balancer.vrrp.link import Link
 from balancer.wire import vrrp as wire
 
@@ -36,7 +37,43 @@ _MOST_TROUBLES = 16
 class VirtualRouter:
     """What a configured instance is while we run; the speaker drives it."""
 
-    def __init__(self, name: str, vrrp: Vrrp, *, group: machine.Group | None) -> None:
+    def __init__(self, name: str, vrrp: Vrrp, *, group: Group | None) -> None:
+        self.vips: tuple[Vip, ...] = ()
+        self._had: frozenset[bytes] = frozenset()
+        self._configure(name, vrrp, group)
+        self.state = machine.initial(self.rules, 0.0)
+        self.why = ""
+        """The reason of the last transition."""
+        self.announce_at = 0.0
+        """When the addresses are to be announced again; 0: not."""
+        self.announce_all = False
+        self.fresh: tuple[Vip, ...] = ()
+        """Those that a reload has added, to be announced once more by themselves."""
+        self.fresh_at = 0.0
+        """When; 0: not."""
+        self.heirlooms: Set[IPv4Interface | IPv6Interface] = frozenset()
+        """Those that other masters of this host have on its interface from now on."""
+        self.put_at = 0.0
+        """When the addresses were last put; 0 while it is not master."""
+        self.missing_since = 0.0
+        """Since when each look found an address missing; 0: the last one did not."""
+        self.index = 0
+        """Of its interface; 0 while there is none."""
+        self.link: Link | None = None
+        self.terms: tuple[Term, ...] = (Term("priority", self.rules.priority, ""),)
+        self._networks: tuple[IPv4Network | IPv6Network, ...] = ()
+        self.wrong = ""
+        """What is wrong with its interface."""
+        self.fault = ""
+        """What is wrong with that, or with what it tracks."""
+        self.counted: Counter[str] = Counter()
+        """By the names in `pool.routers.COUNTERS`."""
+        self.last_heard: tuple[bytes, int, float] | None = None
+        """Whose advertisement that counts came last: packed address, priority, when."""
+        self._troubles: dict[str, Trouble] = {}
+        self._told: dict[str, float] = {}
+
+    def _configure(self, name: str, vrrp: Vrrp, group: Group | None) -> None:
         instance = vrrp.instances[name]
         self.name = name
         self.interface = instance.interface
@@ -54,9 +91,6 @@ class VirtualRouter:
             higher_prio_send_advert=True,
             is_grouped=group is not None,
         )
-        self.state = machine.initial(self.rules, 0.0)
-        self.why = ""
-        """The reason of the last transition."""
         self.vips = tuple(Vip(ip_interface(vip.address), vip.label, vip.scope) for vip in instance.virtual_ipaddress)
         own = instance.authentication
         has_password = own is not None and own.type == "pass" and own.password
@@ -69,27 +103,27 @@ class VirtualRouter:
         self.announce_repeat = instance.garp_master_repeat
         self.announce_delay = instance.garp_master_delay
         self.announce_refresh = instance.garp_master_refresh
-        self.announce_at = 0.0
-        """When the addresses are to be announced again; 0: not."""
-        self.announce_all = False
-        self.put_at = 0.0
-        """When the addresses were last put; 0 while it is not master."""
-        self.missing_since = 0.0
-        """Since when each look found an address missing; 0: the last one did not."""
-        self.index = 0
-        """Of its interface; 0 while there is none."""
-        self.link: Link | None = None
         self.trackers = track.Trackers.of(vrrp, group.members if group is not None else (name,))
-        self.terms: tuple[Term, ...] = (Term("priority", instance.priority, ""),)
-        self._networks: tuple[IPv4Network | IPv6Network, ...] = ()
-        self.wrong = ""
-        """What is wrong with its interface."""
-        self.fault = ""
-        """What is wrong with that, or with what it tracks."""
-        self.counted: Counter[str] = Counter()
-        """By the names in `pool.routers.COUNTERS`."""
-        self._troubles: dict[str, Trouble] = {}
-        self._told: dict[str, float] = {}
+
+    def become(
+        self, name: str, vrrp: Vrrp, *, group: Group | None, now: float
+    ) -> tuple[machine.Router, tuple[Vip, ...]]:
+        """The instance of that name from now on, with the same key (change.Key): the rules and addresses until now."""
+        rules, vips, refresh = self.rules, self.vips, self.announce_refresh
+        self._configure(name, vrrp, group)
+        if self.vips != vips:
+            self._had = frozenset(vip.ip.packed for vip in vips)
+        if self.announce_refresh != refresh and not self.announce_all and self.state.role is machine.Role.MASTER:
+            self.announce_at = now + self.announce_refresh if self.announce_refresh else 0.0
+        return rules, vips
+
+    def lists(self, addresses: Sequence[bytes]) -> bool:
+        """Whether these are its addresses, packed."""
+        return len(addresses) == len(self.vips) and set(addresses) == {vip.ip.packed for vip in self.vips}
+
+    def has_listed(self, addresses: Sequence[bytes]) -> bool:
+        """Whether they were before the reload that has changed them: the other director comes to its own later."""
+        return len(addresses) == len(self._had) and set(addresses) == self._had
 
     def inspect(
         self, card: Card | None, virtual: Set[IPv4Address | IPv6Address]
@@ -196,6 +230,9 @@ class VirtualRouter:
             master=str(ip_address(state.master)) if state.master is not None else "",
             master_priority=state.master_priority,
             interval=state.master_interval,
+            heard_from=str(ip_address(self.last_heard[0])) if self.last_heard is not None else "",
+            heard_priority=self.last_heard[1] if self.last_heard is not None else 0,
+            heard=self.last_heard[2] + unix if self.last_heard is not None else None,
             group=self.group.name if self.group is not None else "",
             released_until=state.yields_until + unix if machine.yields(state, now) and state.yields_until else None,
             terms=self.terms,

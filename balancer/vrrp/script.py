@@ -65,6 +65,27 @@ class Scripts:
         self.due = 0.0 if self._checks else inf
         """When `turn` is wanted (monotonic seconds); inf: never."""
 
+    def change(self, scripts: Mapping[str, CheckScript], now: float, *, spawn: Callable[[Sequence[str]], int]) -> None:
+        """Other scripts from now on, or others of these names: what is known of a name counts until its next run."""
+        self._spawn = spawn
+        before = {check.name: check for check in self._checks}
+        self._checks = []
+        for number, (name, script) in enumerate(scripts.items()):
+            known = before.get(name)
+            if known is not None and known.script.script == script.script:
+                known.bear(script, now)
+                self._checks.append(before.pop(name))
+                continue
+            check = _Check(name, script)
+            check.start_at = now + number * min(_APART, script.interval / len(scripts))
+            if known is not None:
+                check.outcome, check.said = known.outcome, known.said
+            self._checks.append(check)
+        for check in before.values():
+            self._kill(check)
+        self.outcomes = {check.name: check.outcome for check in self._checks}
+        self._set_due()
+
     def turn(self, now: float) -> None:
         """Kill what is over its time, and start what is due: at most one, `due` tells of more."""
         if not self._has_begun:
@@ -99,11 +120,14 @@ class Scripts:
     def stop(self) -> None:
         """Kill what runs, start nothing more."""
         for check in self._checks:
-            if check.pid:
-                kill(check.pid)
-                check.is_killed = True
+            self._kill(check)
         self._checks = []
         self.due = inf
+
+    def _kill(self, check: _Check) -> None:
+        if check.pid:
+            kill(check.pid)
+            check.is_killed = True
 
     def _begin(self, now: float) -> None:
         self._has_begun = True
@@ -180,6 +204,12 @@ class _Check:
         self._streak = 0
         """Results in a row against the outcome."""
 
+    def bear(self, script: CheckScript, now: float) -> None:
+        """The same program at other times, or with another weight."""
+        self.script = script
+        self.timeout = script.interval if script.timeout is None else script.timeout
+        self.start_at = min(self.start_at, now + script.interval)
+
     def count(self, is_good: bool, text: str) -> None:
         """keepalived's counting (vrrp_script_child_thread)."""
         outcome = self.outcome.is_good
@@ -203,6 +233,18 @@ class Files:
         self._files = [_File(name, Path(file.file)) for name, file in files.items()]
         self.numbers: dict[str, int] = dict.fromkeys(files, 0)
         """By name, as last read."""
+
+    def change(self, files: Mapping[str, TrackFile]) -> None:
+        """Other files from now on; those of before are as they were last read."""
+        known = {file.name: file for file in self._files}
+        self._files = [_File(name, Path(file.file)) for name, file in files.items()]
+        numbers = dict.fromkeys(files, 0)
+        for file in self._files:
+            before = known.get(file.name)
+            if before is not None and before.path == file.path:
+                file.was_filled = before.was_filled
+                numbers[file.name] = self.numbers[file.name]
+        self.numbers = numbers
 
     def read(self) -> None:
         """Look at all of them."""

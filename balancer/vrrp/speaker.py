@@ -2,7 +2,7 @@
 
     Speaker ─── VirtualRouter, one each ─── machine.step
        ├─ Link per interface and source      packets
-       ├─ Addresses                          rtnetlink
+       ├─ Addresses, Holder                  rtnetlink
        ├─ Scripts, Files ─── track.terms     what counts for the priority
        ├─ Peers                              the heartbeat
        └─ Notifier                           who wants to know
@@ -13,20 +13,24 @@ kernel takes it away before the other director takes over.
 
 from __future__ import annotations
 
-import errno
-import os
+import functools
 import selectors
 import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Literal
+from types import MappingProxyType
+from typing import Literal, NamedTuple
 
 from balancer.config.vrrp import Vrrp
 from balancer.errors import BadAdvertisement, NoSuchRouterError, StartError
 from balancer.pool.routers import ScriptFacts, Standing
 from balancer.vrrp import machine, track
-from balancer.vrrp.address import Addresses, Card, Change, Vip
+from balancer.vrrp.address import Card, Change, Vip
+from balancer.vrrp.change import changes, heirlooms, heirs
+from balancer.vrrp.coming import Claim, Coming, beat_interval, claim_of
+from balancer.vrrp.group import Group, follow, gather
+from balancer.vrrp.holder import LEASE, Holder, open_addresses
 from balancer.vrrp.link import Link, Packet
 from balancer.vrrp.machine import Role
 from balancer.vrrp.notify import Notifier
@@ -34,13 +38,12 @@ from balancer.vrrp.peers import Peers
 from balancer.vrrp.router import VirtualRouter
 from balancer.vrrp.script import Files, Scripts
 from balancer.vrrp.track import Service
+from balancer.vrrp.trial import refuse_own_addresses
 from balancer.wire import vrrp as wire
 
-__all__ = ["Speaker"]
+__all__ = ["Heirloom", "Speaker"]
 
-# Lifetime of an address (whole seconds, the kernel's unit; it looks once a second and may be that much late), and how
-# often it is put again (seconds): with an advertisement, or by itself where these are rarer.
-_LEASE = 2
+# How often an address is put again (seconds): with an advertisement, or by itself where these are rarer.
 _REFRESH = 1.0
 # A burst of netlink messages is looked at once.
 _SETTLE = 0.02
@@ -52,6 +55,7 @@ _IPV6 = 6
 _HOPELESS = 4.0
 _State = Literal["BACKUP", "MASTER", "FAULT", "STOP"]
 _News = tuple[Literal["INSTANCE", "GROUP"], str, _State, int]
+_Changed = tuple[VirtualRouter, machine.Router, tuple[Vip, ...]]
 _NOTIFIED: dict[Role, _State] = {
     Role.BACKUP: "BACKUP",
     Role.MASTER: "MASTER",
@@ -61,6 +65,14 @@ _NOTIFIED: dict[Role, _State] = {
 # Counters of what the machine drops.
 _DOUBTFUL = {"own address": "source_err", "interval": "advert_interval_err"}
 _HELPLESS = (str(Role.FAULT), str(Role.STOPPED))
+
+
+class Heirloom(NamedTuple):
+    """Sockets that a speaker leaves to the next one (succession)."""
+
+    claims: Mapping[Claim, socket.socket] = MappingProxyType({})
+    heartbeat: socket.socket | None = None
+    links: Sequence[Link] = ()
 
 
 class Speaker:
@@ -78,85 +90,64 @@ class Speaker:
         log: Callable[[str, bool], None],
         spawn: Callable[[Sequence[str]], int],
         service: Callable[[], Service],
+        heirloom: Heirloom | None = None,
     ) -> None:
+        """`heirloom`: what another speaker, for the same virtual routers, has left to this one."""
         self._log = log
+        heirloom = heirloom or Heirloom()
+        self._node = node
         self._ask_service = service
+        self._addresses = open_addresses()
         self._selector = selectors.EpollSelector()
-        self._locks: list[socket.socket] = []
-        self._peers: Peers | None = None
-        self._addresses = _addresses()
         self._selector.register(self._addresses, selectors.EVENT_READ, self._on_change)
+        self._holder = Holder(self._addresses, self._complain)
         self._links: dict[tuple[str, IPv4Address | IPv6Address], Link] = {}
-        groups = {
-            member: machine.Group(name=name, members=own.group)
-            for name, own in vrrp.sync_groups.items()
-            for member in own.group
-        }
-        self._routers = {name: VirtualRouter(name, vrrp, group=groups.get(name)) for name in vrrp.instances}
+        self._vrrp = Vrrp()
+        self._claims: dict[Claim, socket.socket] = dict(heirloom.claims)
+        self._peers: Peers | None = None
+        self._routers: dict[str, VirtualRouter] = {}
+        self._groups: dict[str, Group] = {}
         self._group_roles: dict[str, Role] = {}
-        # Also those of the other virtual routers on an interface are nothing to send from.
-        self._virtual = frozenset(vip.ip for router in self._routers.values() for vip in router.vips)
-        trackers = [router.trackers for router in self._routers.values()]
-        tracked = {name for each in trackers for name in each.scripts}
-        scripts = {name: script for name, script in vrrp.scripts.items() if name in tracked}
-        self._scripts = Scripts(scripts, spawn=spawn, log=log)
-        self._files = Files({name: file for name, file in vrrp.files.items() if any(name in t.files for t in trackers)})
-        self._tracked_interfaces = {name for each in trackers for name in each.interfaces}
-        self._tracked_backends = {name for each in trackers for name in each.backends}
-        self._names = {router.interface for router in self._routers.values()} | self._tracked_interfaces
+        self._scripts = Scripts({}, spawn=spawn, log=log)
+        self._files = Files({})
         self._indexes: set[int] = set()
-        self._up: dict[str, bool] = dict.fromkeys(self._tracked_interfaces, False)
+        self._up: dict[str, bool] = {}
         self._service = Service(True, {})
-        self._notifier = Notifier(vrrp, spawn=spawn, log=log)
-        for router in self._routers.values():
-            self._locks.append(self._lock(router))
-        self._peers = self._open_heartbeat(vrrp, node)
+        self._notifier = Notifier(self._vrrp, spawn=spawn, log=log)
         self._has_changed = False
         self._news: list[_News] = []
         self._next_refresh = 0.0
         self._look_at = 0.0
         self.has_news = True
         """Whether something has changed since `standing` was asked."""
-
-    def _lock(self, router: VirtualRouter) -> socket.socket:
-        """A second copy on one host would not hear the first: both would be master. StartError where there is one.
-
-        The name of a socket, which goes with the process that has it, and is known in one network namespace alone.
-        """
-        lock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        name = f"pybalancer/vrrp/{router.interface}/{router.rules.vrid}/{router.vips[0].ip.version}"
+        self._inherit(heirloom, vrrp)
         try:
-            lock.bind(b"\0" + name.encode())
-        except OSError as error:
-            lock.close()
+            coming = self.prepare(vrrp, spawn=spawn)
+        except StartError:
             self.close()
-            if error.errno != errno.EADDRINUSE:
-                raise StartError(f"vrrp.instances.{router.name}: {error}") from error
-            raise StartError(
-                f"vrrp.instances.{router.name}: another pybalancer on this host is virtual router {router.rules.vrid} "
-                f"on {router.interface} already"
-            ) from None
-        return lock
+            raise
+        now = time.monotonic()
+        self._adopt(coming, {}, now)
+        self._notifier.change(vrrp, now, spawn=spawn)
 
-    def _open_heartbeat(self, vrrp: Vrrp, node: str) -> Peers | None:
-        heartbeat = vrrp.heartbeat
-        if heartbeat is None or not vrrp.instances:
-            return None
-        interval = heartbeat.interval or min(instance.advert_int for instance in vrrp.instances.values())
-        try:
-            peers = Peers(heartbeat, node=node, interval=interval, log=self._log)
-        except OSError as error:
-            self.close()
-            raise StartError(f"vrrp.heartbeat.bind: {heartbeat.bind}: {error.strerror}") from error
-        self._selector.register(peers, selectors.EVENT_READ, self._hear_peers)
-        return peers
+    def _inherit(self, heirloom: Heirloom, vrrp: Vrrp) -> None:
+        if heirloom.heartbeat is not None and vrrp.heartbeat is not None:
+            interval = beat_interval(vrrp)
+            own = heirloom.heartbeat
+            self._peers = Peers(vrrp.heartbeat, node=self._node, interval=interval, log=self._log, own=own)
+            self._selector.register(self._peers, selectors.EVENT_READ, self._hear_peers)
+        for link in heirloom.links:
+            self._links[link.name, link.source] = link
+            self._selector.register(link, selectors.EVENT_READ, functools.partial(self._hear, link))
 
     def start(self) -> None:
         """Begin to listen; the virtual routers are BACKUP until nobody better was heard."""
         now = time.monotonic()
         self._next_refresh = now + _REFRESH
         self._look(now)
-        self._refuse_own_addresses()
+        for router in self._routers.values():
+            card = self._ask(router.interface)
+            refuse_own_addresses(router, card if isinstance(card, Card) else None)
         self._files.read()
         self._service = self._ask_service()
         self._judge(now)
@@ -179,8 +170,7 @@ class Speaker:
         for router in self._routers.values():
             if router.state.deadline is not None:
                 times.append(router.state.deadline)
-            if router.announce_at:
-                times.append(router.announce_at)
+            times += [at for at in (router.announce_at, router.fresh_at) if at]
         return min(times)
 
     def turn(self) -> None:
@@ -196,8 +186,7 @@ class Speaker:
             deadline = router.state.deadline
             if deadline is not None and now >= deadline:
                 self._give(router, machine.Timer(), now)
-            if router.announce_at and now >= router.announce_at:
-                self._announce_again(router, now)
+            self._holder.announce_again(router, now)
         if now >= self._next_refresh:
             self._refresh(now)
         if now >= self._scripts.due:
@@ -215,7 +204,7 @@ class Speaker:
         self._judge(now)
         for router in self._routers.values():
             if router.state.role is Role.MASTER and router.rules.interval > _REFRESH:
-                self._put(router)
+                self._holder.put(router)
 
     @property
     def is_notifying(self) -> bool:
@@ -255,7 +244,7 @@ class Speaker:
         self._notifier.close()
         if self._peers is not None:
             self._peers.close()
-        for lock in self._locks:
+        for lock in self._claims.values():
             lock.close()
         for link in self._links.values():
             link.close()
@@ -276,6 +265,11 @@ class Speaker:
             ),
             peers=self._peers.facts(now, unix) if self._peers is not None else (),
         )
+
+    @property
+    def masters(self) -> tuple[str, ...]:
+        """Who holds addresses."""
+        return tuple(router.name for router in self._routers.values() if router.state.role is Role.MASTER)
 
     def release(self, name: str | None, seconds: float) -> list[str]:
         """Leave the addresses to another director for so long, unless there is none; what that means, a line each.
@@ -317,19 +311,125 @@ class Speaker:
         members = {member for router in found if router.group for member in router.group.members}
         return [router for router in routers if router in found or router.name in members]
 
-    def _refuse_own_addresses(self) -> None:
-        """Or else the host would lose its only address as soon as it is not master. StartError."""
+    # What is another after a reload
+
+    def prepare(self, vrrp: Vrrp, *, spawn: Callable[[Sequence[str]], int]) -> Coming:
+        """What `change` needs; nobody notices before that, or where it is closed. StartError."""
+        bound = self._peers.bind if self._peers is not None else None
+        return Coming(vrrp, self._claims, bound, node=self._node, log=self._log, spawn=spawn)
+
+    def change(self, coming: Coming) -> None:
+        """From now on the virtual routers are these. Those that stay as they are do not notice; those that end resign,
+        and leave what addresses others of ours do not have from now on."""
+        now = time.monotonic()
+        before, after = self._vrrp, coming.vrrp
+        for each in changes(before, after):
+            self._log(f"({each.what}) {each.told}" if each.is_instance else f"vrrp: {each}", False)
+        goes_on = heirs(before, after)
+        stay = set(goes_on.values())
+        left = heirlooms(after, goes_on, self.masters)
         for router in self._routers.values():
-            card = self._ask(router.interface)
-            if not isinstance(card, Card):
-                continue
-            version = router.vips[0].ip.version
-            own = [one for one in card.addresses if one.version == version and not one.is_link_local]
-            if own and all(router.holds(one.ip) and one.ip in card.permanent for one in own):
-                raise StartError(
-                    f"vrrp.instances.{router.name}.virtual_ipaddress: {own[0].ip} is the only address of "
-                    f"{router.interface}: a virtual address moves, so give the interface another one of its own"
-                )
+            router.heirlooms = left.get(router.interface, frozenset())
+            if router.name not in stay:
+                self._keep_time()
+                # The others of its group have another from now on, or none.
+                router.group = None
+                self._give(router, machine.Stop(), now)
+        gone = [name for name in self._group_roles if name not in after.sync_groups]
+        self._news += [("GROUP", name, "STOP", 0) for name in gone if self._group_roles.pop(name)]
+        ended, self._news = self._news, []
+        changed = self._adopt(coming, goes_on, now)
+        for router, rules, vips in changed:
+            self._keep_time()
+            self._give(router, machine.Reconfigured(rules), now)
+            if router.vips != vips and router.state.role is Role.MASTER:
+                self._holder.exchange(router, vips, now)
+            router.heirlooms = frozenset()
+        self._files.read()
+        self._look(now)
+        self._service = self._ask_service()
+        self._judge(now)
+        self._gather(now)
+        self._has_changed = True
+        self._beat(now)
+        for news in ended:
+            self._notifier.tell(*news, now)
+        self._notifier.change(after, now, spawn=coming.spawn)
+        self._tell_others(now)
+
+    def _keep_time(self) -> None:
+        """Masters advertise, however many others there is something to do for."""
+        now = time.monotonic()
+        for router in self._routers.values():
+            state = router.state
+            if state.role is Role.MASTER and state.deadline is not None and now >= state.deadline:
+                self._give(router, machine.Timer(), now)
+
+    def _adopt(self, coming: Coming, goes_on: Mapping[str, str], now: float) -> list[_Changed]:
+        """Those that go on under other rules, and what was until now."""
+        vrrp = self._vrrp = coming.vrrp
+        self._groups = {name: Group(name=name, members=own.group) for name, own in vrrp.sync_groups.items()}
+        groups = {member: group for group in self._groups.values() for member in group.members}
+        routers, changed = {}, []
+        for name in vrrp.instances:
+            called = goes_on.get(name)
+            if called is None:
+                routers[name] = VirtualRouter(name, vrrp, group=groups.get(name))
+            else:
+                router = routers[name] = self._routers[called]
+                changed.append((router, *router.become(name, vrrp, group=groups.get(name), now=now)))
+        self._routers = routers
+        # Also those of the other virtual routers on an interface are nothing to send from.
+        self._virtual = frozenset(vip.ip for router in routers.values() for vip in router.vips)
+        self._track(vrrp, coming, now)
+        self._claim(coming)
+        self._pair(coming, now)
+        return changed
+
+    def _track(self, vrrp: Vrrp, coming: Coming, now: float) -> None:
+        trackers = [router.trackers for router in self._routers.values()]
+        tracked = {name for each in trackers for name in each.scripts}
+        scripts = {name: script for name, script in vrrp.scripts.items() if name in tracked}
+        self._scripts.change(scripts, now, spawn=coming.spawn)
+        self._files.change({name: file for name, file in vrrp.files.items() if any(name in t.files for t in trackers)})
+        self._tracked_interfaces = {name for each in trackers for name in each.interfaces}
+        self._tracked_backends = {name for each in trackers for name in each.backends}
+        self._names = {router.interface for router in self._routers.values()} | self._tracked_interfaces
+        self._up = {name: self._up.get(name, False) for name in self._tracked_interfaces}
+
+    def _claim(self, coming: Coming) -> None:
+        self._claims.update(coming.claims)
+        held = {claim_of(instance) for instance in coming.vrrp.instances.values()}
+        for claim in [claim for claim in self._claims if claim not in held]:
+            self._claims.pop(claim).close()
+
+    def _pair(self, coming: Coming, now: float) -> None:
+        """With the other directors, by the heartbeat."""
+        heartbeat = coming.vrrp.heartbeat if coming.vrrp.instances else None
+        if self._peers is not None and (heartbeat is None or coming.peers is not None):
+            self._selector.unregister(self._peers)
+            self._peers.close()
+            self._peers = None
+        if coming.peers is not None:
+            self._peers = coming.peers
+            self._selector.register(self._peers, selectors.EVENT_READ, self._hear_peers)
+        elif self._peers is not None and heartbeat is not None:
+            self._peers.change(heartbeat, interval=beat_interval(coming.vrrp), now=now)
+
+    def _gather(self, now: float) -> None:
+        """Start those that are new, and make one of each sync group."""
+        for group in self._groups.values():
+            states = {name: self._routers[name].state for name in group.members}
+            for name, event in gather(group, states):
+                self._give(self._routers[name], event, now)
+        for router in self._routers.values():
+            if router.state.role is Role.INIT:
+                self._give(router, machine.Start(), now)
+            elif router.state.role is Role.FAULT and router.group is None and not router.fault:
+                # Another of the group that it was in has a fault.
+                self._give(router, machine.Recovered(), now)
+        for group in self._groups.values():
+            self._look_at_group(group)
 
     # What the kernel says
 
@@ -382,14 +482,14 @@ class Speaker:
         if router.state.role is Role.MASTER:
             is_another = before is not None and before.mac != router.link.mac
             if self._put_back(router, card, now) or is_another:
-                self._announce(router)
+                self._holder.announce(router)
         elif router.state.role is not Role.INIT:
             self._take_strays(router, card)
 
     def _put_back(self, router: VirtualRouter, card: Card, now: float) -> bool:
         """What a master should hold and does not: whether there was any."""
         held = set(card.addresses)
-        self._take(router, [Vip(one) for one in held if router.holds(one.ip) and one not in router.interfaces])
+        self._holder.take(router, [Vip(one) for one in held if router.holds(one.ip) and one not in router.interfaces])
         gone = [vip for vip in router.vips if vip.address not in held]
         router.missing_since = (router.missing_since or now) if gone else 0.0
         if gone and now - router.missing_since > _HOPELESS:
@@ -397,13 +497,13 @@ class Speaker:
             self._give(router, machine.Lost(f"{gone[0].ip} cannot be kept on {router.interface}"), now)
             return False
         if gone:
-            ours = now - router.put_at > _LEASE
+            ours = now - router.put_at > LEASE
             why = "lost while we were held up" if ours else f"taken off {router.interface} by somebody"
             router.counted["address_lost"] += len(gone)
             self._complain(router, "lost", f"{', '.join(str(vip.ip) for vip in gone)} {why}, put back", every=_SECOND)
             # One whose duplicate address detection failed is there, and cannot be used until it is put anew.
-            self._take(router, [vip for vip in gone if vip.ip.version == _IPV6])
-            self._put(router)
+            self._holder.take(router, [vip for vip in gone if vip.ip.version == _IPV6])
+            self._holder.put(router)
         return bool(gone)
 
     def _take_strays(self, router: VirtualRouter, card: Card) -> None:
@@ -412,7 +512,7 @@ class Speaker:
         for vip in strays:
             text = f"{vip.ip} was put on {router.interface} by somebody, taken off: this host is {router.state.role}"
             self._complain(router, f"stray {vip.ip}", text)
-        self._take(router, strays)
+        self._holder.take(router, strays)
 
     def _link(self, name: str, card: Card, source: IPv4Address | IPv6Address) -> Link:
         """The sockets on an interface, made anew when it has become another one. OSError when that fails."""
@@ -547,6 +647,7 @@ class Speaker:
             router.counted[_DOUBTFUL[doubt[0]]] += 1
         else:
             self._count(router, heard.priority)
+            router.last_heard = packet.source, heard.priority, time.monotonic()
         self._give(router, event, time.monotonic())
 
     def _count(self, router: VirtualRouter, priority: int) -> None:
@@ -561,15 +662,15 @@ class Speaker:
         """Whether an advertisement with these addresses counts.
 
         With others than ours it does not in VRRPv2, unless their owner sends it (RFC 3768 section 7.1), and does in
-        VRRPv3 (RFC 9568 section 7.1).
+        VRRPv3 (RFC 9568 section 7.1). Those that were ours before a reload are ours: its sender is reloaded later.
         """
-        if len(heard.addresses) == len(router.vips) and set(heard.addresses) == {vip.ip.packed for vip in router.vips}:
+        if router.lists(heard.addresses):
             return True
         router.counted["addr_list_err"] += 1
         theirs = ", ".join(str(ip_address(address)) for address in heard.addresses[:4])
         more = ", …" if len(heard.addresses) > 4 else ""
         text = f"{source} advertises other addresses than ours ({theirs}{more}): an older file, or a router with our id"
-        counts = heard.version == 3 or heard.priority == 255
+        counts = heard.version == 3 or heard.priority == 255 or router.has_listed(heard.addresses)
         self._complain(router, "addresses", text if counts else f"{text}; not believed")
         return counts
 
@@ -599,15 +700,16 @@ class Speaker:
                 self._send(router, priority)
                 # With it: the lease must be over when the others have waited for the next one long enough.
                 if priority and router.put_at and now - router.put_at >= _REFRESH / 2:
-                    self._put(router)
+                    self._holder.put(router)
             case machine.Take():
-                self._put(router)
+                self._holder.put(router)
             case machine.Leave():
-                router.announce_at = router.put_at = 0.0
-                self._leave(router)
+                router.announce_at = router.put_at = router.fresh_at = 0.0
+                if router.index:
+                    self._holder.leave(router, self._ask(router.interface))
             case machine.Announce(with_group=with_group):
                 for member in self._masters(router) if with_group else [router]:
-                    self._announce(member)
+                    self._holder.announce(member)
                     member.announce_all = member.announce_delay > 0
                     wait = member.announce_delay if member.announce_all else member.announce_refresh
                     member.announce_at = now + wait if wait else 0.0
@@ -641,13 +743,13 @@ class Speaker:
     def _tell_group(self, router: VirtualRouter, said: machine.Changed | machine.Wants, now: float) -> None:
         if router.group is not None:
             states = {name: other.state for name, other in self._routers.items()}
-            for name, event in machine.follow(router.group, router.name, said, states):
+            for name, event in follow(router.group, router.name, said, states):
                 self._give(self._routers[name], event, now)
 
-    def _look_at_group(self, group: machine.Group) -> None:
+    def _look_at_group(self, group: Group) -> None:
         roles = {self._routers[member].state.role for member in group.members}
-        if Role.STOPPED in roles and len(roles) > 1:
-            # The others are about to.
+        if len(roles) > 1 and roles & {Role.INIT, Role.STOPPED}:
+            # The others are about to begin, or to end.
             return
         role = _common(roles)
         if role is not self._group_roles.get(group.name):
@@ -669,81 +771,6 @@ class Speaker:
                 router.counted["advert_sent"] += 1
                 if not priority:
                     router.counted["pri_zero_sent"] += 1
-
-    def _put(self, router: VirtualRouter) -> None:
-        """Put the addresses, or put them again before their lease is over."""
-        link = router.link
-        if link is None:
-            return
-        router.put_at = time.monotonic()
-        for vip in router.vips:
-            try:
-                self._addresses.put(link.index, vip, lifetime=_LEASE)
-            except OSError as error:
-                self._complain(
-                    router, f"address {vip} {error.errno}", f"cannot put {vip} on {link.name}: {error.strerror}"
-                )
-
-    def _leave(self, router: VirtualRouter) -> None:
-        """Take the addresses away, even while the interface is down: a predecessor may have left them."""
-        if not router.index:
-            return
-        card = self._ask(router.interface)
-        # They may have been left with another prefix length.
-        left = {Vip(one) for one in card.addresses if router.holds(one.ip)} if isinstance(card, Card) else set()
-        self._take(router, left.union(Vip(vip.address) for vip in router.vips))
-
-    def _take(self, router: VirtualRouter, vips: Iterable[Vip]) -> None:
-        for vip in vips:
-            try:
-                self._addresses.take(router.index, vip)
-            except OSError as error:
-                self._complain(
-                    router,
-                    f"address {vip} {error.errno}",
-                    f"cannot take {vip} off {router.interface}: {error.strerror}",
-                )
-
-    def _announce(self, router: VirtualRouter) -> None:
-        self._announce_times(router, router.announce_repeat)
-
-    def _announce_again(self, router: VirtualRouter, now: float) -> None:
-        """The second set of a new master, then one of each so often."""
-        self._announce_times(router, router.announce_repeat if router.announce_all else 1)
-        router.announce_all = False
-        router.announce_at = now + router.announce_refresh if router.announce_refresh else 0.0
-
-    def _announce_times(self, router: VirtualRouter, times: int) -> None:
-        link = router.link
-        if link is None:
-            return
-        try:
-            for vip in router.vips:
-                for _ in range(times):
-                    link.announce(vip.ip)
-                    router.counted["garp_sent"] += 1
-        except OSError as error:
-            self._complain(router, f"announce {error.errno}", f"cannot announce on {link.name}: {error.strerror}")
-
-
-def _addresses() -> Addresses:
-    try:
-        addresses = Addresses()
-    except OSError as error:
-        raise StartError(
-            f"vrrp: the kernel does not let us change addresses: {os.strerror(error.errno or 0)}; "
-            "run as root, or with CAP_NET_ADMIN and CAP_NET_RAW"
-        ) from error
-    try:
-        # So that later on only what is wrong with an interface can go wrong.
-        socket.socket(socket.AF_INET, socket.SOCK_RAW, wire.PROTOCOL).close()
-    except OSError as error:
-        addresses.close()
-        raise StartError(
-            f"vrrp: the kernel does not let us open raw sockets: {error.strerror}; "
-            "run as root, or with CAP_NET_ADMIN and CAP_NET_RAW"
-        ) from error
-    return addresses
 
 
 def _common(roles: Iterable[Role]) -> Role:

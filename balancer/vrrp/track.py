@@ -157,4 +157,3 @@ def _backend(name: str, weight: int, view: View) -> Term:
     missing = theirs / of - up / servers if servers else 0.0
     amount = round(weight * missing) if missing > 0 else 0
     return Term(f"backend {name}", amount, f"{here}, {theirs} of {of} at {best.who} (weight {weight})")
-

@@ -1,6 +1,7 @@
-"""The frames that tell a network segment where an address is now.
+"""The frames that tell a network segment where an address is now, and those that ask whether somebody has it.
 
-Sent by the router that takes the addresses of a virtual router (RFC 9568 section 6.4.1 and 6.4.2).
+The former are sent by the router that takes the addresses of a virtual router (RFC 9568 section 6.4.1 and 6.4.2), the
+latter by who would know (RFC 5227 section 2.1, RFC 4862 section 5.4.2): nobody who hears them remembers anything.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import struct
 
 from balancer.wire.vrrp import checksum, pseudo_header
 
-__all__ = ["gratuitous_arp", "unsolicited_na"]
+__all__ = ["claim", "gratuitous_arp", "probe", "solicitation", "unsolicited_na"]
 
 _ETHERNET = struct.Struct("!6s6sH")
 _ETHERTYPE_IPV4, _ETHERTYPE_ARP, _ETHERTYPE_IPV6 = 0x0800, 0x0806, 0x86DD
@@ -36,6 +37,11 @@ _ADVERTISEMENT = struct.Struct("!BBHI16sBB6s")
 _NEIGHBOR_ADVERTISEMENT = 136
 _ROUTER, _OVERRIDE = 1 << 31, 1 << 29
 _TARGET_LINK_LAYER_ADDRESS = 2
+_NEIGHBOR_SOLICITATION = 135
+# RFC 4291 section 2.7.1: the last three octets are the address's.
+_SOLICITED_NODE = bytes.fromhex("ff02 0000 0000 0000 0000 0001 ff00 0000")
+_ARP_REPLY = 2
+_NOBODY_V4, _NOBODY_V6 = bytes(4), bytes(16)
 
 
 def gratuitous_arp(mac: bytes, address: bytes) -> bytes:
@@ -72,6 +78,49 @@ def unsolicited_na(mac: bytes, address: bytes, *, source: bytes | None = None) -
             advertisement[4:],
         )
     )
+
+
+def probe(mac: bytes, address: bytes) -> bytes:
+    """The Ethernet frame that asks who has the IPv4 `address`, from somebody who has none (RFC 5227 section 2.1.1):
+    so nobody puts `mac` into a table. ValueError for other lengths."""
+    _require_lengths(mac, address, 4)
+    arp = _ARP.pack(_ARP_ETHERNET, _ETHERTYPE_IPV4, 6, 4, _ARP_REQUEST, mac, _NOBODY_V4, bytes(6), address)
+    return (_ETHERNET.pack(_BROADCAST, mac, _ETHERTYPE_ARP) + arp).ljust(_SHORTEST_FRAME, b"\0")
+
+
+def solicitation(mac: bytes, address: bytes) -> bytes:
+    """The same for the IPv6 `address`: a Neighbor Solicitation as duplicate address detection sends it (RFC 4862
+    section 5.4.2), which is answered to all nodes."""
+    _require_lengths(mac, address, 16)
+    group = _SOLICITED_NODE[:13] + address[13:]
+    message = struct.pack("!BBHI16s", _NEIGHBOR_SOLICITATION, 0, 0, 0, address)
+    total = checksum(pseudo_header(_NOBODY_V6, group, _ICMPV6, len(message)) + message)
+    head = _IPV6.pack(_IPV6_VERSION, len(message), _ICMPV6, _HOP_LIMIT, _NOBODY_V6, group)
+    # RFC 2464 section 7.
+    to = b"\x33\x33" + group[12:]
+    return _ETHERNET.pack(to, mac, _ETHERTYPE_IPV6) + head + message[:2] + total.to_bytes(2, "big") + message[4:]
+
+
+def claim(frame: bytes) -> tuple[bytes, bytes] | None:
+    """The packed address that the sender of an Ethernet frame says is its own, and its hardware address: of an ARP
+    packet from that address (RFC 5227 section 2.1.1) or a Neighbor Advertisement. None for all else."""
+    if len(frame) < _ETHERNET.size:
+        return None
+    _, source, kind = _ETHERNET.unpack_from(frame)
+    body = frame[_ETHERNET.size :]
+    if kind == _ETHERTYPE_ARP and len(body) >= _ARP.size:
+        hardware, protocol, mac_size, size, operation, mac, address, _, _ = _ARP.unpack_from(body)
+        is_arp = (hardware, protocol, mac_size, size) == (_ARP_ETHERNET, _ETHERTYPE_IPV4, 6, 4)
+        if is_arp and operation in (_ARP_REQUEST, _ARP_REPLY) and address != _NOBODY_V4:
+            return address, mac
+    if kind == _ETHERTYPE_IPV6 and len(body) >= _IPV6.size + 24:
+        _, _, following, hop_limit, _, _ = _IPV6.unpack_from(body)
+        message = body[_IPV6.size :]
+        if (following, hop_limit, message[0]) == (_ICMPV6, _HOP_LIMIT, _NEIGHBOR_ADVERTISEMENT):
+            option = message[24:32]
+            is_told = len(option) == 8 and option[:2] == bytes([_TARGET_LINK_LAYER_ADDRESS, 1])
+            return message[8:24], option[2:] if is_told else source
+    return None
 
 
 def _require_lengths(mac: bytes, address: bytes, size: int) -> None:

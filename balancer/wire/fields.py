@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection
 from functools import lru_cache
 from ipaddress import ip_address
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 from urllib.parse import unquote_to_bytes
 
 from balancer.wire.http1 import Response, Section
@@ -19,6 +19,8 @@ _Head = TypeVar("_Head", Section, Response)
 # What more is known of than its line.
 _TELLING = re.compile(rb"(?:\A|\n)(?:host|cookie|set-cookie):")
 _PORT = re.compile(rb":[0-9]*\Z")
+# Longer than any name that there is (RFC 1035 section 2.3.4), with a port: such are not remembered.
+_LONGEST_KNOWN: Final = 262
 
 
 def field_values(fields: bytes, lower: bytes, name: bytes) -> list[bytes]:
@@ -115,10 +117,13 @@ def _decoded(text: bytes) -> bytes:
     return unquote_to_bytes(text.replace(b"+", b" "))
 
 
-@lru_cache(maxsize=1024)
 def host_name(authority: bytes) -> bytes:
     """The host of a Host field that came in lower case: without its port, the dot at its end and %XX, an IPv6 address
     in its usual form without brackets."""
+    return _host_name(authority) if len(authority) <= _LONGEST_KNOWN else _host_name_of(authority)
+
+
+def _host_name_of(authority: bytes) -> bytes:
     if authority.startswith(b"["):
         literal = authority[1 : authority.index(b"]")]
         try:
@@ -129,3 +134,6 @@ def host_name(authority: bytes) -> bytes:
     if b"%" in name:
         name = _ESCAPED.sub(lambda escaped: bytes((int(escaped[1], 16),)), name).lower()
     return name[:-1] if name.endswith(b".") else name
+
+
+_host_name = lru_cache(maxsize=1024)(_host_name_of)

@@ -10,7 +10,7 @@ each. Octets are never decoded.
 All expressions are linear: neighbouring parts share no octet, so there is nothing to try twice.
 
 Most lines and field sections have been seen before. What one means depends on nothing but its octets, so the meaning
-of the latest ones is remembered, by those octets.
+of the latest ones that came more than once is remembered, by those octets.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Container, Set
 from dataclasses import dataclass
-from typing import Final, NoReturn, TypeVar
+from typing import Final, NoReturn
 
 from balancer.errors import BadRequest, BadResponse, ProtocolError
+from balancer.wire.recall import Recall
 
 __all__ = [
     "CHUNKED",
@@ -104,13 +105,12 @@ _NEVER: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n|\Z)|(?<!\
 _NEVER_IN_REQUEST_LINE: Final = re.compile(rb"[^ -~\r\n]")
 
 
-# What is remembered: so many of each kind, from heads of so many octets at the most, with few lines for this hop
-# alone, each of which is an object: together some MiB at the worst.
-_MOST_KNOWN: Final = 512
+# What is remembered: from heads of so many octets at the most, with few lines for this hop alone, each of which is an
+# object. A head is there in so many forms.
+_MOST_OCTETS: Final = 2 << 20
 _LONGEST_KNOWN: Final = 2048
 _LONGEST_KNOWN_LINE: Final = 256
-
-_T = TypeVar("_T")
+_FORMS: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,9 +300,13 @@ _new_section: Final = Section.__new__
 _new_response: Final = Response.__new__
 
 # By their octets: request lines, sections from the LF of the line before to the end of the head, response heads.
-_known_lines: Final[dict[bytes, RequestLine]] = {}
-_known_sections: Final[dict[bytes, Section]] = {}
-_known_responses: Final[dict[bytes, Response]] = {}
+_lines: Final[Recall[bytes, RequestLine]] = Recall(_MOST_OCTETS // 2)
+_sections: Final[Recall[bytes, Section]] = Recall(_MOST_OCTETS)
+_responses: Final[Recall[bytes, Response]] = Recall(_MOST_OCTETS)
+# What these keep.
+_known_lines: Final[dict[bytes, RequestLine]] = _lines.kept
+_known_sections: Final[dict[bytes, Section]] = _sections.kept
+_known_responses: Final[dict[bytes, Response]] = _responses.kept
 
 
 def parse_request(data: bytes, limits: Limits, searched: int = 0) -> Request | None:
@@ -438,7 +442,8 @@ def parse_request(data: bytes, limits: Limits, searched: int = 0) -> Request | N
     section.body = length
     section.host = host
     if match is not None and size == len(data) <= _LONGEST_KNOWN and minor and len(section.hop_by_hop) <= _FEW:
-        _remember(_known_sections, data[len(line) + 1 :], section)
+        octets = data[len(line) + 1 :]
+        _sections.keep(hash(octets), octets, section, _FORMS * len(octets))
     return Request(RequestLine(line, method, target, minor), section, size)
 
 
@@ -452,15 +457,8 @@ def _learn_line(octets: bytes, section: Section, limits: Limits) -> RequestLine 
         # Not before any section.
         return None if line.method == b"CONNECT" or b"max-forwards:" in section.lower else line
     if len(octets) <= _LONGEST_KNOWN_LINE:
-        _remember(_known_lines, octets, line)
+        _lines.keep(hash(octets), octets, line, _FORMS * len(octets))
     return line
-
-
-def _remember(known: dict[bytes, _T], octets: bytes, meaning: _T) -> None:
-    """Forgets everything when there is too much: what is asked for often is soon back."""
-    if len(known) >= _MOST_KNOWN:
-        known.clear()
-    known[octets] = meaning
 
 
 def _cut(fields: bytes, lines: Collection[bytes]) -> bytes:
@@ -603,7 +601,8 @@ def parse_response(data: bytes, limits: Limits, method: bytes, searched: int = 0
     response.sets_cookie = low.find(b"\nset-cookie:") >= 0
     response.size = size
     if match is not None and size <= _LONGEST_KNOWN and method != b"HEAD" and len(response.hop_by_hop) <= _FEW:
-        _remember(_known_responses, data[:size], response)
+        octets = data[:size]
+        _responses.keep(hash(octets), octets, response, _FORMS * size)
     return response
 
 

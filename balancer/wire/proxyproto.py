@@ -33,6 +33,10 @@ _LOCAL, _PROXY = 0, 1
 _UNIX_SIZE = 216
 _STREAM = 1
 _CRC32C = 3
+# Section 2.2.6: a bit field that tells how the client is connected, the outcome of its certificate's check, TLVs.
+_SSL = 0x20
+_SSL_HEAD = 5
+_CLIENT_SSL = 1
 
 _PORT = rb"(0|[1-9][0-9]{0,4})"
 _V1_IPV4 = re.compile(rb"PROXY TCP4 ([0-9.]{7,15}) ([0-9.]{7,15}) %b %b\r\n" % (_PORT, _PORT))
@@ -53,6 +57,8 @@ class ProxyHeader(NamedTuple):
     """The client's address and port. None where the header names none that fits here (UNKNOWN, LOCAL, AF_UNSPEC,
     AF_UNIX, datagrams): then the connection's own addresses count (sections 2.1 and 2.2)."""
     destination: Endpoint | None
+    is_tls: bool = False
+    """The client speaks TLS with the proxy that says so (section 2.2.6: PP2_TYPE_SSL)."""
 
 
 def parse(data: bytes) -> ProxyHeader | None:
@@ -124,18 +130,21 @@ def _parse_v2(data: bytes) -> ProxyHeader | None:
         return None
     if not addresses:
         return ProxyHeader(size, None, None)
-    _check_tlvs(data[:size], _V2_HEAD.size + addresses)
+    is_tls = _check_tlvs(data[:size], _V2_HEAD.size + addresses)
     # UDP cannot have come through a stream listener: taken as AF_UNSPEC, as section 2.2 allows.
     if protocol != _STREAM or addresses == _UNIX_SIZE:
-        return ProxyHeader(size, None, None)
+        return ProxyHeader(size, None, None, is_tls)
     layout = _V2_IPV4 if family == 1 else _V2_IPV6
     address: type[_Ip] = IPv4Address if family == 1 else IPv6Address
     source, destination, source_port, destination_port = layout.unpack_from(data, _V2_HEAD.size)
-    return ProxyHeader(size, (_text(address(source)), source_port), (_text(address(destination)), destination_port))
+    client, server = (_text(address(source)), source_port), (_text(address(destination)), destination_port)
+    return ProxyHeader(size, client, server, is_tls)
 
 
-def _check_tlvs(header: bytes, offset: int) -> None:
-    """The TLVs from `offset` to the end of the header (section 2.2): whole, and the checksum right if there is one."""
+def _check_tlvs(header: bytes, offset: int) -> bool:
+    """The TLVs from `offset` to the end of the header (section 2.2): whole, and the checksum right if there is one.
+    Whether the client speaks TLS."""
+    is_tls = False
     while offset < len(header):
         value = offset + 3
         end = value + int.from_bytes(header[offset + 1 : value])
@@ -145,7 +154,12 @@ def _check_tlvs(header: bytes, offset: int) -> None:
             zeroed = header[:value] + bytes(end - value) + header[end:]
             if end - value != 4 or int.from_bytes(header[value:end]) != _crc32c(zeroed):
                 raise BadRequest("PROXY v2: wrong CRC32c")
+        elif header[offset] == _SSL:
+            if end - value < _SSL_HEAD:
+                raise BadRequest("PROXY v2: a TLV about TLS is too short")
+            is_tls = is_tls or header[value] & _CLIENT_SSL != 0
         offset = end
+    return is_tls
 
 
 def encode_v1(source: Endpoint | None, destination: Endpoint | None) -> bytes:

@@ -12,6 +12,9 @@ from balancer.config.model import Balance
 @pytest.mark.parametrize("hash_type", ["map-based", "consistent"])
 def test_every_name_of_the_configuration_balances(servers, balance, hash_type):
     a, b = pool = servers("ab")
+    empty = create(balance, hash_type=hash_type, rng=Random(1), servers=0)
+    empty.rebuild([])
+    assert empty.pick(b"/key") is None
     algorithm = create(balance, hash_type=hash_type, rng=Random(1), servers=2)
     assert algorithm.pick(b"/key") is None
     algorithm.rebuild(pool)

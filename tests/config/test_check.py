@@ -81,3 +81,11 @@ def test_what_compression_needs_is_looked_for(config: Load, monkeypatch: pytest.
     assert [finding.text for finding in check(read_before)] == [
         "br wants the Python module brotli: pip install 'pybalancerd[compression]', or python3-brotli"
     ]
+
+
+def test_a_backend_may_be_empty_where_an_operator_has_emptied_it(config: Load) -> None:
+    before = config(WEB)
+    ((name, own),) = before.backends.items()
+    emptied = before.model_copy(update={"backends": {name: own.model_copy(update={"servers": {}})}})
+    assert [finding.text for finding in check(emptied)] == ["must not be empty"]
+    assert check(emptied, emptied=(name,)) == []

@@ -43,4 +43,4 @@ def test_a_file_of_users_is_looked_at(complaints: Callable[..., list[str]], tmp_
     text = text.replace("use_backend:", f"http_request: {{auth: {{file: {file}}}}}, use_backend:")
     (told,) = complaints(text)
     why = "is not hashed by bcrypt, SHA-crypt ($5$, $6$) or apr1; make it with htpasswd -B"
-    assert told.endswith(f"frontends.web.http_request.auth.file: {file}: line 1: the password of 'ann' {why}")
+    assert told.endswith(f"frontends.web.http_request.auth.file: {file}: line 1: the password {why}")

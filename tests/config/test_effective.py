@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from balancer.config import effective
+from balancer.config.logs import Log
 from balancer.config.model import Config
 
 Load = Callable[..., Config]
@@ -33,6 +34,7 @@ def test_where_nothing_is_said_the_built_in_values_hold(config: Load) -> None:
         maxconn=None,
         max_body_size=None,
         dontlognull=True,
+        records=effective.Records((Log(),)),
         flow_log="none",
         tcp_keepalive=None,
         error_files={},
@@ -105,3 +107,20 @@ def test_error_files_are_merged_status_by_status(config: Load, tmp_path: Path) -
 def test_a_name_that_is_none(config: Load) -> None:
     with pytest.raises(KeyError):
         effective.frontend(config(WEB % ("", "")), "b")
+
+
+def test_fullconn_is_a_tenth_of_what_leads_there() -> None:
+    def front(*names: str, **more: object) -> dict[str, object]:
+        rules = tuple({"backend": name, "if": {"path": "/x"}} for name in names[1:])
+        return {"mode": "http", "bind": "127.0.0.1:1", "default_backend": names[0], "use_backend": rules} | more
+
+    servers = {"s": {"address": "127.0.0.1:9"}}
+    config = Config.model_validate(
+        {
+            "global": {"maxconn": 1000},
+            "frontends": {"f": front("a", "b"), "g": front("b", maxconn=500), "h": front("given")},
+            "backends": {name: {"servers": servers} for name in "abc"} | {"given": {"servers": servers, "fullconn": 7}},
+        },
+        strict=False,
+    )
+    assert effective.fullconn(config) == {"a": 100, "b": 150, "c": 1, "given": 7}

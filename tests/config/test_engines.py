@@ -54,6 +54,8 @@ def test_the_kernel_serves_what_it_can(config: Load) -> None:
         ("default_backend", "timeout: {client_fin: 1h}, default_backend",
          "the kernel forgets connections by its own rules (timeout.client_fin)"),
         ("default_backend", "maxconn: 10, default_backend", "the kernel counts no connections (maxconn)"),
+        ('100.2:80"', '100.2:80", slowstart: 5s',
+         "the kernel gives a server that comes back all of its weight at once (servers.s.slowstart)"),
         (
             "default_backend", "limits: {connections: 5}, default_backend",
             "the kernel does not count what a client takes (limits)",

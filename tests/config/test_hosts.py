@@ -87,9 +87,9 @@ nodes:
 
 def test_an_unknown_key_of_an_override_is_told_as_elsewhere(complaints: Complaints) -> None:
     assert complaints(WEB + "nodes: {two: {frontend: {}, stats: {unknown: 1}}}") == [
-        "6:15: nodes.two.frontend: unknown key; allowed here: global, defaults, acls, frontends, backends, stats, "
-        "vrrp, gateway, nodes; did you mean frontends?",
-        "6:37: nodes.two.stats.unknown: unknown key; allowed here: bind, uri, realm, description, refresh, users, "
+        "6:15: nodes.two.frontend: unknown key; allowed here: global, defaults, resolvers, acls, frontends, backends, "
+        "stats, vrrp, gateway, nodes; did you mean frontends?",
+        "6:37: nodes.two.stats.unknown: unknown key; allowed here: bind, tls, uri, realm, description, refresh, users, "
         "admin, metrics",
     ]
 

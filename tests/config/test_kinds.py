@@ -18,6 +18,7 @@ WRITTEN = [
     True, 403,
     0, 1, 5, 53, 200, 256, 65535, 65536, 10**6, "0", "1", "200", "200-299", "200, 204,301-303", "0660", "755",
     "64k", "1M", "100/10s", "5/m", "500us", "1.5m", "2h", "3650d", "auto", "syslog", "none", "udp://[::1]:514", "udp://logs.example.org:514",
+    "tcp://[::1]:514", "journald", "/var/log/web.log", "1:10", "2-3,8:11",
     "*:80", ":80", "[::1]:80", "[fe80::1%eth0]:80", "localhost:80", "/run/a.sock", "unix@/run/a.sock", "unix:/a",
     "10.0.0.1", "::1", "::ffff:10.0.0.1", "fe80::1%eth0", "10.0.0.0/8", "::/0", "10.0.0.1/24", "fe80::1%eth0/64",
     ".", "lab.local", "_dns.example.org.", "b\u00fccher.example", "SOA", "a", "TYPE65280", "NSAP-PTR", "NOERROR",

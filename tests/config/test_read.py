@@ -300,3 +300,17 @@ def test_any_yaml_at_all_is_read_or_complained_of(value: object) -> None:
         read.loads(text, node="web", environ={})
     except ConfigError as error:
         assert error.problems
+
+
+def test_one_value_of_a_file_that_is_wrong(tmp_path: Path) -> None:
+    file, loc = tmp_path / "b.yaml", ("global", "user")
+
+    def found(text: str, *nodes: str) -> str | None:
+        file.write_text(text)
+        return read.written(file, loc, nodes=nodes, environ={"A": "a"})
+
+    both = "global: {user: one, group: '${NONE}'}\nnodes: {n: {global: {user: '${A}'}}, m: {}}\nwrong: 5\n"
+    assert [found(both), found(both, "m", "n"), found(both, "m")] == ["one", "a", "one"]
+    for text in ("", "[", "global: one", "global: {user: 5}", "global: {user: '${NONE}'}", "global: {user: {x: y}}"):
+        assert found(text, "n") is None, text
+    assert read.written(tmp_path / "none", loc, nodes=(), environ={}) is None

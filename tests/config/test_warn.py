@@ -48,7 +48,7 @@ def test_the_cluster_is_told_of_its_passwords_alone(examples: Path) -> None:
          "frontends.web.http_request[0]: is for all requests, so the rules behind it have no effect"),
         ("frontends:", "acls: {a: {path: /}, b: a, c: b}\nfrontends:", "acls.c: is used nowhere"),
         ("mode: http", "mode: http, use_backend: {backend: b, if: [{path: /}, {not: {scheme: https}}]}",
-         "frontends.web: `scheme` is always http in its conditions without trusted_proxies, who tell of https"),
+         "frontends.web: `scheme` is always http in its conditions without trusted_proxies or accept_proxy"),
         ("10.0.1.2", "10.0.1.1", "backends.b.servers.c: has the address of a (10.0.1.1:80)"),
         ("check:", "hash_type: consistent, check:", "backends.b.hash_type: has no effect with balance roundrobin"),
         ('1.1:80"', '1.1:80", cookie: a', "backends.b.servers.a.cookie: has no effect, as the backend has no `cookie`"),
@@ -61,7 +61,7 @@ def test_the_cluster_is_told_of_its_passwords_alone(examples: Path) -> None:
         ('1.1:80"', '1.1:80", maxconn: 5, maxqueue: 2',
          "backends.b.servers.a.maxqueue: has no effect without a cookie or a hash that leads to this server"),
         ("frontends:", "stats: {bind: ':7000', users: {a: x, b: y}}\nfrontends:",
-         "stats.users: plain-text password of a and b; ${NAME} takes it from outside"),
+         "stats.users: 2 plain-text passwords; ${NAME} takes one from outside"),
     ],
 )  # fmt: skip
 def test_this_deserves_a_line(config: Load, old: str, new: str, says: str) -> None:
@@ -226,6 +226,27 @@ def test_clients_that_stay_know_no_slow_start(config: Load) -> None:
     source = slow.replace("b: {check", "b: {balance: source, check")
     (said,) = [line for line in warnings(config(source)) if "slowstart" in line]
     assert said.endswith(".slowstart: has no effect with balance source, where clients stay with their server")
+    # Its maxconn rises with any.
+    assert not any(
+        "slowstart" in line for line in warnings(config(source.replace("slowstart", "maxconn: 9, slowstart")))
+    )
+
+
+def test_a_load_that_nobody_looks_at(config: Load) -> None:
+    idle = WEB.replace("  b: {", "  b: {fullconn: 100, ")
+    (said,) = [line for line in warnings(config(idle)) if "fullconn" in line]
+    assert said == "backends.b.fullconn: has no effect, as none of its servers has a `minconn`"
+    used = idle.replace('1.1:80"', '1.1:80", maxconn: 5, minconn: 2')
+    assert not any("fullconn" in line for line in warnings(config(used)))
+
+
+def test_the_proxy_protocol_tells_of_https(config: Load) -> None:
+    rule = "http_request: {deny: true, if: {scheme: http}}, default_backend"
+    asked = WEB.replace("default_backend", rule, 1)
+    assert any("scheme" in line for line in warnings(config(asked)))
+    told = asked.replace('bind: "10.0.0.1:80"', 'bind: {address: "10.0.0.1:80", accept_proxy: true}')
+    assert told != asked
+    assert not any("scheme" in line for line in warnings(config(told)))
 
 
 KERNEL = WEB.replace("mode: http", "mode: tcp, engine: kernel")
@@ -241,6 +262,10 @@ def test_what_only_the_proxy_heeds_is_said_once_for_each_frontend_of_the_kernel(
     assert warnings(config(both)) == [f"{own}, {rest}: no effect"]
     other = '\n  g: {mode: tcp, bind: "10.0.0.1:81", timeout: {client: 1h}, default_backend: b}\nbackends:'
     assert warnings(config(both.replace("\nbackends:", other))) == [f"{own} and timeout.client_fin: no effect"]
+    servers = front.replace('1.1:80"', '1.1:80", slowstart: 5s, maxconn: 9, minconn: 2')
+    keys = ("maxconn", "minconn", "slowstart")
+    its = [f"backends.b.servers.a.{key}" for key in keys]
+    assert f"{own}, timeout.client_fin, {its[0]}, {its[1]} and {its[2]}: no effect" in warnings(config(servers))
     udp = KERNEL.replace("mode: tcp", "mode: udp, timeout: {client: 1s}")
     assert warnings(config(udp)) == ["frontends.web.engine: kernel has no use for timeout.client: no effect"]
 

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from balancer.config.words import a_list_of, did_you_mean, key_path, shown
+from balancer.config.words import a_list_of, did_you_mean, shown
 
 
 @pytest.mark.parametrize(
@@ -56,10 +56,3 @@ def test_lists_of_words() -> None:
     assert a_list_of(["a"]) == "a"
     assert a_list_of(["a", "b"]) == "a or b"
     assert a_list_of(["a", "b", "c"], last="and") == "a, b and c"
-
-
-def test_paths_of_keys_fit_on_a_line() -> None:
-    assert key_path(("frontends", "web", "bind", 1, "address")) == "frontends.web.bind[1].address"
-    assert key_path(("frontends", "my web")) == "frontends.my web"
-    assert key_path(("a\nb", "", "x" * 100)) == r"'a\nb'." + "''." + repr("x" * 60) + "…"
-    assert key_path(()) == ""

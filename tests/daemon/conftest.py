@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import socket
 import socketserver
 import threading
@@ -14,9 +15,11 @@ from typing import Any
 import pytest
 
 from balancer.config.model import Config
+from balancer.daemon.logbook import Logbook
 from balancer.daemon.memory import Memory
 from balancer.daemon.plan import Plan
-from tests.e2e.bed.pybalancer import Balancer
+from tests.daemon.whole import CONFIG, SPEAKING, Director
+from tests.e2e.bed.pybalancer import COMMAND, Balancer
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 
@@ -91,6 +94,50 @@ def talks(port: int, *, host: str = "127.0.0.1", within: float = 5.0) -> bool:
 
 
 @pytest.fixture
+def start(balancer, echo, tmp_path):
+    """start(): the daemon in front of the echo server, serving unless `wait` is false."""
+
+    def start_(text=CONFIG, *, wait=True, **more):
+        it = balancer(text, server=echo.port, path=str(tmp_path / "s.sock"), wait=wait, **more)
+        if wait:
+            it.process.wait_until(lambda: len(it.process.children) == 3 and talks(it.ports["port"]), "it serves")
+        return it
+
+    return start_
+
+
+@pytest.fixture
+def running(start):
+    return start()
+
+
+@pytest.fixture
+def speaking(tmp_path):
+    """speaking(change…): the daemon as master, unless `wait` is false. At the end it stops as it should."""
+    made = []
+
+    def start(*changes, wait=True, command=(COMMAND,)):
+        text = SPEAKING
+        for old, new in changes:
+            assert old in text
+            text = text.replace(old, new)
+        it = Director(tmp_path, text, command)
+        made.append(it)
+        if wait:
+            it.process.wait_for_line("(VI) Entering MASTER STATE")
+            it.process.wait_until(lambda: it.says("VI  MASTER", "why"), "it says why")
+        return it
+
+    yield start
+    for it in made:
+        if it.process.status is None:
+            it.process.signal(signal.SIGTERM)
+            assert it.process.wait() == 0, it.process.said()
+        it.process.end()
+        assert "Traceback" not in it.process.said()
+
+
+@pytest.fixture
 def plan() -> Callable[..., Plan]:
     """plan({"backends": …}): a TCP frontend in front of the first backend unless the test has its own. A server may be
     its address alone."""
@@ -112,8 +159,8 @@ def plan() -> Callable[..., Plan]:
 def memory() -> Iterator[Callable[[Plan], Memory]]:
     made: list[Memory] = []
 
-    def make(plan: Plan) -> Memory:
-        made.append(Memory(plan))
+    def make(plan: Plan, logbook: Logbook | None = None) -> Memory:
+        made.append(Memory(plan, logbook=logbook))
         return made[-1]
 
     yield make

@@ -42,7 +42,7 @@ class Desk:
         self.control._log.event = lambda level, text, kind="": self.said.append((level, text))  # type: ignore[method-assign]
         self.control._runner.hint = self.hinted.append  # type: ignore[method-assign]
         self.previous.clear()
-        self.targets = {target.server: target for target in controlling._targets(self.plan)}
+        self.targets = {target.server: target for target in controlling._targets(self.plan, self.memory.board)}
 
     def check(self, server: str, result: CheckResult) -> None:
         target = self.targets[server]
@@ -116,7 +116,7 @@ def test_a_server_without_address_is_down_and_not_checked(plan, memory, monkeypa
     shared = memory(made)
     initialise(made, shared)
     assert shared.board[0].condition is Condition.DOWN
-    assert controlling._targets(made) == []
+    assert controlling._targets(made, shared.board) == []
 
 
 @pytest.mark.parametrize(
@@ -130,9 +130,10 @@ def test_a_server_without_address_is_down_and_not_checked(plan, memory, monkeypa
         ({"address": "/run/s", "check": {"address": "127.0.0.1", "port": 8}}, {}, Address("127.0.0.1", 8)),
     ],
 )
-def test_where_a_server_is_checked(plan, server, check, where):
+def test_where_a_server_is_checked(plan, memory, server, check, where):
     made = plan({"backends": {"b": {"check": CHECK | check, "servers": {"s": server}}}})
-    assert [target.address for target in controlling._targets(made)] == [where]
+    shared = memory(made)
+    assert [target.address for target in controlling._targets(made, shared.board)] == [where]
 
 
 # What is said, and to whom
@@ -349,6 +350,21 @@ def speaking(plan, memory):
     shared = memory(made)
     initialise(made, shared)
     return Desk(made, shared)
+
+
+def test_one_server_is_seen_as_among_all(desk):
+    it = desk({"one": "127.0.0.1:1", "two": "127.0.0.1:2"})
+    it.check("one", REFUSED)
+    whole = it.control._snapshot()
+    (backend,) = whole.backends
+    for server in backend.servers:
+        (alone,) = it.control._glance(backend.name, server.name).backends
+        (same,) = alone.servers
+        assert same._replace(now=0) == server._replace(now=0)
+    assert it.control._glance(backend.name, "nobody").backends[0].servers == ()
+    assert it.control._glance("nobody", "one").backends == ()
+    pieces = asyncio.run(it.control._picture())
+    assert [each._replace(now=0) for each in pieces.servers] == [each._replace(now=0) for each in whole.servers]
 
 
 def test_the_snapshot_tells_of_virtual_routers_as_the_supervisor_last_did(speaking):

@@ -17,7 +17,7 @@ def said(tmp_path):
     handlers = logging.getLogger().handlers[:]
     file = tmp_path / "log"
     with file.open("wb") as out:
-        log = AccessLog(Log(), stdout=out.fileno())
+        log = AccessLog([Log()], stdout=out.fileno())
         loop = asyncio.new_event_loop()
         report_to(log, loop)
         yield loop, lambda: [line.split("] ", 1)[1] for line in file.read_text().splitlines()]

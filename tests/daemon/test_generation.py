@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from balancer.config import model
-from balancer.daemon.generation import Child, Generation
+from balancer.daemon.generation import Child, Generation, surplus
+from balancer.daemon.names import Last
 from balancer.errors import StartError
-from balancer.observe.log import AccessLog
+from balancer.observe.log import AccessLog, Level
 from balancer.pool.facts import Elder, Entity, Ledger, Totals
 from balancer.pool.orders import Admin, Condition, ServerState
 from tests.e2e.bed.process import free_port
@@ -26,7 +27,7 @@ def generation(plan):
     def make(config=None, *, before=None, port=None):
         front = {"mode": "tcp", "bind": f"127.0.0.1:{port or free_port()}", "default_backend": "b"}
         own = plan({"frontends": {"f": front}} | (config or {}))
-        made.append(Generation.of(own, AccessLog(model.Log(target="none")), None, before))
+        made.append(Generation.of(own, AccessLog([model.Log(target="none")]), None, before))
         return made[-1]
 
     yield make
@@ -87,6 +88,48 @@ def test_those_who_still_have_connections_count_by_themselves(generation):
     assert total(fourth, "stot") == 1
 
 
+def test_one_that_takes_over_again_counts_all_once(generation):
+    port = free_port()
+    gone, lives, before = (generation(port=each) for each in (free_port(), free_port(), port))
+    lives.children = [Child("worker 0", lambda: None, number=0)]
+    for number, each in enumerate((gone, lives, before)):
+        count(each, 0, stot=10**number)
+    before.elders = [gone, lives]
+    count_of_past = total(before, "stot")
+    failed = generation(before=before, port=port)
+    failed.take_over(before)
+    count(failed, 0, stot=1000)
+    before.take_back(failed)
+    assert total(before, "stot") == 1111
+    assert before.elders == [lives, failed] and not failed.elders and count_of_past == 111
+    # What follows it has all of it, too.
+    after = generation(before=before, port=port)
+    after.take_over(before)
+    assert total(after, "stot") == 1111
+
+
+def test_whatever_children_have_written_another_takes_over(generation):
+    """They may be anybody's, and this is the supervisor, without whom nobody is there."""
+    current = generation({"global": {"workers": 2}})
+    for octet in (b"\xff", b"\x7f", b"\x80"):
+        before, current = current, generation({"global": {"workers": 2}}, before=current)
+        before.memory._map[:] = octet * len(before.memory._map)
+        current.take_over(before)
+        current.serving.servers()
+        before.take_back(current)
+        current.take_over(before)
+
+
+def test_no_disk_is_waited_for_at_a_reload(generation, monkeypatch):
+    """Virtual routers would not speak meanwhile; and what stands there is whoever's control is."""
+    read = []
+    monkeypatch.setattr("balancer.daemon.control.Last.load", lambda *_: read.append(1) or Last({}))
+    first = generation()
+    assert read == [1]
+    generation(before=first)
+    assert read == [1]
+
+
 def test_servers_stay_as_control_and_the_operator_left_them(generation):
     port = free_port()
     servers = {
@@ -143,7 +186,53 @@ def test_a_child_that_is_told_gets_the_signal():
         signal.pause()
         os._exit(0)
     child = Child("worker 0", lambda: None, pid=pid)
-    child.tell(signal.SIGTERM)
+    # Others have handlers here, which one that waits to be woken up may have run already.
+    child.tell(signal.SIGKILL)
     assert child.is_told
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGTERM
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
     assert not Path(f"/proc/{pid}").exists()
+
+
+def test_what_the_supervisor_says_is_kept_from_its_start_and_over_reloads(generation):
+    port = free_port()
+    plain = generation(port=port)
+    log = AccessLog([model.Log(target="none")])
+    log.event(Level.WARNING, "before there is any memory")
+    first = Generation.of(plain.plan, log, None, plain)
+    log.event(Level.NOTICE, "serving")
+    plain.close()
+    second = generation(before=first, port=port)
+    first.close()
+    second.log.event(Level.NOTICE, "reloaded")
+    events = [event[1:] for event in second.memory.journal.read().events]
+    assert events == [
+        (Level.WARNING, "supervisor", "before there is any memory"), (Level.NOTICE, "supervisor", "serving"),
+        (Level.NOTICE, "supervisor", "reloaded"),
+    ]  # fmt: skip
+
+
+def test_who_has_the_fewest_connections_makes_room(generation):
+    """But not those who have just been told: nobody knows what they have."""
+    port = free_port()
+    process = Entity("process", "")
+    elders: list[Generation] = []
+    for connections in (2, 1, 1, 0):
+        one = generation({"global": {"workers": 2}}, before=elders[-1] if elders else None, port=port)
+        one.children = [Child(f"worker {number}", lambda: None, number=number) for number in range(2)]
+        one.dismissed = 100.0
+        ledger = Ledger(one.memory.blocks[1], one.plan.layout)
+        ledger[process].scur = connections
+        ledger.flush()
+        elders.append(one)
+    many, few, others, none = elders
+    assert surplus(elders, 8, 200.0) == []
+    assert surplus(elders, 7, 200.0) == [none]
+    assert surplus(elders, 6, 200.0) == [none]
+    assert surplus(elders, 3, 200.0) == [none, few, others], "the oldest of them first"
+    assert surplus(elders, 0, 200.0) == [none, few, others, many]
+    none.dismissed = 199.5
+    assert surplus(elders, 6, 200.0) == [few]
+    none.dismissed, none.is_ended = 100.0, True
+    assert surplus(elders, 6, 200.0) == [], "there is room soon"
+    none.children.clear()
+    assert surplus(elders, 5, 200.0) == [few], "one that has left takes none"

@@ -183,6 +183,22 @@ def test_nonsense_hands_nothing_over(asked):
     on_bench(main)
 
 
+def test_the_last_who_asked_gets_them():
+    """Those before it came to nothing."""
+
+    async def main(bench):
+        bench.old.start()
+        before = await bench.all_have_asked()
+        bench.line.new.send(json.dumps({"elsewhere": ["x"]}).encode())
+        bench.taking = Taking(bench.loop, bench.line.new, {"u": bench.new}, lambda: bench.done.append("new"))
+        bench.giving = Giving(bench.loop, bench.line.old, {"u": bench.old}, lambda: bench.done.append("old"))
+        await until(lambda: len(bench.done) == 2)
+        bench.new.start()
+        assert await bench.all_have_asked() == before
+
+    on_bench(main)
+
+
 def test_one_that_dies_in_the_middle_keeps_nobody_from_going_on():
     async def main(bench):
         bench.old.start()

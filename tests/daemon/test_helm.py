@@ -7,6 +7,7 @@ import pytest
 from balancer.daemon.control import initialise
 from balancer.daemon.decisions import Decisions
 from balancer.daemon.helm import Helm
+from balancer.daemon.remembered import Remembered
 from balancer.health.runner import Runner, Target
 from balancer.observe.log import Level
 from balancer.observe.steering import Change
@@ -29,7 +30,8 @@ class Bridge:
             state_of=self.decisions.__getitem__,
             on_change=lambda event: None,
         )
-        self.helm = Helm(plan, self.decisions, self.runner, {seat.index}, self)
+        self.remembered = Remembered(plan.config, memory.logbook, self)
+        self.helm = Helm(plan, self.decisions, self.runner, {seat.index}, self, self.remembered)
 
     def event(self, level: Level, text: str) -> None:
         """The log."""
@@ -127,3 +129,78 @@ def test_checks_are_stopped_and_go_on(bridge: Bridge) -> None:
     assert member.is_paused
     bridge("s1", is_checked=True)
     assert not bridge.state("s1").is_unwatched and not member.is_paused
+
+
+# What is remembered of it
+
+
+def told(bridge: Bridge) -> list[str]:
+    return [f"{'/'.join(each.target)} {each.told}" for each in bridge.remembered.all]
+
+
+def test_what_is_not_as_configured_is_remembered(bridge: Bridge) -> None:
+    bridge("s1", admin=Admin.DRAIN, why="disk", until=5.0)
+    bridge("s1", weight=7)
+    bridge("s2", condition=Condition.DOWN)
+    assert told(bridge) == ["b/s1 state drain", "b/s1 weight 7", "b/s2 health down"]
+    state = bridge.remembered.get(("b", "s1"), "state")
+    assert state is not None and (state.by, state.why, state.until) == ("somebody", "disk", 5.0)
+    assert bridge.remembered.get(("b", "s1"), "weight").why == ""
+    bridge("s1", admin=Admin.READY)
+    bridge("s1", weight=1)
+    bridge("s2", condition=Condition.UP)
+    bridge("s1", shuts=True)
+    assert told(bridge) == []
+
+
+def test_what_checks_will_say_otherwise_is_not(bridge: Bridge) -> None:
+    bridge("s1", condition=Condition.DOWN)
+    assert told(bridge) == []
+    bridge("s1", is_checked=False)
+    bridge("s1", condition=Condition.UP)
+    assert told(bridge) == ["b/s1 checks off", "b/s1 health up"]
+    bridge("s1", is_checked=True)
+    assert told(bridge) == []
+
+
+def test_the_log_says_why_and_until(bridge: Bridge) -> None:
+    bridge("s1", admin=Admin.DRAIN, why="new disk", until=0.0)
+    assert bridge.said[0][1] == "somebody: set server b/s1 state drain until 1970-01-01T00:00:00.000Z (new disk)"
+
+
+def test_what_is_forgotten_is_as_configured_again(bridge: Bridge) -> None:
+    bridge("s1", admin=Admin.MAINT)
+    bridge("s1", weight=7)
+    bridge("s1", is_checked=False)
+    bridge("s2", condition=Condition.DOWN)
+    gone = bridge.helm.forget(("b", "s1"), None, "somebody")
+    assert [each.kind for each in gone] == ["state", "weight", "checks"]
+    bridge.helm.forget(("b", "s2"), ("health",), "somebody")
+    s1, s2 = bridge.state("s1"), bridge.state("s2")
+    assert (s1.admin, s1.weight, s1.is_unwatched, s2.condition) == (Admin.READY, 1, False, Condition.UP)
+    _, member = bridge.runner._of[bridge.plan.seats["b", "s1"].index]
+    assert not member.is_paused and told(bridge) == []
+
+
+def test_time_ends_it(bridge: Bridge) -> None:
+    bridge("s1", admin=Admin.DRAIN, until=100.0, why="disk")
+    bridge.helm.turn(99.0)
+    assert bridge.state("s1").admin is Admin.DRAIN
+    bridge.helm.turn(100.0)
+    assert bridge.state("s1").admin is Admin.READY
+    assert "b/s1: state drain, by somebody (disk), is over" in [text for _, text in bridge.said]
+
+
+def test_others_undo_what_they_did(bridge: Bridge) -> None:
+    undone: list[object] = []
+    bridge.helm.undo["maxconn"] = undone.append
+    bridge.remembered.keep((), "maxconn", 7, by="somebody", until=100.0)
+    bridge.helm.turn(100.0)
+    assert [each.value for each in undone] == [7]
+
+
+def test_whoever_takes_the_place_of_one_that_died_makes_it_so(bridge: Bridge, memory) -> None:
+    """It had written down what it did not come to do."""
+    bridge.remembered.keep(("b", "s1"), "state", "maint", by="somebody")
+    Helm(bridge.plan, bridge.decisions, bridge.runner, set(), bridge, bridge.remembered)
+    assert bridge.state("s1").admin is Admin.MAINT

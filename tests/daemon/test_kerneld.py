@@ -1,4 +1,4 @@
-"""The real daemon as a director between a client and three servers, in network namespaces."""
+"""Balancing in the kernel by the real daemon, and by a process `kernel` without one."""
 
 from __future__ import annotations
 
@@ -25,176 +25,19 @@ from balancer.kernel.strays import Strays
 from balancer.pool.facts import Entity, Sums
 from balancer.pool.orders import Admin, Condition, ServerState
 from balancer.pool.services import decode
+from tests.daemon import directors
 from tests.daemon.conftest import as_root
-from tests.e2e.bed.process import Process, is_alive, until
-from tests.e2e.bed.pybalancer import COMMAND, run
-from tests.kernel import conftest
+from tests.daemon.directors import CAPABILITIES, CONFIG, IP_FORWARD, reload
+from tests.e2e.bed.process import is_alive, until
+from tests.e2e.bed.pybalancer import COMMAND
+from tests.e2e.test_steering import say, stat
 from tests.kernel.conftest import ADDRESSES, CLIENT, OUTSIDE, VIP, VIP_2, Bed, asking, seen_as, tcp, tried, who
 from tests.kernel.stage import Service
-from tests.kernel.table import entry, fill
-from tests.lab.space import why_not
+from tests.kernel.table import entry, fill, forget_all, stuff
 
-CONFIG = """
-global:
-  user: nobody
-  workers: 1
-  hard_stop_after: 5s
-  log: {target: stdout}
-  runtime_socket: {path: FOLDER/admin.sock}
-frontends:
-  web: {mode: tcp, engine: kernel, bind: "VIP:80", default_backend: web}
-  dns: {mode: udp, engine: kernel, bind: "VIP_2:53", default_backend: dns}
-  proxied: {mode: tcp, bind: "VIP:8000", default_backend: others}
-backends:
-  web:
-    check: {type: tcp, interval: 100ms, timeout: 500ms, rise: 1, fall: 1}
-    servers:
-      web1: {address: "10.0.100.2:80", on_marked_down: shutdown-sessions}
-      web2: {address: "10.0.100.3:80"}
-      web3: {address: "10.0.100.4:80"}
-  dns:
-    servers:
-      dns1: {address: "10.0.100.2:53"}
-      dns2: {address: "10.0.100.3:53"}
-  others: {servers: {web3: {address: "10.0.100.4:8080"}}}
-stats: {bind: FOLDER/stats.sock, metrics: /metrics}
-"""
-# What is written to /run is in this directory of the daemon's folder.
-ALONE = 'mount --bind "$RUN" /run; exec "$@"'
-IP_FORWARD = "net/ipv4/ip_forward"
+_bed, bed, director = directors._bed, directors.bed, directors.director
+
 EARLY_DEMUX = "net/ipv4/ip_early_demux"
-CAPABILITIES = 1 << 12 | 1 << 13
-
-
-
-class Director:
-    """The daemon in the director's namespace."""
-
-    def __init__(self, bed: Bed, folder: Path, text: str, run: Path | None = None) -> None:
-        self.bed = bed
-        folder.mkdir()
-        folder.chmod(0o755)
-        self.folder = folder
-        self.run = folder / "run" if run is None else run
-        self.run.mkdir(exist_ok=True)
-        self.file = folder / "balancer.yaml"
-        for word, value in (("FOLDER", str(folder)), ("VIP_2", VIP_2), ("VIP", VIP)):
-            text = text.replace(word, value)
-        self.file.write_text(text)
-        self.process = self.begin()
-
-    def begin(self) -> Process:
-        return Process(
-            [
-                *("nsenter", f"--net={self.bed.director.path}", "unshare", "--mount"),
-                *("env", f"RUN={self.run}", "sh", "-ec", ALONE, "sh"),
-                *(COMMAND, "-c", self.file),
-            ],
-            cwd=self.folder,
-        )
-
-    def ask(self, *words: str) -> str:
-        done = run(*words, "-c", self.file)
-        assert (done.returncode, done.stderr) == (0, "")
-        return done.stdout
-
-    def metric(self, name: str, **labels: str) -> float:
-        with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(10)
-            client.connect(str(self.folder / "stats.sock"))
-            client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-            answer = b""
-            while data := client.recv(65536):
-                answer += data
-        return sum(
-            float(line.rpartition(" ")[2]) for line in answer.decode().splitlines()
-            if line.startswith((name + "{", name + " "))
-            and all(f'{key}="{value}"' in line for key, value in labels.items())
-        )  # fmt: skip
-
-    def wait_until_up(self, *servers: str) -> None:
-        self.process.wait_for_line("the kernel's rules are in place")
-        self.process.wait_until(
-            lambda: all(
-                self.metric("haproxy_server_status", proxy="web", server=server, state="UP") for server in servers
-            ),
-            f"{servers} are up",
-        )
-
-    @property
-    def kernel(self) -> int:
-        """The process that holds rights of the network."""
-        (pid,) = [
-            pid for pid in self.process.children
-            if re.search(rf"^CapPrm:\s*{CAPABILITIES:016x}$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
-        ]  # fmt: skip
-        return pid
-
-    def setting(self, name: str) -> str:
-        with self.bed.director:
-            return Path("/proc/sys", name).read_text().strip()
-
-    @property
-    def tables(self) -> str:
-        return self.bed.nft.run("list tables")
-
-
-class Server(conftest.Server):
-    """One that does not mind the checks, which go as soon as they have come."""
-
-    def _turn(self, sock):
-        with contextlib.suppress(OSError):
-            super()._turn(sock)
-
-
-@pytest.fixture(scope="module")
-def _bed():
-    if why_not():
-        pytest.skip(why_not())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(conftest, "Server", Server)
-        bed = Bed()
-    yield bed
-    bed.close()
-
-
-@pytest.fixture
-def bed(_bed):
-    _bed.reset()
-    with _bed.director:
-        Path("/proc/sys", IP_FORWARD).write_text("0")
-    yield _bed
-    for host in _bed.hosts.values():
-        _bed.inner.mend(host)
-    _bed.reset()
-
-
-@pytest.fixture
-def director(bed, tmp_path):
-    """director(change…): the daemon with CONFIG, serving, unless `wait` is false. At the end it stops as it should."""
-    made = []
-
-    def start(*changes, wait=True, text=CONFIG, run=None):
-        for old, new in changes:
-            assert old in text
-            text = text.replace(old, new)
-        tmp_path.chmod(0o755)
-        it = Director(bed, tmp_path / f"director{len(made)}", text, run)
-        made.append(it)
-        if wait:
-            it.wait_until_up("web1", "web2", "web3")
-        return it
-
-    yield start
-    # What is being closed needs the rules to the end.
-    with contextlib.suppress(AssertionError):
-        conftest.until(bed.is_quiet, within=1)
-    for it in made:
-        if it.process.status is None:
-            it.process.signal(signal.SIGTERM)
-            assert it.process.wait() == 0, it.process.said()
-        it.process.end()
-        assert "Traceback" not in it.process.said()
 
 
 def listed(text: str) -> list[list[str]]:
@@ -228,9 +71,7 @@ def test_it_serves_tells_and_leaves_nothing_behind(director, bed):
         ["->", "RemoteAddress:Port", "Forward", "Weight", "ActiveConn", "InActConn"],
         ["TCP", f"{VIP}:80", "rr"],
     ]
-    assert [line[:4] for line in lines[4:7]] == [
-        ["->", f"10.0.100.{n}:80", "Masq", "1"] for n in (2, 3, 4)
-    ]
+    assert [line[:4] for line in lines[4:7]] == [["->", f"10.0.100.{n}:80", "Masq", "1"] for n in (2, 3, 4)]
     assert lines[7] == ["UDP", f"{VIP_2}:53", "rr", "ops"]
     assert lines[10:] == [["TCP", f"{VIP}:8000", "rr"], ["->", "10.0.100.4:8080", "Proxy", "1", "0", "0"]]
     stats = listed(it.ask("status", "-n", "--stats"))
@@ -350,6 +191,41 @@ def test_connections_are_only_forgotten_where_nothing_is_said_of_resets(director
     finally:
         for sock, _, _ in held:
             sock.close()
+
+
+def test_a_frontend_that_is_disabled_refuses_and_connections_go_on(director, bed):
+    it = director(("admin.sock}", "admin.sock, level: admin}"))
+    admin = str(it.folder / "admin.sock")
+
+    def is_open(to: str) -> bool:
+        try:
+            if to == VIP:
+                who(bed.client, VIP)
+                return True
+            with asking(bed.client, VIP_2) as asker:
+                asker.ask()
+            return True
+        except (OSError, AssertionError):
+            return False
+
+    sock, *_ = tcp(bed.client, VIP)
+    with sock:
+        assert say(admin, "disable frontend web; disable frontend dns") == "\n\n"
+        until(lambda: not is_open(VIP) and not is_open(VIP_2), "who comes is refused, at once")
+        assert stat(admin)["web", "FRONTEND"]["status"] == "PAUSED"
+        os.kill(it.kernel, signal.SIGKILL)
+        said = "the kernel's rules are in place"
+        it.process.wait_until(lambda: it.process.said().count(said) == 2, "it has its rules")
+        assert not is_open(VIP) and not is_open(VIP_2), "another one does as it was said"
+        sock.sendall(b"still")
+        assert sock.recv(100) == b"still", "it goes on"
+        assert "is of engine kernel: 'disable frontend' has it refuse" in say(admin, "shutdown frontend web")
+        assert say(admin, "enable frontend web") == "\n"
+        until(lambda: is_open(VIP), "again")
+        assert not is_open(VIP_2)
+    it.process.signal(signal.SIGHUP)
+    it.process.wait_for_line("reloaded")
+    until(lambda: is_open(VIP_2), "a reload opens it")
 
 
 def test_without_a_server_clients_are_refused(director, bed):
@@ -634,18 +510,6 @@ def test_who_does_not_end_is_waited_for_as_long_as_is_allowed(director, bed):
 # Reload
 
 
-def reload(it: Director, *changes: tuple[str, str]) -> str:
-    """Change the file, have it loaded; what was said of it."""
-    text = it.file.read_text()
-    for old, new in changes:
-        assert old in text
-        text = text.replace(old, new)
-    it.file.write_text(text)
-    seen = len(it.process.out)
-    it.process.signal(signal.SIGHUP)
-    return it.process.wait_for_line("reloaded: ", after=seen)
-
-
 def _goes_on(sock: socket.socket) -> bool:
     sock.send(b"x")
     return sock.recv(1) == b"x"
@@ -704,6 +568,36 @@ def test_no_connection_is_refused_while_it_reloads(director, bed):
     stop.set()
     thread.join(20)
     assert done and not failed
+
+
+def test_with_no_room_for_connections_the_log_says_what_to_raise_and_all_is_well_with_room(director, bed):
+    """The table really is full: the limit is that of the machine, the entries are of this namespace."""
+    it = director()
+    with bed.director:
+        maximum = Conntrack().usage().maximum
+        if maximum > 300_000:
+            pytest.skip(f"{maximum} entries take too long to make")
+        stuff(maximum)
+    with bed.client, socket.socket() as late:
+        late.settimeout(0.5)
+        with pytest.raises(OSError):
+            late.connect((VIP, 80))
+    # Who comes after it looks at once. Checks are connections too.
+    reload(it)
+    it.process.wait_for_line("% full (")
+    assert "raise net.netfilter.nf_conntrack_max" in it.process.said()
+    it.process.wait_for_line("is DOWN")
+    with bed.director:
+        forget_all()
+    it.wait_until_up("web1", "web2", "web3")
+
+    def is_served() -> bool:
+        with contextlib.suppress(ConnectionRefusedError):
+            return bool(who(bed.client, VIP))
+        return False
+
+    # The kernel's rules come after the word of it.
+    until(is_served, "clients are served")
 
 
 def test_what_changes_leaves_the_flows_of_the_rest(director, bed):
@@ -824,7 +718,7 @@ stats: {bind: FOLDER/stats.sock}
 
 def test_the_kernel_where_it_will_do(director, bed):
     it = director(
-        ("engine: kernel, bind: \"VIP:80\"", "engine: auto, bind: \"VIP:80\""),
+        ('engine: kernel, bind: "VIP:80"', 'engine: auto, bind: "VIP:80"'),
         ("proxied: {mode: tcp,", "proxied: {mode: tcp, engine: auto, maxconn: 100,"),
     )
     it.process.wait_for_line("frontends.web: engine kernel, which will do")
@@ -918,15 +812,17 @@ class Flows:
         self.counted += 1
         return dict(self.found)
 
-    def sweep(self, services):
+    def sweep(self, services, former):
+        self.former = former
         if self.error is not None:
             raise self.error
         self.swept += 1
         return 0
 
-    def delete(self, protocol, server, service, *, gone):
+    def delete(self, protocol, server, service, *, gone=None):
         if self.error is not None:
             raise self.error
+        assert protocol == service.protocol and server in [(each.address, each.port) for each in service.targets]
         self.deleted.append(server)
         return 1
 
@@ -941,16 +837,17 @@ class Settings:
     def findings(self, usage):
         return ["eth9 does not forward"]
 
+    def restore(self):
+        return []
+
 
 class Desk:
     """An engine that was not started."""
 
-    def __init__(self, plan, memory, tmp_path, servers: int, **backend: object) -> None:
+    def __init__(self, plan, memory, tmp_path, servers: int, mode: str, **backend: object) -> None:
         self.plan = plan(
             {
-                "frontends": {
-                    "f": {"mode": "tcp", "engine": "kernel", "bind": "192.0.2.1:80", "default_backend": "b"}
-                },
+                "frontends": {"f": {"mode": mode, "engine": "kernel", "bind": "192.0.2.1:80", "default_backend": "b"}},
                 "backends": {"b": {"servers": {f"s{i}": f"10.0.0.{i}:80" for i in range(1, servers + 1)}} | backend},
             }
         )
@@ -978,8 +875,8 @@ class Desk:
 def desk(plan, memory, tmp_path, monkeypatch):
     monkeypatch.setattr(kerneld.counters, "read", lambda nft, services: {})
 
-    def make(servers=2, **backend):
-        it = Desk(plan, memory, tmp_path, servers, **backend)
+    def make(servers=2, mode="tcp", **backend):
+        it = Desk(plan, memory, tmp_path, servers, mode, **backend)
         monkeypatch.setattr(kerneld, "tables", lambda: [] if it.nft.is_gone else ["inet pybalancer"])
         return it
 
@@ -1054,12 +951,79 @@ def test_deletions_that_fail_are_tried_again(desk):
     it.it._begin()
     it.flows.error = OSError(105, "No buffer space available")
     it.put(s1=DOWN)
-    assert it.said[-1] == (
-        "ERR connections to servers that are down cannot be deleted: No buffer space available"
-    )
+    assert it.said[-1] == ("ERR connections to servers that are down cannot be deleted: No buffer space available")
     it.flows.error = None
     it.it._look()
     assert it.flows.deleted == [("10.0.0.1", 80)]
+
+
+def test_datagrams_follow_a_server_that_moves_and_connections_go_on(desk, tmp_path):
+    for mode in ("udp", "tcp"):
+        it = desk(mode=mode)
+        it.it._begin()
+        it.put(s1=UP.at("10.0.0.9", 80), s2=UP._replace(weight=5))
+        assert it.flows.deleted == ([("10.0.0.1", 80)] if mode == "udp" else [])
+        assert "10.0.0.9" in it.nft.texts[-1]
+        it.put(s2=UP)
+        assert len(it.flows.deleted) == (mode == "udp")
+        # Whoever comes next knows what became of the rest.
+        it.begin(tmp_path)
+        it.it._begin()
+        assert it.flows.former == {"b": {("10.0.0.1", 80)}}
+        it.it._end()
+        it.begin(tmp_path)
+        it.it._begin()
+        assert it.flows.former == {}
+
+
+def test_datagrams_to_where_a_server_is_again_go_on(desk):
+    """Two that change places, and one that is back before it was seen to."""
+    it = desk(mode="udp")
+    it.it._begin()
+    it.put(s1=UP.at("10.0.0.2", 80), s2=UP.at("10.0.0.1", 80))
+    assert it.flows.deleted == []
+    it.flows.error = OSError(105, "No buffer space available")
+    it.put(s1=UP.at("10.0.0.9", 80), s2=UP.at("10.0.0.8", 80))
+    assert it.said[-1] == "ERR flows to where servers were cannot be deleted: No buffer space available"
+    it.flows.error = None
+    it.put(s1=UP.at("10.0.0.2", 80))
+    assert it.flows.deleted == [("10.0.0.1", 80), ("10.0.0.9", 80)]
+    it.it._look()
+    assert len(it.flows.deleted) == 2
+
+
+def test_of_many_that_move_those_are_looked_for_that_have_datagrams(desk):
+    it = desk(servers=100, mode="udp")
+    it.it._begin()
+    it.flows.found = {("f", ("10.0.0.7", 80)): Load(0, 1), ("f", ("10.0.0.8", 80)): Load(0, 0)}
+    it.put(**{f"s{i}": UP.at(f"10.0.1.{i}", 80) for i in range(1, 90)})
+    assert it.flows.deleted == [("10.0.0.7", 80)]
+
+
+def test_the_rules_that_are_not_taken_when_a_server_moves_follow_later(desk, monkeypatch):
+    it = desk(mode="udp")
+    now = [1000.0]
+    monkeypatch.setattr(kerneld.time, "monotonic", lambda: now[0])
+    it.it._begin()
+    it.nft.says = "Could not process rule: No buffer space available"
+    it.put(s1=UP.at("10.0.0.9", 80))
+    it.put(s2=UP.at("10.0.0.8", 80))
+    assert it.flows.deleted == []
+    it.nft.says = ""
+    now[0] += 2
+    it.it._look()
+    assert it.flows.deleted == [("10.0.0.1", 80), ("10.0.0.2", 80)]
+
+
+def test_a_server_that_moves_out_of_reach_is_told_of_once(desk):
+    it = desk()
+    it.it._begin()
+    said = "WARNING backends.b.servers.s1: 2001:db8::1 is not of f's family IPv4; it gets nothing from there"
+    for _ in range(2):
+        it.put(s1=UP.at("2001:db8::1", 80))
+        assert it.said.count(said) == 1
+    it.put(s2=UP.at("10.0.0.9", 80))
+    assert it.said.count(said) == 1
 
 
 def test_what_the_kernel_does_not_take_is_said_once_and_tried_again(desk, monkeypatch):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import os
 from pathlib import Path
 
 import pytest
 
-from balancer.daemon.limits import Book, Entry, slots_for, wanted
+from balancer.daemon.limits import Book, Entry, old_workers_for, slots_for, wanted
 from balancer.pool.facts import Entity
 from balancer.pool.places import Places
 
@@ -15,7 +17,10 @@ A, B = (Entry("places", Entity("server", "web", name)) for name in "ab")
 
 
 def descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
+    """But for those of memory, which goes with the last who looks at it, and what other tests have left."""
+    gc.collect()
+    links = [str(each.readlink()) for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
+    return sum("memfd:" not in link for link in links)
 
 
 def test_what_a_configuration_asks_for(plan):
@@ -96,11 +101,15 @@ def test_what_the_dead_held_is_there_again():
 
 
 def test_there_are_slots_for_all_generations():
-    assert slots_for(2) == 64
-    assert slots_for(64) == 768
+    for workers in range(1, 130):
+        kept = old_workers_for(workers)
+        assert kept >= max(64, 8 * workers)
+        # Those that are kept, a generation that is being ended meanwhile, the one that serves, and the one that comes.
+        assert slots_for(workers) >= kept + 3 * workers
     book = Book(2)
     book.enter()
     book.enter()
+    assert book.free == 0
     with pytest.raises(OSError, match="a restart makes room for more"):
         book.enter()
     book.leave(1)
@@ -125,3 +134,43 @@ def test_without_descriptors_nothing_is_there(monkeypatch):
     assert descriptors() == before
     left[0] = 9
     book.drop(book.open({A: 1, B: 1}))
+
+
+def test_what_others_set_is_seen_when_they_ring():
+    book = Book(8)
+    limits = book.open({A: 3, B: 20_000})
+    book.bell = os.eventfd(0, os.EFD_NONBLOCK)
+    try:
+        limits[A].total, limits[B].total = 5, 2
+        book.look()
+        assert book.is_settled, "nobody has rung"
+        os.eventfd_write(book.bell, 1)
+        book.look()
+        while not book.is_settled:
+            book.settle()
+        assert (limits[A].free, limits[B].free) == (5, 2) and limits[B].is_kept
+        for nonsense in (-5, 1 << 62):
+            limits[A].total = nonsense
+            os.eventfd_write(book.bell, 1)
+            book.look()
+            for _ in range(5):
+                book.settle()
+        assert limits[A].free == 1 << 30, "bounded, whatever is written there"
+    finally:
+        os.close(book.bell)
+        book.drop([A, B])
+
+
+def test_who_is_in_may_be_more_than_the_total():
+    book = Book(8)
+    limits = book.open({A: 3})
+    ours = Places(limits[A], book.enter())
+    assert [ours.take() for _ in range(3)] == [True] * 3
+    limits[A].total = 1
+    assert limits[A].is_kept, "nobody else gets in"
+    ours.give()
+    assert not limits[A].is_kept
+    while not limits[A].settle() and not limits[A].is_kept:
+        pass
+    assert not ours.take()
+    book.drop([A])

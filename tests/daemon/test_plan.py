@@ -48,23 +48,32 @@ def test_a_server_on_an_interface_that_is_not_there(plan):
 def test_the_logs_host_is_asked_for_once_and_for_all_processes(plan, names):
     names["log.example"] = "2001:db8::5"
     made = plan({"global": {"log": {"target": "udp://log.example:514", "facility": "local3"}}})
-    assert made.log.target == "udp://[2001:db8::5]:514"
-    assert made.log.facility == "local3"
+    (log,) = made.log
+    assert (log.target, log.facility) == ("udp://[2001:db8::5]:514", "local3")
+
+
+def test_a_frontends_own_logs_are_resolved_too(plan, names):
+    names["log.example"] = "2001:db8::5"
+    own = {"target": "tcp://log.example:514"}
+    web = {"mode": "tcp", "bind": "127.0.0.1:80", "default_backend": "b", "log": [own, {"target": "none"}]}
+    made = plan({"frontends": {"web": web}, "backends": {"b": {"servers": {"s": "127.0.0.1:81"}}}})
+    assert [each.target for each in made.records["web"].targets] == ["tcp://[2001:db8::5]:514"]
+    assert [each.target for each in made.log_targets] == ["none", "tcp://[2001:db8::5]:514"]
 
 
 def test_a_log_host_without_address_is_said_before_anything_starts(plan, names):
-    with pytest.raises(StartError, match=r"global\.log\.target: no address found for log\.example"):
+    with pytest.raises(StartError, match=r"log target udp://log\.example:514: no address found for log\.example"):
         plan({"global": {"log": {"target": "udp://log.example:514"}}})
 
 
 @pytest.mark.parametrize("target", ["none", "stdout", "udp://192.0.2.1:514"])
 def test_other_logs_stay_as_they_are(plan, target):
-    assert plan({"global": {"log": {"target": target}}}).log.target == target
+    assert plan({"global": {"log": {"target": target}}}).log[0].target == target
 
 
 def test_error_files_are_read_once(plan, tmp_path):
     page = tmp_path / "503.http"
-    page.write_bytes(b"HTTP/1.0 503 No\r\n\r\n")
+    page.write_bytes(b"<p>None</p>")
     made = plan({"defaults": {"error_files": {"503": str(page)}}})
     assert made.pages == {str(page): page.read_bytes()}
 
@@ -151,3 +160,18 @@ def test_names_that_the_kernel_is_to_serve_at_become_addresses(plan, names):
     names.clear()
     with pytest.raises(StartError, match="no address found for www, which a frontend is bound to"):
         plan({"frontends": {"f": front}})
+
+
+def test_of_a_page_with_a_head_the_head_is_left_out(plan, tmp_path):
+    heads = (
+        b"HTTP/1.0 503 Not there\r\nContent-Type: text/html\r\n\r\n",
+        b"HTTP/1.1 503\nA: b\n\n",
+        b"HTTP/1.0 503 x\n\n",
+        b"",
+    )
+    pages = b"<p>HTTP/1.0 503 x\n\n</p>"
+    for head in heads:
+        page = tmp_path / "503.http"
+        page.write_bytes(head + pages)
+        made = plan({"defaults": {"error_files": {"503": str(page)}}})
+        assert made.pages[str(page)] == pages

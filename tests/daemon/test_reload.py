@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
+import socket
 import time
 
 import pytest
 
 from balancer.daemon import reload
 from balancer.daemon.plan import Plan
-from balancer.daemon.reload import Draft, Reading, differences, draft, refusal
+from balancer.daemon.reload import Draft, Reading, differences, draft, look, refusal
+from balancer.daemon.sockets import Sockets
 from balancer.errors import ConfigError, Problem, StartError
+from balancer.pool.overrides import Override
+from tests.e2e.bed.process import free_port
 
 FRONT = {"mode": "tcp", "bind": "127.0.0.1:1", "default_backend": "b"}
 VRRP = {"instances": {"VI": {"interface": "lo", "virtual_router_id": 1, "virtual_ipaddress": "192.0.2.200"}}}
@@ -36,10 +41,10 @@ def nothing() -> None:
 
 def test_what_was_read_comes_back_whole(plan):
     made = plan({"backends": {"b": {"servers": {f"s{i}": f"127.0.0.1:{i + 1}" for i in range(2000)}}}})
-    found = result(Reading(lambda: Draft(made, ["careful"], ["chosen"], "more"), nothing))
+    found = result(Reading(lambda: Draft(made, ["careful"], ["chosen"], "more", (1, 2)), nothing))
     assert isinstance(found, Draft)
     assert (found.plan.config, found.plan.seats) == (made.config, made.seats)
-    assert found[1:] == (["careful"], ["chosen"], "more")
+    assert found[1:4] == (["careful"], ["chosen"], "more")
 
 
 def test_what_is_wrong_comes_back_as_text():
@@ -96,6 +101,77 @@ def test_a_name_that_does_not_resolve_now_keeps_its_address(plan, monkeypatch):
     assert again.changes == "nothing has changed, all workers are new"
 
 
+# What operators have changed
+
+
+def moved(server: str, address: str) -> Override:
+    return Override(("b", server), "address", address, "127.0.0.1:9", "somebody", 1.0)
+
+
+def test_servers_are_as_operators_want_them_and_what_is_written_stays(plan):
+    made = draft(plan({}).config, kept=[moved("s", "127.0.0.1:7")])
+    assert str(made.plan.seats["b", "s"].address) == "127.0.0.1:7"
+    assert str(made.plan.written.backends["b"].servers["s"].address) == "127.0.0.1:9"
+    assert made.plan.laid.keys() == {(("b", "s"), "address")}
+    again = draft(made.plan.written, made.plan, [moved("s", "127.0.0.1:8")], is_strict=True)
+    assert again.changes == "1 server changed (b/s)"
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [("[fe80::1%nowhere]:1", "there is no interface 'nowhere'"), ("nobody.invalid:1", "no address found for nobody")],
+)
+def test_a_server_that_cannot_be_is_refused_but_keeps_nobody_from_starting(plan, monkeypatch, address, why):
+    monkeypatch.setattr("balancer.daemon.plan.first_addresses", lambda *_, **__: {})
+    kept = [moved("s", address)]
+    with pytest.raises(StartError, match=why):
+        draft(plan({}).config, kept=kept, is_strict=True)
+    made = draft(plan({}).config, kept=kept)
+    assert any(why.removesuffix("y") in text or "no address found" in text for text in made.warnings)
+    if "nowhere" in address:
+        assert str(made.plan.seats["b", "s"].address) == "127.0.0.1:9" and not made.plan.laid
+
+
+def test_what_does_not_fit_together_is_refused(plan):
+    config = plan({"frontends": {"f": {"mode": "udp", "bind": "127.0.0.1:9999", "default_backend": "b"}}}).config
+    added = Override(("b", "new"), "added", {"address": "/run/x"}, None, "somebody", 1.0)
+    with pytest.raises(StartError, match=r"backends\.b\.servers\.new"):
+        draft(config, kept=[added], is_strict=True)
+
+
+# What would come
+
+
+def test_all_of_it_is_said_object_by_object(plan):
+    servers = {f"s{i}": f"127.0.0.1:{i + 9}" for i in range(50)}
+    made = draft(plan({"backends": {"b": {"servers": {"s": "127.0.0.1:9"} | servers}}}).config, plan({}))
+    assert made.lines[0] == "server b/s0 added: takes clients at once"
+    assert made.lines[20:] == ("and 30 more changes",)
+    assert len(json.loads(made.body)["changes"]) == 51
+
+
+def test_a_look_finds_ports_that_are_taken_and_listens_nowhere(plan):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        front = {"mode": "tcp", "default_backend": "b"}
+        before = plan({"frontends": {"f": front | {"bind": f"127.0.0.1:{free_port()}"}}})
+        sockets = Sockets.open(before.config, 1)
+        try:
+            after = {"frontends": {"f": front | {"bind": f"127.0.0.1:{port}"}}}
+            found = look(draft(plan(after).config, before), sockets)
+            assert found.why.startswith(f"frontends.f.bind: cannot bind 127.0.0.1:{port}: Address already in use")
+            assert json.loads(found.body)["changes"]
+            assert look(draft(before.config, before), sockets).why == ""
+        finally:
+            sockets.close()
+
+
+def test_a_look_finds_too_few_descriptors(plan, monkeypatch):
+    monkeypatch.setattr(reload.privileges, "raise_open_files", lambda wanted: 10)
+    made = draft(plan({}).config, plan({}))
+    assert "10 open files are too few to serve anybody" in look(made, Sockets()).why
+
+
 # What needs a restart
 
 
@@ -108,13 +184,15 @@ def test_a_name_that_does_not_resolve_now_keeps_its_address(plan, monkeypatch):
         ({"global": {"group": "a"}}, {"global": {"group": "b"}},
          "global.group: a is to become b, which needs a restart"),
         ({"vrrp": VRRP}, {"vrrp": VRRP}, ""),
-        ({}, {"vrrp": VRRP}, "vrrp: what is changed there needs a restart"),
-        ({"vrrp": VRRP}, {}, "vrrp: what is changed there needs a restart"),
+        ({}, {"global": {"state_directory": "/a"}},
+         "global.state_directory: None is to become /a, which needs a restart"),
+        ({}, {"vrrp": VRRP}, ""),
+        ({"vrrp": VRRP}, {}, ""),
         ({"frontends": {"f": FRONT | {"bind": {"address": "/run/x", "mode": "0600"}}}},
          {"frontends": {"f": FRONT | {"bind": {"address": "/run/x", "mode": "0660"}}}},
          "/run/x: another mode of a Unix socket needs a restart"),
     ],
-    ids=["same", "most of global", "user", "group", "vrrp", "vrrp comes", "vrrp goes", "mode"],
+    ids=["same", "most of global", "user", "group", "vrrp", "directory", "vrrp comes", "vrrp goes", "mode"],
 )  # fmt: skip
 def test_what_cannot_change_while_it_runs(plan, before, after, why):
     assert refusal(plan(before).config, plan(after).config) == why
@@ -151,6 +229,26 @@ def test_what_has_changed_is_said_by_kind(plan):
         "2 servers added (b/u, c/s); 1 server removed (b/t); 1 server changed (b/s); "
         "5 workers instead of 1; changed: global"
     )
+
+
+def test_what_has_changed_of_virtual_routers_is_said(plan):
+    own = VRRP["instances"]
+    (name,) = own
+    lower = {"instances": {name: own[name] | {"priority": 90}}, "script_user": "nobody"}
+    said = f"1 virtual router changed ({name}); changed: vrrp"
+    assert changed(plan, {"vrrp": VRRP}, {"vrrp": lower}) == said
+    assert changed(plan, {"vrrp": VRRP}, {}) == f"1 virtual router removed ({name})"
+    more = {"instances": own | {"B": own[name] | {"virtual_router_id": 250}}}
+    assert changed(plan, {"vrrp": VRRP}, {"vrrp": more}) == "1 virtual router added (B)"
+
+
+def test_the_user_of_programs_is_looked_up_by_who_has_time(plan):
+    config = plan({"vrrp": VRRP | {"script_user": "nosuchuser"}}).config
+    with pytest.raises(StartError, match=r"vrrp\.script_user: there is no user 'nosuchuser'"):
+        draft(config)
+    assert draft(plan({"vrrp": VRRP}).config).scripts is None
+    # Who has no programs needs nobody.
+    assert draft(plan({"vrrp": {"script_user": "nosuchuser"}}).config).scripts is None
 
 
 def test_many_are_a_number(plan):

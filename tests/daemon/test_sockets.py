@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import signal
 import socket
 import stat
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from balancer.config.model import Config
-from balancer.daemon.sockets import Sockets
+from balancer.daemon.sockets import Sockets, try_to_bind
 from balancer.errors import StartError
 from tests.daemon.conftest import as_root
 from tests.e2e.bed.process import free_port
@@ -516,6 +518,43 @@ def test_what_comes_to_nothing_is_taken_back(opened, tmp_path):
     assert not reaches(("127.0.0.1", more)) and not (tmp_path / "t").exists()
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
+def test_nobody_is_reset_who_connects_while_a_bind_is_given_up(opened, host):
+    """Who is in the queue is there; who comes later asks again, until it is closed by everybody, and is refused."""
+    first = opened(config(f"{host}:{free_port()}"), 1)
+    ((_, sock),) = first.frontends["f"][0]
+    address = sock.getsockname()[:2]
+    with sock.dup() as of_worker, socket.create_connection(address), socket.socket(sock.family) as late:
+        first.close(but=opened(config(f"{host}:{free_port()}"), 1))
+        late.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            late.connect(address)
+        assert accepted([("", of_worker)]) == 1
+    assert not reaches(address)
+
+
+def test_who_comes_to_the_socket_of_a_worker_that_is_no_more_gets_to_another(opened):
+    port = free_port()
+    first = opened(config(f"127.0.0.1:{port}"), 2)
+    fewer = opened(config(f"127.0.0.1:{port}"), 1, before=first)
+    left = first.frontends["f"][1][0][1].dup()
+    first.close(but=fewer)
+    with contextlib.ExitStack() as clients:
+        several = [clients.enter_context(socket.socket()) for _ in range(20)]
+        for client in several:
+            client.setblocking(False)
+            client.connect_ex(("127.0.0.1", port))
+        assert 0 < accepted(fewer.frontends["f"][0]) < 20, "these are there at once"
+        assert accepted([("", left)]) == 0
+        left.close()
+        waiting = several
+        while waiting:
+            _, there, _ = select.select([], waiting, [], 10)
+            assert there, "a second later"
+            assert [client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) for client in there] == [0] * len(there)
+            waiting = [client for client in waiting if client not in there]
+
+
 def test_a_name_is_bound_where_it_was_found(opened):
     port = free_port()
     first = opened(config(f"there.example:{port}"), 1, found={"there.example": "127.0.0.5"})
@@ -535,3 +574,47 @@ def test_a_child_keeps_nothing_of_those_beside(opened):
         left = {sock.fileno() for one in (first, second) for pairs in one.frontends["f"] for _, sock in pairs} - {-1}
         os._exit(len(left) != 1)
     assert os.waitpid(pid, 0)[1] == 0
+
+
+# Only a look
+
+
+def test_what_can_be_bound_is_not_bound(opened, tmp_path):
+    port, path = free_port(), tmp_path / "x.sock"
+    before = opened(config(f"127.0.0.1:{free_port()}"), 1)
+    for mode, binds in (("udp", [f"127.0.0.1:{port}"]), ("tcp", [f"127.0.0.1:{port}", str(path)])):
+        try_to_bind(config(*binds, mode=mode), before, {})
+        assert not path.exists()
+        opened(config(*binds, mode=mode), 1)
+
+
+def test_what_we_have_is_not_in_our_way(opened):
+    port = free_port()
+    before = opened(config(f"*:{port}"), 2)
+    try_to_bind(config(f"127.0.0.1:{port}", stats=f"127.0.0.1:{free_port()}"), before, {})
+
+
+@pytest.mark.parametrize(
+    ("bind", "why"),
+    [
+        ("{tmp}/nowhere/x.sock", "is {tmp}/nowhere there"),
+        ("{tmp}/file", "there is something of that name that is no socket"),
+        ("192.0.2.1:{taken}", ""),
+        ("127.0.0.1:{taken}", "Address already in use"),
+        ("*:{taken}", "Address already in use"),
+    ],
+)
+def test_what_cannot_be_bound_is_said(opened, tmp_path, bind, why):
+    (tmp_path / "file").touch()
+    before = opened(config(f"127.0.0.1:{free_port()}"), 1)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        given = {"tmp": tmp_path, "taken": server.getsockname()[1]}
+        wanted = config(bind.format(**given))
+        if not why:
+            # An address that is elsewhere now.
+            try_to_bind(wanted, before, {})
+            return
+        with pytest.raises(StartError) as raised:
+            try_to_bind(wanted, before, {})
+        assert str(raised.value).startswith("frontends.f.bind: cannot bind ")
+        assert why.format(**given) in str(raised.value)

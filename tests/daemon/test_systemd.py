@@ -26,6 +26,13 @@ def test_it_is_told_what_happens(manager):
     assert [manager.recv(100), manager.recv(100)] == [b"READY=1", b"STOPPING=1"]
 
 
+def test_what_is_shown_is_one_line_and_no_other_word(manager):
+    systemd.status("not upgraded: a\nREADY=1\n" + 1000 * "x")
+    heard = manager.recv(2000)
+    assert heard.startswith(b"STATUS=not upgraded: a READY=1 xxx")
+    assert b"\n" not in heard and len(heard) < 600
+
+
 def test_a_reload_tells_its_time(manager):
     """Or systemd (Type=notify-reload) would not believe that it is this reload."""
     before = time.monotonic_ns() // 1000

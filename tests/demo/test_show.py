@@ -22,6 +22,25 @@ def test_the_configuration_is_a_good_one_with_every_port_filled_in():
     }
     assert [len(backend.servers) for backend in config.backends.values()] == [3, 3, 3]
     assert "${" not in text
+    assert config.global_.runtime_socket is not None and config.global_.runtime_socket.level == "admin"
+
+
+@pytest.mark.parametrize(("given", "place"), [("{0}", "{0}"), ("", "{1}"), ("relative", "{1}"), ("{0}/none", "{1}")])
+def test_commands_are_taken_where_its_user_may_write(tmp_path, monkeypatch, given, place):
+    own, temporary = tmp_path / "run", tmp_path / "tmp"
+    own.mkdir()
+    temporary.mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", given.format(own))
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    assert re.search(f'path: "{place.format(own, temporary)}/pybalancer-demo-[0-9]+.sock"', show.configuration())
+
+
+def test_a_place_that_is_too_deep_is_none(monkeypatch, tmp_path):
+    deep = tmp_path / "x" / ("y" * 100)
+    deep.mkdir(parents=True)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(deep))
+    monkeypatch.setattr("tempfile.tempdir", str(deep))
+    assert 'path: "/tmp/pybalancer-demo-' in show.configuration()
 
 
 def test_ports_are_counted_from_the_given_one():

@@ -15,6 +15,9 @@ from tests.e2e.bed.clients import get
 from tests.e2e.bed.process import Process, descendants, free_port, is_alive, until
 from tests.e2e.bed.pybalancer import COMMAND, run
 
+# `top` wants a terminal.
+_COMMANDS = r"(?:curl|dig|kill|\S*pybalancer (?:status|drain|ready)) [^\n]*?(?=  |\n|$)"
+
 
 class Demo(Process):
     """A demonstration, with the lines that it tells its user to try."""
@@ -23,7 +26,7 @@ class Demo(Process):
         super().__init__([COMMAND, "demo", *arguments], cwd=folder)
         self.wait_for_line("Each access is logged below")
         self.banner = "\n".join(self.out)
-        self.commands = [line.strip() for line in re.findall(r"(?:curl|dig|kill) [^\n]*?(?=  |\n|$)", self.banner)]
+        self.commands = [line.strip() for line in re.findall(_COMMANDS, self.banner)]
         self.family = descendants(self.pid)
 
     def command(self, start: str) -> str:
@@ -37,7 +40,8 @@ class Demo(Process):
 
 
 @pytest.fixture
-def demo(tmp_path: Path) -> Iterator[Demo]:
+def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Demo]:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     running = Demo(tmp_path, "--ports", str(free_port()))
     try:
         yield running
@@ -53,13 +57,35 @@ def shell(command: str, folder: Path) -> str:
 
 
 def test_every_line_of_the_banner_works(demo, tmp_path):
-    assert len(demo.commands) == 7
+    assert len(demo.commands) == 10
     for command in demo.commands:
         said = shell(command, tmp_path)
         if command.startswith("curl") and "metrics" not in command:
             assert re.search(r"server: +web[123]\n", said), (command, said)
         elif command.startswith("dig"):
             assert re.fullmatch(r'"dns[123]"\n', said), said
+
+
+def test_commands_are_taken(demo, tmp_path):
+    look, drain, ready = (command for command in demo.commands if "pybalancer " in command)
+    socket = Path(look.rpartition(" ")[2])
+    assert socket.stat().st_mode & 0o777 == 0o600
+    assert f"top --socket {socket}" in demo.banner
+    assert "TCP" in shell(look, tmp_path) and "UDP" in shell(look, tmp_path)
+    assert "web-http/web1: DRAIN (was UP)" in shell(drain, tmp_path)
+
+    def served() -> set[str]:
+        pages = [shell(demo.command("curl http"), tmp_path) for _ in range(3)]
+        return {re.findall(r"server: +(\w+)", page)[0] for page in pages}
+
+    until(lambda: served() == {"web2", "web3"}, "it gets nothing new")
+    assert shell(ready, tmp_path).startswith("web-http/web1: ")
+    # It has no file: what wants one says so.
+    for words, why in (("reload", "there is no file to read again"), ("upgrade", "there is no file that another")):
+        done = run(words, "--socket", socket)
+        assert done.returncode == 1 and why in done.stderr, done
+    demo.end()
+    assert not socket.exists()
 
 
 def test_servers_take_turns(demo, tmp_path):
@@ -80,7 +106,7 @@ def test_the_cookie_keeps_a_client_on_its_server(demo, tmp_path):
 
 def test_each_access_is_logged(demo, tmp_path):
     shell(demo.command("curl http"), tmp_path)
-    assert '"GET / HTTP/1.1"' in demo.wait_for_line(" web-http/web")
+    assert " web-http/web" in demo.wait_for_line('"GET / HTTP/1.1"')
     shell(demo.command("dig"), tmp_path)
     assert demo.wait_for_line("server.lab.local")
 

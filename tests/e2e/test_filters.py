@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import http.client
 import signal
 import socket
 import subprocess
@@ -162,3 +163,35 @@ def test_a_reload_forgets(start: Callable[[int], Balancer], files: Path) -> None
     it.process.signal(signal.SIGHUP)
     it.wait_for_line("NOTICE: reloaded")
     assert curl("-f", url(it, "/kept/text")).stdout == b"a third"
+
+
+def test_what_a_client_changes_by_one_worker_is_old_for_the_other_at_once(
+    start: Callable[[int], Balancer], apache: Apache
+) -> None:
+    it = start(2)
+    clients: list[http.client.HTTPConnection] = []
+
+    def ask(client: http.client.HTTPConnection, method: str = "GET") -> tuple[int, bytes, bool]:
+        client.request(method, "/changing.php")
+        answer = client.getresponse()
+        return answer.status, answer.read(), answer.getheader("Age") is not None
+
+    def both_have_it() -> bool:
+        clients.append(http.client.HTTPConnection("127.0.0.1", it.ports["http"], timeout=PATIENCE))
+        assert ask(clients[-1])[:2] == (200, b"0")
+        return it.metric("pybalancer_backend_cache_objects", proxy="php") == 2
+
+    folder = apache.folder / "www"
+    (folder / "changing.php").write_text("<?php header('Cache-Control: max-age=60'); readfile('changing.txt');")
+    (folder / "changing.txt").write_bytes(b"0")
+    until(both_have_it, "each worker has a copy")
+    for number in range(1, 4):
+        changed = b"%d" % number
+        (folder / "changing.txt").write_bytes(changed)
+        # Old as long as nobody has changed it through us.
+        assert all(ask(client)[2] for client in clients)
+        assert ask(clients[number % len(clients)], "POST")[:2] == (200, changed)
+        for client in clients:
+            assert ask(client)[:2] == (200, changed)
+    for client in clients:
+        client.close()

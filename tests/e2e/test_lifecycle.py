@@ -12,8 +12,9 @@ import time
 
 import pytest
 
+from balancer.observe.upgrades import DRY_RUN
 from tests.e2e.bed.clients import get
-from tests.e2e.bed.process import PATIENCE, free_port, is_bound, until
+from tests.e2e.bed.process import PATIENCE, Process, free_port, is_bound, until
 from tests.e2e.bed.pybalancer import COMMAND, run
 
 CONFIG = """
@@ -175,6 +176,45 @@ def test_a_file_that_will_not_do_starts_nothing(tmp_path):
     assert done.returncode == 1
     assert done.stderr.startswith(f"{file}:2:")
     assert done.stdout == ""
+
+
+@pytest.fixture
+def starting(tmp_path):
+    """A daemon that waits for the text of its file, which is to be written into a pipe."""
+    file = tmp_path / "balancer.yaml"
+    os.mkfifo(file)
+    process = Process([COMMAND, "-c", file], cwd=tmp_path)
+    try:
+        with file.open("w") as pipe:
+            yield process, file, pipe
+    finally:
+        process.end()
+
+
+def test_what_it_is_told_while_it_starts_is_done_once_it_serves(starting):
+    process, file, pipe = starting
+    for number in (signal.SIGHUP, DRY_RUN):
+        os.kill(process.pid, number)
+    text = f"""
+        frontends: {{f: {{mode: tcp, bind: "127.0.0.1:{free_port()}", default_backend: b}}}}
+        backends: {{b: {{servers: {{s: {{address: "127.0.0.1:{free_port()}"}}}}}}}}
+    """
+    other = file.with_suffix(".new")
+    other.write_text(text)
+    other.replace(file)
+    pipe.write(text)
+    pipe.close()
+    process.wait_for_line("NOTICE: reloaded: ")
+    process.wait_for_line("an upgrade is possible: ")
+
+
+def test_what_it_is_told_while_it_starts_does_not_hide_why_it_does_not(starting):
+    process, file, pipe = starting
+    process.signal(signal.SIGHUP)
+    pipe.write("frontends: nonsense\n")
+    pipe.close()
+    assert process.wait() == 1
+    assert any(line.startswith(f"{file}:1:") for line in process.err)
 
 
 def test_the_command_is_installed():

@@ -72,7 +72,7 @@ def post(port: int, framing: bytes, body: bytes) -> bytes:
 def test_what_is_too_much_is_refused(balancer, sink: Sink) -> None:
     running = balancer(CONFIG, server=sink.port)
     port = running.ports["front"]
-    assert post(port, b"Content-Length: 1000", b"x" * 997 + b"END").startswith(b"HTTP/1.1 200 ")
+    assert post(port, b"Content-Length: 1000\r\nX: y", b"x" * 997 + b"END").startswith(b"HTTP/1.1 200 ")
     refused = post(port, b"Content-Length: 1001", b"x" * 998 + b"END")
     assert refused.startswith(b"HTTP/1.1 413 ")
     assert b"connection: close\r\n" in refused

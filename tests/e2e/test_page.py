@@ -112,7 +112,8 @@ def test_it_is_up_to_date_without_being_loaded_again(opened, running, web) -> No
     expect(row(page, "web2")).to_have_class("down")
     expect(cell(page, "web2", "status")).to_contain_text("DOWN")
     expect(page.locator("#log")).to_contain_text("Server web/web2 is DOWN")
-    expect(page.locator("#top dd").nth(4)).to_have_text("2 of 3")
+    expect(page.locator("#top dd").nth(4)).to_have_text("2 of 3 1 down")
+    expect(page).to_have_title(re.compile(r"^\(1 down\) .* · Nodo Master"))
     assert page.evaluate("window.stays")
     expect(page.locator("#top svg").first).to_be_visible()
     # What the script wrote is what the server writes.
@@ -170,6 +171,8 @@ def test_a_server_is_drained_and_its_traffic_stops(opened, running) -> None:
         assert "DRAIN" in cell(plain, "web3", "status").inner_text()
         drains = page.locator("#drains tbody tr", has_text="plain/web3").locator("td")
         expect(drains.nth(2)).to_have_text("1")
+        # Its worker was asked since when.
+        expect(drains.nth(3)).to_have_text(re.compile(r"^[0-9]+s$"))
         expect(page.locator("#drains")).to_contain_text("web/web1")
         change(plain, "shutdown", "web3")
         expect(plain.locator("p.said")).to_have_text("This ends 1 session that goes on now.")
@@ -177,7 +180,7 @@ def test_a_server_is_drained_and_its_traffic_stops(opened, running) -> None:
         client.settimeout(10)
         with contextlib.suppress(ConnectionResetError):
             assert client.recv(1) == b""
-    expect(drains.nth(4)).to_have_text("empty")
+    expect(drains.nth(5)).to_have_text("empty")
     change(page, "ready", "web1", "web3")
     expect(cell(page, "web1", "status")).to_contain_text("UP")
     expect(page.locator("#drains")).to_be_hidden()

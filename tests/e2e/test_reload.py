@@ -208,8 +208,8 @@ def test_frontends_that_are_added_and_removed(running):
         ("", "balancer.yaml:"),
         (None, "balancer.yaml:1:1: cannot be read: No such file or directory"),
         (lambda text: text.replace("mode: http", "mode: htpt"), "frontends.http.mode"),
-        (lambda text: text + "vrrp: {instances: {V: {interface: lo, virtual_router_id: 1, "
-         "virtual_ipaddress: 192.0.2.1}}}\n", "vrrp: what is changed there needs a restart"),
+        (lambda text: text + "vrrp: {instances: {V: {interface: nosuch0, virtual_router_id: 1, "
+         "virtual_ipaddress: 192.0.2.1}}}\n", "vrrp"),
         (lambda text: text.replace("workers: 2", "workers: 2\n  user: daemon"), "global.user: None is to"),
     ],
     ids=["syntax", "empty", "gone", "a word", "vrrp", "user"],
@@ -254,28 +254,20 @@ def test_a_port_that_is_taken_changes_nothing(running):
         pass
 
 
-def test_a_connection_goes_on_over_many_reloads_until_there_are_too_many(running):
-    with talking(running.ports["tcp"]) as say:
-        for _ in range(12):
-            reload(running)
-            assert say(b"again") == b"again"
-        # Those that hold nothing end by themselves.
-        assert not any("no more generations are kept" in line for line in running.log)
+def test_connections_go_on_over_many_reloads(running):
+    """Each in the worker that it came to."""
+    reload(running, lambda config: config["global"].update(hard_stop_after="1m"))
     old_ones_have_ended(running)
-
-
-def test_the_oldest_generation_is_ended_when_there_are_too_many(running):
     with contextlib.ExitStack() as open_ones:
         says = []
-        for _ in range(9):
+        for _ in range(12):
             says.append(open_ones.enter_context(talking(running.ports["tcp"])))
             those = set(running.workers)
             reload(running)
             # Who comes in this moment may still be theirs.
             until(lambda those=those: not those & set(running.workers), "they take nobody any more")
-        running.wait_for_line("connections of before the last 8 reloads are ended")
-        until(lambda: not _goes_on(says[0]), "it is ended")
-        assert all(say(b"still") == b"still" for say in says[1:])
+        assert all(say(b"still") == b"still" for say in says)
+        assert not any("are ended" in line for line in running.log)
     old_ones_have_ended(running)
 
 
@@ -441,19 +433,67 @@ def test_the_end_during_a_reload(running, pause):
     assert not is_bound(running.ports["http"])
 
 
+@pytest.mark.parametrize("pause", [0.05, 0.15, 0.25])
+def test_kill_9_during_a_reload_ends_all_of_them(running, pause):
+    """Those that read, those that come and those that go."""
+    with talking(running.ports["tcp"]):
+        reload(running)
+        running.process.signal(signal.SIGHUP)
+        time.sleep(pause)
+        running.process.signal(signal.SIGKILL)
+        running.process.wait()
+        running.expected_status = -signal.SIGKILL
+        until(lambda: not members(running.process.pid), "no process is left")
+    assert not is_bound(running.ports["http"])
+
+
+def test_whatever_dies_during_a_reload_it_comes_to_an_end(running):
+    """A child, killed some time after the signal: the one that reads, a worker that comes or goes, control of before or
+    after. Then the new ones serve, or those of before, and nothing is left of it."""
+    for _ in range(2):
+        reload(running)
+        old_ones_have_ended(running)
+    before = until(lambda: (one := _held(running)) == (time.sleep(0.3), _held(running))[1] and one, "it rests")
+    kills = 10
+    with Load(running.ports["http"], clients=8) as load:
+        for number in range(kills):
+            seen = len(running.log)
+            running.process.signal(signal.SIGHUP)
+            time.sleep(number * 0.025)
+            # The youngest, one after the other.
+            children = sorted(running.process.children, reverse=True)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(children[number % len(children)], signal.SIGKILL)
+            until(
+                lambda seen=seen: any("reloaded: " in line or "is not loaded" in line for line in running.log[seen:]),
+                "it is over",
+            )
+            load.wait_for(20)
+    # What was in the hands of the dead, one request of each client at most.
+    assert len(load.failed) + len(load.cut) <= kills * 8
+    old_ones_have_ended(running)
+    for _ in range(2):
+        reload(running)
+        old_ones_have_ended(running)
+    assert until(lambda: _held(running) == before, f"{_held(running)} instead of {before}")
+    until(lambda: running.metric("haproxy_frontend_current_sessions", proxy="http") == 0, "nobody is connected")
+
+
+def _held(running: Balancer) -> tuple[int, int, list[int]]:
+    """Descriptors and shared mappings of the first process, descriptors of the others."""
+    pid = running.process.pid
+    maps = Path(f"/proc/{pid}/maps").read_text()
+    children = sorted(len(list(Path(f"/proc/{child}/fd").iterdir())) for child in running.process.children)
+    shared = maps.count("/dev/zero") + maps.count("memfd:")
+    return len(list(Path(f"/proc/{pid}/fd").iterdir())), shared, children
+
+
 def test_thirty_reloads_leave_nothing(running):
     """Descriptors, processes, memory: of the supervisor and of all the others."""
-
-    def held() -> tuple[int, int, list[int]]:
-        pid = running.process.pid
-        maps = Path(f"/proc/{pid}/maps").read_text().count("/dev/zero")
-        children = sorted(len(list(Path(f"/proc/{child}/fd").iterdir())) for child in running.process.children)
-        return len(list(Path(f"/proc/{pid}/fd").iterdir())), maps, children
-
     for _ in range(3):
         reload(running)
         old_ones_have_ended(running)
-    before = until(lambda: (one := held()) == (time.sleep(0.3), held())[1] and one, "it rests")
+    before = until(lambda: (one := _held(running)) == (time.sleep(0.3), _held(running))[1] and one, "it rests")
     rss = _resident(running.process.pid)
     for _ in range(30):
         reload(running)
@@ -462,7 +502,7 @@ def test_thirty_reloads_leave_nothing(running):
         old_ones_have_ended(running)
         reload(running)
     old_ones_have_ended(running)
-    assert until(lambda: held() == before, f"{held()} instead of {before}")
+    assert until(lambda: _held(running) == before, f"{_held(running)} instead of {before}")
     assert _resident(running.process.pid) - rss < 4096
 
 
@@ -526,8 +566,8 @@ ENDS = "shutdown-sessions"
 PATCHED = """
 import os, signal, sys, time
 from balancer import cli
-from balancer.daemon import supervisor, worker
-supervisor._UNTIL_READY = 1.0
+from balancer.daemon import changeover, worker
+changeover._UNTIL_READY = 1.0
 build = worker.Worker._build
 def _build(self, loop):
     if "bad" in self._config.frontends:
@@ -608,7 +648,7 @@ def test_the_end_does_not_wait_for_an_idle_connection_of_before_a_reload(running
 
 
 def test_a_unix_socket_stays_and_one_that_goes_leaves_no_file(balancer, web, servers, tmp_path):
-    text = CONFIG.replace('bind: "127.0.0.1:${tcp}"', f'bind: {tmp_path}/tcp.sock')
+    text = CONFIG.replace('bind: "127.0.0.1:${tcp}"', f"bind: {tmp_path}/tcp.sock")
     running = balancer(text, web1=web[0].port, web2=web[1].port, **servers)
     path = tmp_path / "tcp.sock"
     inode = path.stat().st_ino

@@ -7,17 +7,24 @@ import signal
 import yaml
 
 from tests.e2e.bed.clients import Load
+from tests.e2e.bed.process import until
 
 CONFIG = """
 global: {workers: 2}
 frontends:
   web: {mode: http, bind: "127.0.0.1:${front}", default_backend: web}
+  alone: {mode: http, bind: "127.0.0.1:${other}", default_backend: alone}
 backends:
   web:
     check: {type: tcp, interval: 200ms, fall: 1, rise: 1}
     servers:
       web1: {address: "127.0.0.1:${web1}", weight: 100}
       web2: {address: "127.0.0.1:${web2}", weight: 100, slowstart: 400s}
+  alone:
+    balance: source
+    check: {type: tcp, interval: 200ms, fall: 1, rise: 1}
+    servers:
+      web2: {address: "127.0.0.1:${web2}", weight: 100, slowstart: 400s, maxconn: 100}
 """
 
 
@@ -45,6 +52,15 @@ def test_a_server_that_comes_back_gets_little_at_first(balancer, web) -> None:
     running.wait_for_line("Server web/web2 is UP")
     assert weight() == 1
     assert 0 < served() < 0.05
+    # Of its maxconn it gets a hundredth too, in both workers together.
+    running.wait_until_up("alone/web2")
+    with Load(running.ports["other"], clients=6) as load:
+        load.wait_for(300)
+    assert not load.failed
+    counted = {"proxy": "alone", "server": "web2"}
+    until(lambda: running.metric("haproxy_server_sessions_total", **counted) >= 300, "it is counted")
+    # The workers' own maxima, added up.
+    assert running.metric("haproxy_server_max_sessions", **counted) <= 2
     # Who takes the key out has it at once.
     before = len(running.log)
     del running.config["backends"]["web"]["servers"]["web2"]["slowstart"]

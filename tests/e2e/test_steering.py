@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
+import json
 import os
 import re
 import shutil
@@ -141,6 +143,55 @@ def test_sessions_are_ended(running, admin) -> None:
     assert talk(running.ports["tcp"], b"GET / HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200")
 
 
+@contextlib.contextmanager
+def going_on(ports: dict[str, int]):
+    """A request whose body is not whole, a tunnel, and a connection that asks nothing."""
+    with contextlib.ExitStack() as stack:
+        web, raw, idle = (
+            stack.enter_context(socket.create_connection(("127.0.0.1", ports[name]), timeout=PATIENCE))
+            for name in ("http", "tcp", "http")
+        )
+        web.sendall(b"PUT /upload/x HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc")
+        raw.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert raw.recv(1) == b"H"
+        yield web, raw, idle
+
+
+def sessions(admin: str, words: str = "") -> list[str]:
+    """Without HAProxy's own for the one who asks."""
+    return [line for line in say(admin, f"show sess {words}").splitlines() if line and "fe=GLOBAL" not in line]
+
+
+def test_what_goes_on_is_shown_and_can_be_ended(running, admin) -> None:
+    with going_on(running.ports) as (web, _, _):
+        lines = until(lambda: len(found := sessions(admin)) == 2 and found, "both are shown, of whichever worker")
+        port = web.getsockname()[1]
+        (request,) = sessions(admin, "frontend ft")
+        assert f" src=127.0.0.1:{port} fe=ft be=web srv=web" in request
+        number = request.partition(":")[0]
+        (tunnel,) = set(lines) - {request}
+        assert " fe=raw be=plain srv=web3 " in tunnel
+        assert sessions(admin, "server plain/web3 older 0s")[0].partition(":")[0] == tunnel.partition(":")[0]
+        assert sessions(admin, "older 1h") == []
+        whole = say(admin, f"show sess {number}")
+        assert whole.startswith(f"{number}: [") and f"addr=127.0.0.1:{running.ports['http']}" in whole
+        assert 'req="PUT /upload/x HTTP/1.1"' in whole
+        assert say(admin, "show sess all").count("\n  frontend=") == 2
+        assert say(admin, f"show sess {number[:-1]}") == "Session not found.\n\n"
+        at = len(running.log)
+        running.process.signal(signal.SIGHUP)
+        running.wait_for_line("reloaded", after=at)
+        until(lambda: Path(admin).is_socket() and len(sessions(admin)) == 2, "those of before a reload are shown too")
+        assert say(admin, f"shutdown session {number}") == "\n"
+        with pytest.raises(ConnectionError):
+            web.recv(1)
+            raise ConnectionResetError
+        assert " KD" in (line := running.wait_for_line(" ft web/web")) or " KH" in line
+        assert say(admin, f"shutdown session {number}") == "No such session (use 'show sess').\n\n"
+        running.wait_for_line(f"at the runtime socket: shutdown session {number}")
+        assert [line.partition(":")[0] for line in sessions(admin)] == [tunnel.partition(":")[0]]
+
+
 def test_what_was_said_outlives_control_and_a_reload(running, admin) -> None:
     say(admin, "set server web/web1 state drain; set server web/web2 weight 7")
     (control,) = running.control
@@ -197,12 +248,94 @@ def test_an_operator_sees_and_changes_by_the_command_line(running, admin) -> Non
         )
         return done.returncode, done.stdout, done.stderr
 
-    assert run("drain", "web/web1", "web/web2") == (0, "web/web1: state drain\nweb/web2: state drain\n", "")
+    drained = "".join(f"web/web{i}: DRAIN (was UP), no sessions left\n" for i in (1, 2))
+    assert run("drain", "web/*") == (0, drained, "")
     assert stat(admin)["web", "web2"]["status"] == "DRAIN"
-    assert run("ready", "web/web2") == (0, "web/web2: state ready\n", "")
-    assert run("maint", "web/web1", "web/nobody") == (1, "web/web1: state maint\n", "web/nobody: No such server.\n")
-    assert run("weight", "50%", "web/web1") == (0, "web/web1: weight 50%\n", "")
+    assert run("ready", "web/web2") == (0, "web/web2: UP (was DRAIN)\n", "")
+    assert run("maint", "web/web1", "web/nobody") == (
+        1, "web/web1: MAINT (was DRAIN), no sessions left\n", "web/nobody: No such server.\n"
+    )  # fmt: skip
+    assert run("weight", "50%", "web/web1") == (0, "web/web1: weight 5 (was 10)\n", "")
     assert say(admin, "get weight web/web1") == "5 (initial 10)\n\n"
+
+
+def test_a_script_asks_how_it_is(running, admin) -> None:
+    def run(*words: str) -> tuple[int, str]:
+        done = subprocess.run(
+            [COMMAND, "status", *words, "--socket", admin], capture_output=True, text=True, timeout=PATIENCE
+        )
+        return done.returncode, done.stdout
+
+    assert run("--quiet") == (0, "")
+    assert run()[1].startswith("IP Virtual Server version ")
+    get(running.ports["http"])
+
+    def traffic() -> int:
+        (backend,) = json.loads(run("--json", "web")[1])["backends"]
+        return sum(server["traffic"]["requests_total"] for server in backend["servers"])
+
+    until(lambda: traffic() == 1, "the request that was sent counts")
+    say(admin, "disable health web/web1; set server web/web1 health down")
+    found, said = run("web")
+    assert found == 3 and re.search(r"^  web1 +DOWN ", said, re.MULTILINE), "a server is down"
+    say(admin, "set server web/web2 state maint")
+    assert run("--quiet", "web") == (4, ""), "none is left"
+    assert run("--quiet", "plain") == (0, ""), "but of others there are"
+
+
+def test_what_happened_is_told_whatever_has_died_since(running, admin) -> None:
+    def told() -> list[str]:
+        done = subprocess.run(
+            [COMMAND, "events", "-n", "1000", "--json", "--socket", admin],
+            capture_output=True, text=True, timeout=PATIENCE, check=True,
+        )  # fmt: skip
+        return [f"{event['source']}: {event['message']}" for event in map(json.loads, done.stdout.splitlines())]
+
+    words = [COMMAND, "events", "-f", "--socket", admin]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as following:
+        assert following.stdout is not None
+        say(admin, "set server web/web1 state drain")
+        while "set server web/web1 state drain" not in following.stdout.readline():
+            assert following.poll() is None
+        running.process.signal(signal.SIGHUP)
+        while "reloaded: nothing has changed" not in following.stdout.readline():
+            assert following.poll() is None
+        (control,) = running.control
+        os.kill(control, signal.SIGKILL)
+        until(lambda: running.control not in ([], [control]), "another one is there")
+        say(admin, "set server web/web1 state ready")
+        while "Server web/web1 is UP (leaving forced drain)." not in following.stdout.readline():
+            assert following.poll() is None
+        following.kill()
+    events = told()
+    assert events.count("supervisor: pybalancer starts, 2 workers") == 1
+    who = [event for event in events if ": set server web/web1 state " in event]
+    assert [event.rsplit(" ", 1)[1] for event in who] == ["drain", "ready"]
+    assert all(event.startswith("control: ") and " at the runtime socket: " in event for event in who)
+    assert any(event.startswith("supervisor: control ") for event in events), "who died is told too"
+    until(lambda: "pybalancer starts, 2 workers" in running.stats("/haproxy?stats"), "and on the page")
+
+
+def test_a_script_waits_until_a_server_is_empty(running, admin) -> None:
+    words = [COMMAND, "drain", "plain/web3", "--wait", "--socket", admin]
+    with socket.create_connection(("127.0.0.1", running.ports["tcp"]), timeout=PATIENCE) as client:
+        until(lambda: stat(admin)["plain", "web3"]["scur"] == "1", "its session counts")
+        late = subprocess.run([*words, "--timeout", "200ms"], capture_output=True, text=True, timeout=PATIENCE)
+        assert (late.returncode, late.stdout) == (3, "plain/web3: DRAIN (was no check), 1 session left\n")
+        assert late.stderr.startswith("plain/web3: 1 session left after ")
+        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as waiting:
+            assert waiting.stdout is not None
+            assert waiting.stdout.readline() == "plain/web3: DRAIN already, 1 session left\n"
+            # It goes on where control dies and the file is read anew meanwhile.
+            (control,) = running.control
+            os.kill(control, signal.SIGKILL)
+            until(lambda: running.control not in ([], [control]), "another one is there")
+            running.process.signal(signal.SIGHUP)
+            running.wait_for_line("reloaded")
+            assert waiting.poll() is None
+            client.close()
+            assert waiting.stdout.readline().startswith("plain/web3: empty after ")
+    assert waiting.returncode == 0
 
 
 # The second opinion
@@ -241,6 +374,21 @@ COMMANDS = (
     "clear counters", "clear counters all",
     "set severity-output number; get weight web/nobody; get weight web/web1",
     "set severity-output string; set weight web/web1 x",
+    "show cli level", "operator; show cli level; clear counters all",
+    "user x; show cli level; operator; show cli level", "user; set weight web/web1 2",
+    "set maxconn global", "set maxconn global 1000000000", "set maxconn global 50", "set maxconn global 0",
+    "set maxconn frontend", "set maxconn frontend nobody 3", "set maxconn frontend web 3", "set maxconn frontend ft",
+    "set maxconn frontend ft -3", "set maxconn frontend ft 7", "set maxconn server", "set maxconn server web",
+    "set maxconn server web/nobody 3", "set maxconn server web/web1", "set maxconn server web/web1 x",
+    "set maxconn server web/web1 3x", "disable frontend", "disable frontend nobody", "disable frontend web",
+    "disable frontend ft", "disable frontend ft", "enable frontend ft", "enable frontend ft",
+    "enable frontend", "enable frontend nobody", "shutdown frontend", "shutdown frontend nobody",
+    "shutdown frontend raw", "shutdown frontend raw", "enable frontend raw", "disable frontend raw",
+    "operator; set maxconn global 3", "operator; disable frontend ft", "operator; shutdown frontend ft",
+    "quit", "quit; show cli level", "prompt; quit", "prompt\nprompt\nshow cli level",
+    "prompt\nshow cli level\nshow cli level\nquit", "get weight web/web1 <<\nshow backend\n",
+    "get weight web/web1 <<\n\nget weight web/web2", "get weight web/web1\r", "get weight web/web1\0x",
+    r"get weight web\/web1", "get weight web/web1; get weight web/web2",
 )  # fmt: skip
 # What we have not, or know better.
 OURS = {"slim", "idle_conn_cur", "need_conn_est", "check_duration", "check_code", "pid", "weight", "uweight"}
@@ -260,9 +408,33 @@ def test_its_answers_are_haproxys(running, admin, other) -> None:
     for command in COMMANDS:
         ours, theirs = say(admin, command), say(other[0], command)
         # HAProxy forgets the line's end of some errors.
-        if ours.split("\n") != (theirs if theirs.endswith("\n\n") or theirs == "\n" else theirs + "\n").split("\n"):
+        if ours not in (theirs, theirs + "\n"):
             differing[command] = (ours, theirs)
     assert not differing
+
+
+def test_sessions_are_told_as_haproxy_tells_them(running, admin, other) -> None:
+    """What it tells of its own inside, and of where it is, is another's; the words and their order are not."""
+
+    def told(admin: str, ports: dict[str, int]) -> list[str]:
+        with going_on(ports):
+            lines = until(lambda: len(found := sessions(admin)) == 2 and found, "both are shown")
+        masks = {
+            r"^0x[0-9a-f]+": "0x", r"\[f=[0-9a-f]+h": "[f=", r"an=[0-9a-f]+h": "an=", r",[0-9a-f]+h,fd=[0-9]+": ",fd=",
+            r":[0-9]+ fe": ": fe", r"(calls|rate|cpu|lat)=[0-9]+": r"\1=", r"srv=web[12]": "srv=web",
+            r"(rx|wx|exp|age)=[0-9hms]*": r"\1=",
+        }  # fmt: skip
+        for mask, by in masks.items():
+            lines = [re.sub(mask, by, line) for line in lines]
+        return sorted(lines)
+
+    assert told(admin, running.ports) == told(*other)
+    both = [(path, say(path, "show cli sockets")) for path in (admin, other[0])]
+    assert len({said.replace(path, "PATH") for path, said in both}) == 1
+    for command in ("show sess 0x12", "shutdown session", "shutdown session x", "shutdown session 0x12"):
+        assert say(admin, command) == say(other[0], command)
+    for command in ("show sess", "shutdown session 0x12"):
+        assert say(admin, f"user; {command}") == say(other[0], f"user; {command}")
 
 
 def test_the_same_traffic_gives_the_same_numbers(running, admin, other) -> None:
@@ -328,6 +500,10 @@ server.setstate("disable")
 print(server.status)
 server.setstate("enable")
 print(server.status, all_.maxconn > 0, all_.version)
+front = all_.frontend("ft")
+print(front.setmaxconn(33), front.maxconn, all_.setmaxconn(44), all_.maxconn)
+print(front.disable(), front.status, front.enable(), front.status, front.shutdown(), front.status)
+print(all_.errors()[0][1][0].endswith(" : 0"), all_.command("show sess")[0][1])
 """
     said = run(sys.executable, "-W", "ignore", "-c", script)
     port = running.config["backends"]["web"]["servers"]["web1"]["address"].partition(":")[2]
@@ -337,6 +513,9 @@ print(server.status, all_.maxconn > 0, all_.version)
         "5 DRAIN",
         "MAINT",
         f"UP True {__version__}-pybalancer",
+        "True 33 True 44",
+        "True PAUSED True OPEN True STOP",
+        "True ['']",
     ]
 
 

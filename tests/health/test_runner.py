@@ -467,7 +467,7 @@ async def test_no_more_checks_at_once_than_places(cluster):
         running -= 1
         return result
 
-    for group in cluster.runner._groups:
+    for group in cluster.runner._groups.values():
         group.probe = counting
     cluster.runner.start()
     await cluster.at(30)

@@ -269,6 +269,12 @@ class Kernel:
         for server in servers:
             self.put(server, backend, condition=Condition.UP, admin=Admin.READY)
 
+    def move(self, server: str, to: Address, backend: str = "b") -> str:
+        """It is elsewhere; the text of the change."""
+        self.addresses[backend, server] = to
+        self.planner = Planner(self.config, self.addresses, lambda *pair: self.index[pair])
+        return self.apply()
+
     def apply(self) -> str:
         old, self.desired = self.desired, self._wanted()
         text = render.change(old, self.desired)
@@ -287,9 +293,7 @@ def pairs_of(config: Config) -> list[tuple[str, str]]:
     return [(name, server) for name, backend in config.backends.items() for server in backend.servers]
 
 
-def tcp(
-    net: Net, to: str, port: int = 80, *, source: str = "", source_port: int = 0
-) -> tuple[socket.socket, str, str]:
+def tcp(net: Net, to: str, port: int = 80, *, source: str = "", source_port: int = 0) -> tuple[socket.socket, str, str]:
     """A connection, the name of the server, and the client as the server sees it."""
     with net:
         sock = socket.socket(socket.AF_INET6 if ":" in to else socket.AF_INET)

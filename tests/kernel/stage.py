@@ -34,6 +34,7 @@ class Service(NamedTuple):
     port: int
     targets: tuple[Target, ...] = ()
     is_per_query: bool = False
+    backend: str = ""
 
 
 TCP, UDP = Service("web", "tcp", 4, VIP, VPORT), Service("dns", "udp", 4, VIP, VPORT)

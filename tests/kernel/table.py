@@ -79,5 +79,27 @@ def fill(entries: Iterable[bytes]) -> None:
             flush()
 
 
+def stuff(many: int) -> None:
+    """As many datagrams' entries that are alike but for the client's address, for what nobody serves; those for which
+    there is no room are not made."""
+    client = packed("10.77.0.0")
+    # Without NLM_F_ACK only what fails is answered, and nobody has to read that.
+    order = bytearray(entry(("10.77.0.0", 7), ("10.99.0.1", 9), None, protocol="udp"))
+    struct.pack_into("=H", order, 6, struct.unpack_from("=H", order, 6)[0] & ~0x4)
+    parts = bytes(order).split(client)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as asked:
+        for first in range(0, many, 500):
+            addresses = [struct.pack("!I", 0x0A4D0000 + i) for i in range(first, min(first + 500, many))]
+            asked.send(b"".join(address.join(parts) for address in addresses))
+
+
+def forget_all() -> None:
+    """Of the namespace that we are in."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as asked:
+        # IPCTNL_MSG_CT_DELETE of none in particular; NLM_F_ACK.
+        asked.send(build(0x102, 0, b"", flags=0x4))
+        asked.recv(1 << 16)
+
+
 def clients(number: int) -> Iterator[tuple[str, int]]:
     return ((f"10.{i >> 16}.{i >> 8 & 255}.{i & 255}", 1024 + i % 60000) for i in range(number))

@@ -164,6 +164,34 @@ def test_what_the_rules_would_not_make_is_swept_away(net: Net) -> None:
         assert Conntrack().sweep([]) == 0
 
 
+def test_connections_to_where_servers_were_are_left_alone_datagrams_are_not(net: Net) -> None:
+    kept, left, removed, others = ((SERVERS[0], PORT), *(("10.0.100.9", port) for port in (1, 2, 3)))
+    services = [
+        Service("web", "tcp", 4, VIP, VPORT, (Target(*kept),), backend="b"),
+        Service("dns", "udp", 4, VIP, VPORT, (Target(*kept),), backend="b"),
+        Service("web6", "tcp", 6, VIP_V6, VPORT, (Target(SERVERS_V6[0], PORT),), backend="b"),
+        Service("more", "tcp", 4, VIP, 81, (Target(*kept),), backend="c"),
+    ]
+    client, vip, more = clients(100), (VIP, VPORT), (VIP, 81)
+    stray = [
+        entry(next(client), vip, removed),
+        entry(next(client), vip, others),
+        entry(next(client), vip, left, protocol="udp"),
+        entry(next(client), more, left),
+    ]
+    good = [
+        entry(next(client), vip, kept),
+        entry(next(client), vip, left),
+        entry(next(client), more, others),
+        entry(("2001:db8::9", 5000), (VIP_V6, VPORT), (SERVERS_V6[1], PORT)),
+    ]
+    with net:
+        fill([*stray, *good])
+        former = {"b": {left, (SERVERS_V6[1], PORT)}, "c": {others}}
+        assert Conntrack().sweep(services, former) == len(stray)
+        assert Conntrack().usage().entries == len(good)
+
+
 def test_at_every_address_what_is_for_this_host_is_swept(net: Net) -> None:
     services = [
         Service("any", "udp", 4, "", VPORT, (Target(SERVERS[0], PORT),)),

@@ -132,9 +132,7 @@ def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_the_right() -> None:
     ctypes.CDLL(module._LIBRARY)
     said = refused(Nft)
-    assert said == (
-        "engine kernel: the kernel does not let us look at its rules: start as root, or with CAP_NET_ADMIN"
-    )
+    assert said == ("engine kernel: the kernel does not let us look at its rules: start as root, or with CAP_NET_ADMIN")
 
 
 def test_closed_twice(nft: Nft) -> None:

@@ -167,9 +167,7 @@ def test_a_dns_check_makes_it_dns() -> None:
 def test_persistence_is_a_reason_too() -> None:
     config = dns("bind: '10.0.0.1:53', default_backend: b").replace("b: {s", "b: {persistence_timeout: 9s, s")
     assert [service.is_per_query for service in made(config)] == [False]
-    assert said(config) == [
-        f"{STAY} backends.b.persistence_timeout wants it so"
-    ]
+    assert said(config) == [f"{STAY} backends.b.persistence_timeout wants it so"]
 
 
 def test_a_server_that_answers_for_two_addresses_needs_state() -> None:
@@ -257,3 +255,13 @@ def test_further_remarks() -> None:
     ]
     assert said(text()) == []
     assert parse_address("vip.example:80").is_name
+
+
+def test_a_frontend_that_is_paused_has_no_slots_and_all_else() -> None:
+    config = load(text(servers="w: {address: '10.0.0.1:8080'}"))
+    planner = Planner(config, addresses(config), lambda *_: 0)
+    (service,) = planner.services(lambda _: UP)
+    (paused,) = planner.services(lambda _: UP, paused=("f",))
+    assert (paused.slots, paused.sticky, paused.targets) == ((), (), service.targets)
+    assert planner.services(lambda _: UP, paused=("f",))[0] is paused
+    assert planner.services(lambda _: UP, paused=("g",))[0] is service

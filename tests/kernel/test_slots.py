@@ -45,8 +45,10 @@ def test_shares_are_as_the_weights_say(weights: list[int]) -> None:
             assert len(table) <= LONGEST_ROUND + len(weights)
         for i, share in shares.items():
             # Where the round would be too long, a share is rounded to a slot.
-            assert abs(share / len(table) - weights[i] / total) <= (len(weights) + 1) / min(LONGEST_ROUND, len(table)) \
+            assert (
+                abs(share / len(table) - weights[i] / total) <= (len(weights) + 1) / min(LONGEST_ROUND, len(table))
                 or abs(share * total - weights[i] * len(table)) == 0
+            )
 
 
 def test_random_and_source_lay_a_servers_slots_side_by_side() -> None:

@@ -149,8 +149,10 @@ def test_what_a_server_refuses_is_brought_to_it_once(bed: Bed) -> None:
 
 def load_two(port: int, backend: str, other_port: int, other_backend: str, at: str = VIP) -> str:
     """The configuration of two services at the same servers."""
-    servers = "servers: {web1: {address: '10.0.100.2:80'}, web2: {address: '10.0.100.3:80'}, " \
-              "web3: {address: '10.0.100.4:80'}}"
+    servers = (
+        "servers: {web1: {address: '10.0.100.2:80'}, web2: {address: '10.0.100.3:80'}, "
+        "web3: {address: '10.0.100.4:80'}}"
+    )
     return (
         f"frontends:\n  f: {{mode: tcp, engine: kernel, bind: '{VIP}:{port}', default_backend: b}}\n"
         f"  g: {{mode: tcp, engine: kernel, bind: '{at}:{other_port}', default_backend: c}}\n"

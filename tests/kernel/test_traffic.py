@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 
+from balancer.addr import Address
 from balancer.kernel import render
 from balancer.kernel.counters import read
 from balancer.pool.orders import Admin, Condition
 
 from .conftest import (
     ADDRESSES,
+    ADDRESSES_V6,
     CLIENT,
     CLIENT_V6,
     INSIDE,
@@ -411,6 +413,19 @@ def test_who_stayed_with_a_server_that_is_configured_no_more(bed: Bed) -> None:
         for source, name in names.items():
             (now,) = tried(3, lambda source=source: who(bed.client, VIP, source=source))  # type: ignore[misc]
             assert now == name or name == "web2"
+
+
+@FAMILIES
+def test_a_client_stays_with_a_server_that_moves(bed: Bed, family: int) -> None:
+    hosts = ADDRESSES if family == 4 else ADDRESSES_V6
+    at = {name: Address(host, 80) for name, host in hosts.items()}
+    servers = ", ".join(f"{name}: {{address: '{at[name]}'}}" for name in ("web1", "web2"))
+    kernel = Kernel(bed, tcp_text(family, backend="persistence_timeout: 60s", servers=servers))
+    assert tried(3, lambda: who(bed.client, place(family))) == {"web1": 3}
+    kernel.move("web1", at["web3"])
+    assert tried(3, lambda: who(bed.client, place(family))) == {"web3": 3}
+    kernel.move("web2", at["web1"])
+    assert tried(3, lambda: who(bed.client, place(family))) == {"web3": 3}
 
 
 def test_a_stay_ends(bed: Bed) -> None:

@@ -1,8 +1,8 @@
 """The two directors of the cluster, who watches them, and what they can be told.
 
-    Cluster     both and a client; what runs on them may be keepalived
-    Holders     who holds which virtual address
-    Visits      a client, and how long it was without service
+Cluster     both and a client; what runs on them may be keepalived
+Holders     who holds which virtual address
+Visits      a client, and how long it was without service
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
-from signal import SIGINT, SIGTERM
+from signal import SIGHUP, SIGINT, SIGTERM, Signals
 from typing import Any
 
 import yaml
@@ -150,6 +150,8 @@ class Visits:
 
     def __init__(self, client: Node) -> None:
         self._client = client
+        self.failed = 0
+        """Visits that ended without an answer."""
         self._served: list[float] = []
         self._over = False
         self._thread = threading.Thread(target=self._visit)
@@ -195,6 +197,7 @@ class Visits:
                     self._go_on(waiting, key)
                 now = time.monotonic()
                 for key in [each for each in waiting.get_map().values() if now - each.data > self._PATIENCE]:
+                    self.failed += 1
                     _end(waiting, key)
             for key in list(waiting.get_map().values()):
                 _end(waiting, key)
@@ -208,8 +211,10 @@ class Visits:
                 return
             if visit.recv(4096):
                 self._served.append(time.monotonic())
+            else:
+                self.failed += 1
         except OSError:
-            pass
+            self.failed += 1
         _end(waiting, key)
 
 
@@ -255,6 +260,17 @@ class Cluster:
         """Its balancer, if it runs."""
         with contextlib.suppress(LabError):
             node.program(node.balancer[0]).end()
+
+    def reloads(self, node: Node, text: str, *, said: str = "reloaded: ") -> None:
+        """Its pybalancer has another configuration, or says otherwise."""
+        node.write("/etc/balancer.yaml", text)
+        self.signals(node, SIGHUP, said)
+
+    def signals(self, node: Node, number: Signals, said: str) -> None:
+        """Its pybalancer is told something, and says so."""
+        known = self.log(node).count(said)
+        node.program("pybalancer").send(number)
+        self.lab.until(lambda: self.log(node).count(said) > known, f"{node.name} says {said}")
 
     def is_as_shipped(self) -> bool:
         """Whether pybalancer runs on both directors with the shipped configuration."""
@@ -309,6 +325,24 @@ def configuration(**changes: object) -> str:
     return yaml.safe_dump(content)
 
 
+def changed(text: str, *, address: str = "", **changes: object) -> str:
+    """A configuration with other keys of its virtual routers, and an address more on the outside; on the master,
+    for the standby says its own priority."""
+    content: dict[str, Any] = yaml.safe_load(text)
+    for instance in content["vrrp"]["instances"].values():
+        instance.update(changes)
+    if address:
+        content["vrrp"]["instances"]["VI_E"]["virtual_ipaddress"].append(address)
+    return yaml.safe_dump(content)
+
+
+def silent(text: str) -> str:
+    """Without virtual routers."""
+    content: dict[str, Any] = yaml.safe_load(text)
+    del content["vrrp"], content["nodes"]
+    return yaml.safe_dump(content)
+
+
 V2 = configuration()
 V3 = configuration(version=3, advert_int="100ms", authentication=None)
 
@@ -318,10 +352,11 @@ def pybalancer(node: Node, text: str) -> tuple[str, ...]:
     return services.balancer(node, "/etc/balancer.yaml")
 
 
-def keepalived(node: Node, text: str) -> tuple[str, ...]:
-    """The same virtual routers in keepalived's words."""
+def keepalived(node: Node, text: str, *, defs: str = "") -> tuple[str, ...]:
+    """The same virtual routers in keepalived's words, and words of its own for all of them."""
     vrrp = loads(text, node=node.name, environ={}).vrrp
-    node.write("/etc/keepalived/keepalived.conf", "".join(_in_keepalived_words(vrrp)))
+    head = f"global_defs {{\n  {defs}\n}}\n" if defs else ""
+    node.write("/etc/keepalived/keepalived.conf", head + "".join(_in_keepalived_words(vrrp)))
     return KEEPALIVED
 
 

@@ -32,11 +32,12 @@ from tests.lab.lab import Lab, Node
 from tests.lab.space import why_not
 from tests.lab.topology import NETWORKS, VIPS, Card
 from tests.lab.watch import Wire
-from tests.vrrp.conftest import GROUP_MAC_V4, Advert, Arp
+from tests.vrrp.conftest import GROUP_MAC_V4
+from tests.vrrp.frames import Advert, Arp
 
 pytestmark = pytest.mark.skipif(why_not() != "", reason=why_not())
 
-ROUNDS = 10
+ROUNDS = {"nobody": 6} | dict.fromkeys(DIRECTORS, 4)
 INTERVAL = 0.1
 # In so many seconds so many advertisements, and none of another, show who is master.
 STEADY = 1.0
@@ -137,7 +138,7 @@ def test_started_at_one_time_and_at_any_other_there_is_one_master(
     cluster.runs(*commands(cluster, V3, keepalived_on))
     both = [cluster.master, cluster.standby]
     took = []
-    for number in range(ROUNDS if keepalived_on == "nobody" else ROUNDS // 2):
+    for number in range(ROUNDS[keepalived_on]):
         # The first at one time.
         who = draw.sample(both, k=2 if number % 2 == 0 else draw.choice([1, 2]))
         for node in who:

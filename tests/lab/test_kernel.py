@@ -247,7 +247,8 @@ def test_nothing_hangs_past_a_retransmission_when_a_web_server_dies(cluster: Lab
     client, master = cluster["client"], cluster["master"]
     client.run("rm", "-f", "/run/visits")
     begin = time.monotonic()
-    load = ("ab", "-q", "-r", *options, "-c", "12", "-t", "6", "-n", "1000000", "-s", "30", "-g", "/run/visits")
+    # Long enough for what hangs to be over, where all else is slow too: what is not over at the end is in no file.
+    load = ("ab", "-q", "-r", *options, "-c", "12", "-t", "10", "-n", "1000000", "-s", "30", "-g", "/run/visits")
     with Printing(client, *load, f"http://{WEB}/") as ab:
         cluster.until(lambda: time.monotonic() > begin + 1, "a while")
         before = listed(master.run("pybalancer", "status"), f"{WEB}:http")
@@ -257,20 +258,23 @@ def test_nothing_hangs_past_a_retransmission_when_a_web_server_dies(cluster: Lab
             # What control has found, the kernel's process has heard of a moment later.
             after = cluster.until(lambda: without(cluster, "10.0.100.4:80"), "it is listed no more", within=1)
             said = ab.ended(within=40)
+            afterwards = client.run("ab", "-q", "-n", "60", f"http://{WEB}/")
     cluster.settle()
     assert before.keys() == {"cluster2:http", "cluster3:http", "cluster4:http"}
     assert sum(map(sum, before.values())) > 0
     assert after.keys() == {"10.0.100.2:80", "10.0.100.3:80"}
     all_visits = visits(cluster)
-    hung = [visit for visit in all_visits if visit.took > 0.9]
+    hung = [visit for visit in all_visits if visit.took > min(0.9, (noticed - death) / 2)]
     # Those on their way when it died, and those sent to it until that was noticed.
-    assert hung, said
+    assert hung, (death, noticed, max(all_visits, key=lambda visit: visit.took), said)
     # At the first segment that is sent again after that, another answers. `began` is cut to a second, so that it is
     # one of these later than it should at most.
     late = [visit for visit in hung if visit.took > first_again(noticed - visit.began) + 0.7]
     assert not late, (death, noticed, late)
     # After that everything went as ever.
-    assert [visit for visit in all_visits if visit.began > noticed and visit.took < 0.5]
+    assert re.search(r"^Failed requests: +0$", afterwards, re.MULTILINE), afterwards
+    halfway = re.search(r"^ +50% +(\d+)$", afterwards, re.MULTILINE)
+    assert halfway and int(halfway[1]) < 500, afterwards
     assert not [visit for visit in hung if visit.began > noticed]
 
 
@@ -334,9 +338,7 @@ def downloaded(cluster: Lab, big: str) -> dict[str, list[str]]:
     client.run("rm", "-f", CHANGED)
     with ThreadPoolExecutor(len(SITES) * len(CLIENTS)) as pool:
         began = time.monotonic()
-        under_way = {
-            site: [pool.submit(download, client, site, address) for address in CLIENTS] for site in SITES
-        }
+        under_way = {site: [pool.submit(download, client, site, address) for address in CLIENTS] for site in SITES}
         cluster.until(lambda: time.monotonic() > began + 1.5, "they are under way")
         master.power_off()
         try:

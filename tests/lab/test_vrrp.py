@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM
+from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM, SIGUSR2
 
 import pytest
 
@@ -25,10 +25,15 @@ from tests.lab.directors import (
     Cluster,
     Record,
     Visits,
+    changed,
+    configuration,
     keepalived,
     pybalancer,
+    silent,
 )
 from tests.lab.space import why_not
+from tests.lab.watch import Wire
+from tests.vrrp.frames import Advert
 
 pytestmark = pytest.mark.skipif(why_not() != "", reason=why_not())
 
@@ -37,6 +42,13 @@ SKEW = 156 / 256
 DOWN = 3 + SKEW
 # For a machine with other things to do.
 MARGIN = 1.5
+# global.hard_stop_after (seconds).
+HARD_STOP = 30.0
+# Ten advertisements a second, and announced once: whatever is announced later is not on schedule.
+FAST = configuration(version=3, advert_int="100ms", authentication=None, garp_master_delay="0s")
+MORE = "192.168.1.203"
+
+
 @pytest.fixture
 def cluster(directors: Cluster) -> Cluster:
     """Both switched on, cables in; what runs on them is what the last test left, or nothing."""
@@ -168,13 +180,128 @@ def test_version_3_with_the_sum_of_the_standard_is_believed(cluster: Cluster) ->
     cluster.until(NOWHERE, ALL)
 
 
+def test_virtual_routers_are_reloaded_beside_keepalived(cluster: Cluster, record_property: Record) -> None:
+    master, standby, holders = cluster.master, cluster.standby, cluster.holders
+    # keepalived is not reloaded, and to believe lists of other addresses than its own has to be told so.
+    others = keepalived(standby, FAST, defs="vrrp_skip_check_adv_addr")
+    cluster.runs(pybalancer(master, FAST), others)
+    cluster.until(ALL, NOWHERE)
+    cluster.hears(standby, 1)
+
+    # An address more: it alone is put and announced, and the others go on.
+    with Wire(cluster.lab) as wire:
+        begun = time.monotonic()
+        more = changed(FAST, address=MORE)
+        cluster.reloads(master, more)
+        assert MORE in master.run("ip", "address", "show", "dev", "eth0")
+        after = time.monotonic()
+        cluster.lab.until(lambda: len(wire.adverts(master, since=after)) > 10, "it goes on")
+        assert {address for _, address in wire.announced(master, since=begun)} == {MORE}
+        longest = max(wire.gaps(master, begun, time.monotonic()))
+        heard = [(each.network, each.said) for each in wire.adverts(master, since=after)]
+        lists = {(network, said.message[3]) for network, said in heard if isinstance(said, Advert)}
+    record_property("longest gap between advertisements", longest)
+    # keepalived waits for three, and its skew.
+    assert longest < 0.3
+    assert sorted(count for _, count in lists) == [1, 3]
+
+    # What cannot be leaves all as it is.
+    cluster.reloads(master, changed(FAST, interface="eth9"), said="there is no interface eth9")
+    cluster.hears(standby, 3)
+    assert not holders.when(standby, takes=True, since=begun)
+    assert not holders.when(master, takes=False, since=begun)
+
+    # A lower priority: the other one takes over, and is taken over from again.
+    lowered = time.monotonic()
+    cluster.reloads(master, changed(more, priority=50))
+    cluster.until(NOWHERE, ALL)
+    record_property("to the other", holders.longest(0, since=lowered))
+    assert holders.longest(0, since=lowered) < HANDOVER
+    cluster.reloads(master, more)
+    cluster.until(ALL, NOWHERE)
+
+    # All of them are removed.
+    removed = time.monotonic()
+    cluster.reloads(master, silent(FAST))
+    cluster.until(NOWHERE, ALL)
+    record_property("removed", holders.longest(0, since=removed))
+    assert holders.longest(0, since=removed) < HANDOVER
+    assert holders.longest(2, since=begun) < HANDOVER
+    cluster.reloads(master, FAST)
+    cluster.until(ALL, NOWHERE)
+
+
+def test_a_director_is_upgraded_and_keepalived_does_not_notice(cluster: Cluster, record_property: Record) -> None:
+    """Ten advertisements a second; the new version takes longer to start than keepalived waits for the next one."""
+    master, standby, holders = cluster.master, cluster.standby, cluster.holders
+    cluster.runs(pybalancer(master, FAST), keepalived(standby, FAST))
+    cluster.until(ALL, NOWHERE)
+    cluster.hears(standby, 1)
+    with Wire(cluster.lab) as wire, Visits(cluster.client) as visits:
+        begun = time.monotonic()
+        cluster.signals(master, SIGUSR2, "upgraded from ")
+        cluster.hears(standby, 5)
+        visits.more(50)
+        gaps = wire.gaps(master, begun, time.monotonic())
+        assert not wire.announced(master, since=begun)
+        assert not list(wire.adverts(standby, since=begun))
+    record_property("longest gap between advertisements", max(gaps))
+    record_property("lost service", visits.lost)
+    assert visits.failed == 0
+    # Three, and its skew.
+    assert max(gaps) < 0.3
+    assert not holders.when(standby, takes=True, since=begun)
+    assert not holders.when(master, takes=False, since=begun)
+    assert {said.priority for said in cluster.hears(standby, 1)} == {150}
+    # As standby, too: it goes on to listen, and takes over when it has to.
+    log, begins = standby.disk / "log" / "pybalancer.log", "Entering BACKUP STATE: started"
+    known = log.read_text().count(begins) if log.exists() else 0
+    cluster.runs(keepalived(master, FAST), pybalancer(standby, FAST))
+    cluster.until(ALL, NOWHERE)
+    cluster.lab.until(lambda: log.read_text().count(begins) >= known + 2, "it hears signals")
+    begun = time.monotonic()
+    cluster.signals(standby, SIGUSR2, "upgraded from ")
+    assert not holders.when(standby, takes=True, since=begun)
+    failed = time.monotonic()
+    master.power_off()
+    cluster.until(NOWHERE, ALL)
+    assert holders.longest(0, since=failed) < DOWN + MARGIN
+
+
 # Among pybalancer
+
+
+def test_both_are_reloaded_and_no_client_notices(cluster: Cluster, record_property: Record) -> None:
+    """First who is not master, then who is: another address, other priorities, other timers."""
+    master, standby, holders = cluster.master, cluster.standby, cluster.holders
+    cluster.runs(pybalancer(master, FAST), pybalancer(standby, FAST))
+    cluster.until(ALL, NOWHERE)
+    cluster.hears(standby, 1)
+    after = changed(FAST, address=MORE, priority=160, down_timer_adverts=4)
+    with Wire(cluster.lab) as wire, Visits(cluster.client) as visits:
+        begun = time.monotonic()
+        for node in (standby, master):
+            cluster.reloads(node, after)
+            cluster.hears(standby, 10)
+        visits.more(50)
+        gaps = wire.gaps(master, begun, time.monotonic())
+        assert {address for _, address in wire.announced(master, since=begun)} == {MORE}
+        assert not wire.announced(standby, since=begun)
+    record_property("longest gap between advertisements", max(gaps))
+    record_property("lost service", visits.lost)
+    assert visits.failed == 0
+    assert max(gaps) < 0.3
+    assert not holders.when(standby, takes=True, since=begun)
+    assert not holders.when(master, takes=False, since=begun)
+    assert MORE in master.run("ip", "address", "show", "dev", "eth0")
+    assert {said.priority for said in cluster.hears(standby, 1)} == {160}
 
 
 def test_a_planned_stop(pair: Cluster, record_property: Record) -> None:
     stopped = time.monotonic()
     with Visits(pair.client) as visits:
-        pair.master.program("pybalancer").end(SIGTERM)
+        # A visit may be under way whose client hears no more: so long it is waited for, and not longer.
+        pair.master.program("pybalancer").end(SIGTERM, within=HARD_STOP + 10)
         pair.until(NOWHERE, ALL)
         visits.more(10)
     record_property("lost service", visits.lost)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -41,9 +41,11 @@ class Step:
 class Person:
     """Someone who types commands on the machines of a lab and looks at what they print."""
 
-    def __init__(self, lab: Lab, say: Callable[[str], None]) -> None:
+    def __init__(self, lab: Lab, say: Callable[[str], None], names: Mapping[str, str] | None = None) -> None:
         self.lab = lab
         self.say = say
+        self._names = names or {}
+        """What other backends than the shipped configuration's are called."""
 
     def types(self, command: str, *, on: str = "client") -> str:
         """Run a command line on a machine; what it printed, which is shown too."""
@@ -88,6 +90,7 @@ class Person:
         """Whether the statistics say so of a server."""
         page = f"http://{self.lab[on].machine.address}:7000/metrics"
         text = self.lab["client"].outcome("curl", "-s", "--max-time", "3", "-u", "admin:123", page).stdout
+        backend = re.escape(self._names.get(backend, backend))
         pattern = rf'haproxy_server_status\{{proxy="{backend}",server="{server}",state="{status}"\}} 1(\.0)?$'
         return re.search(pattern, text, re.MULTILINE) is not None
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from tests.lab.lab import Lab, Node, _move_into
 from tests.lab.topology import NETWORKS
-from tests.vrrp.conftest import Advert, Advertised, Arp, Frame, decode
+from tests.vrrp.frames import Advert, Advertised, Arp, Frame, decode
 
 __all__ = ["Passed", "Wire"]
 

@@ -142,6 +142,7 @@ def router(name: str = "VI_E", **more: Any) -> RouterFacts:
         "state": "MASTER", "since": NOW - 192, "why": "no master is heard",
         "base_priority": 150, "priority": 130, "addresses": ("192.0.2.200/32", "192.0.2.202/24"),
         "source": "192.0.2.1", "master": "", "master_priority": 0, "interval": 1.0, "group": "VG1",
+        "heard_from": "192.0.2.3", "heard_priority": 100, "heard": NOW - 192.5,
         "released_until": None,
         "terms": (
             Term("priority", 150, ""),
@@ -160,7 +161,7 @@ def two_routers() -> Standing:
         "VI_I", interface="eth1", vrid=52, state="FAULT", since=NOW - 5, why="eth1 is down", priority=150,
         addresses=("2001:db8::c8/128",), source="", master="192.0.2.3", master_priority=100, group="",
         released_until=NOW + 1800, terms=(Term("priority", 150, ""), Term("interface eth1", 0, "is down", True)),
-        counters={}, troubles=(),
+        counters={}, troubles=(), heard_from="", heard_priority=0, heard=None,
     )  # fmt: skip
     return Standing(
         at=NOW,

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from balancer.observe import command
 from balancer.observe.command import Desk, Level, Session, commands, obey
 from balancer.pool.routers import decode
 from balancer.pool.services import Listing, encode
@@ -155,6 +156,15 @@ def test_users_may_look_and_operators_may_do(level: Level, may: bool) -> None:
     assert ("vrrp hold" in room.say("help")) is may
 
 
+def test_who_may_much_may_less_from_now_on_but_not_more_again(room: Room) -> None:
+    said = [(line, room.say(line)) for line in ("show cli level", "operator", "show cli level", "clear counters all")]
+    assert [answer for _, answer in said] == ["admin\n", "", "operator\n", "Permission denied\n"]
+    assert [room.say(line) for line in ("user", "operator", "show cli level", "user")] == [
+        "", "Permission denied\n", "user\n", ""
+    ]  # fmt: skip
+    assert room.say("vrrp hold") == "Permission denied\n"
+
+
 def test_what_caches_hold_is_shown(room: Room, house: House) -> None:
     assert room.say("show cache") == "No backend has a cache.\n"
     house.count("backend", "app", cache_objects=3, cache_octets=4000, cache_lookups=20, cache_hits=9)
@@ -174,7 +184,15 @@ def test_help_lists_what_there_is_or_what_begins_so(room: Room) -> None:
     assert said[0] == "The following commands are valid at this level:"
     assert "  show vrrp                               : where the virtual routers stand" in said
     assert all(" : " in line for line in said[1:])
-    assert [line.split()[1] for line in room.say("help vrrp").splitlines()[1:]] == ["release", "hold"]
+
+    def begins(line: str) -> list[str]:
+        return [" ".join(listed.split()[:2]) for listed in room.say(line).splitlines()[1:]]
+
+    always = ["help [<command>]", "prompt [help|n|i|p|timed]*", "quit :"]
+    assert begins("help vrrp") == ["vrrp release", "vrrp hold", *always]
+    assert begins("help sh serv") == ["show servers", "show servers", *always]
+    assert begins("help get weight web/web1") == ["get weight", *always]
+    assert begins("help quit") == ["quit :", *always[:2]]
     assert room.say("help nosuch") == room.say("help")
 
 
@@ -186,7 +204,7 @@ def test_an_unknown_command_is_told_which_there_are(room: Room) -> None:
     assert room.say("") == f"Unknown command. Please enter one of the following commands only:\n{listed}"
     first, *rest = room.say("show nosuch").splitlines()
     assert first == "Unknown command: 'show nosuch', but maybe one of the following ones is a better match:"
-    assert {line.split()[0] for line in rest} == {"show"}
+    assert {line.split()[0] for line in rest} == {"show", "help", "prompt", "quit"}
 
 
 def test_a_command_that_is_more_words_than_another_is_meant(room: Room) -> None:
@@ -208,9 +226,17 @@ def test_who_asks_for_it_is_told_what_is_an_error(room: Room) -> None:
 
 
 def test_the_prompt_comes_and_goes(room: Room) -> None:
-    for expected in (True, False):
-        assert room.say("prompt") == ""
-        assert room.session.is_interactive is expected
+    session = room.session
+    for line, goes_on, has_prompt in (
+        ("prompt", True, True), ("prompt", False, False), ("prompt i", True, False), ("prompt", True, True),
+        ("prompt n", False, False), ("prompt p", True, True), ("prompt n p i", True, False),
+    ):  # fmt: skip
+        assert room.say(line) == ""
+        assert (session.is_interactive, session.has_prompt) == (goes_on, has_prompt), line
+    assert room.say("prompt timed") == "" and session.tells_time and session.has_prompt
+    for line in ("prompt help", "prompt x"):
+        assert room.say(line).startswith("Usage: prompt [help | n | i | p | timed]*\n")
+    assert session.has_prompt
     assert room.say("quit") == ""
     assert room.session.is_over
 
@@ -292,3 +318,58 @@ def test_without_rules_there_are_the_proxys_frontends(house) -> None:
     assert "TCP  192.0.2.1:80 rr\n  -> 10.0.0.1:80                  Proxy " in room.say("show kernel status numeric")
     assert "The kernel has no rules of ours" in room.say("show kernel")
     assert "The kernel has no rules of ours" in room.say("show kernel connections")
+
+
+def test_who_is_named_is_looked_at_alone(house) -> None:
+    """Thousands may be named one after the other."""
+    looked = []
+
+    def glance(backend: str, server: str):
+        looked.append((backend, server))
+        return house.look()
+
+    def look():
+        raise AssertionError("all are looked at")
+
+    room = Room()
+    changes = []
+    room.desk = Desk(now=lambda: NOW, snapshot=look, glance=glance, steer=lambda change, by: changes.append(change))
+    lines = ("set server app/up state drain", "set weight app/up 5", "disable server raw/one", "disable health app/up",
+             "shutdown sessions server app/up")  # fmt: skip
+    assert [room.say(line) for line in lines] == [""] * 5 and len(changes) == 5
+    assert room.say("get weight app/up") == "3 (initial 3)\n"
+    assert room.say("set server app state drain") == "Require 'backend/server'.\n"
+    assert room.say("set server") == "Require 'backend/server'.\n"
+    assert looked == [("app", "up")] * 2 + [("raw", "one")] + [("app", "up")] * 3 + [("app", ""), ("", "")]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "show info",
+        "show stat",
+        "show servers state",
+        "show servers conn app",
+        "show cache",
+        "show overrides",
+        "show overrides json",
+        "show kernel status",
+    ],
+)
+def test_a_large_picture_is_taken_with_turns_for_others(house, line: str) -> None:
+    room = Room()
+    room.desk = Desk(now=lambda: NOW, snapshot=house.look)
+    expected = room.say(line)
+    turns = []
+
+    async def picture():
+        turns.append(line)
+        return house.look()
+
+    room.desk = Desk(now=lambda: NOW, snapshot=lambda: pytest.fail("in one go"), picture=picture)
+    assert room.say(line) == expected and turns == [line]
+
+
+def test_no_command_stands_twice() -> None:
+    usages = [each.usage for each in command._TABLE]
+    assert sorted(set(usages)) == sorted(usages)

@@ -17,6 +17,7 @@ def test_every_line_is_a_name_and_a_value(house) -> None:
     assert facts["Pid"] == "4711" and facts["Nbthread"] == "2" and facts["Maxconn"] == "100"
     assert facts["CurrConns"] == "7" and facts["CumConns"] == "900" and facts["DroppedLogs"] == "3"
     assert facts["CumReq"] == "5050", "HTTP requests and DNS queries"
+    assert facts["Idle_pct"] == "100" and facts["Hard_maxconn"] == "100"
     assert facts["Listeners"] == "4" and facts["Ulimit-n"] == "1000"
     assert facts["Start_time_sec"] == str(int(NOW - 3600))
     assert facts["description"] == "Nodo Master" and facts["node"] == "director"

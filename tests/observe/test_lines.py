@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from balancer.observe import lines
 from balancer.observe.lines import format_haproxy, format_json
-from balancer.pool.records import FlowRecord, HttpRecord, Record, TcpRecord, UdpRecord
+from balancer.pool.records import Details, FlowRecord, HttpRecord, Record, TcpRecord, UdpRecord
 
 GOLDEN = Path(__file__).parent / "golden"
 BEGAN = 1_795_342_271.123456  # 22 Nov 2026 10:11:11.123 UTC
@@ -164,7 +164,7 @@ def test_the_longest_object_fits_into_one_write(octet: bytes) -> None:
 def test_objects_keep_the_records_names() -> None:
     for record in (HTTP._replace(request_id="an-id"), TCP, UDP, FLOW):
         fields = json.loads(format_json(record))
-        assert set(fields) == {*record._fields, "time", "type"} - {"began"}
+        assert set(fields) == {*record._fields, "time", "type"} - {"began", "details"}
 
 
 def test_a_refusal_tells_why() -> None:
@@ -176,3 +176,26 @@ def test_many_seconds_do_not_pile_up() -> None:
     for second in range(3000):
         lines.clf_date(float(second))
     assert len(lines._clf_stamps._known) <= 512
+
+
+def test_captures_have_their_names_in_json() -> None:
+    details = Details((b"www", b'a"b'), (b"",), b"S=1", b"", None, None)
+    record = HTTP._replace(details=details, bytes_in=77)
+    found = json.loads(format_json(record, captured=(["Host", "X-Two"], ["Location"])))
+    assert found["request_headers"] == {"Host": "www", "X-Two": "a#22b"}
+    assert found["response_headers"] == {"Location": ""}
+    assert (found["cookie"], found["bytes_in"]) == ("S=1", 77)
+    assert "set_cookie" not in found
+    assert "request_headers" not in json.loads(format_json(HTTP, captured=(["Host"], [])))
+
+
+def test_json_stays_whole_whatever_is_captured() -> None:
+    octets = b"\xff" * 1000
+    names = ["X" * 20] * 3
+    details = Details((octets,) * 3, (octets,) * 3, octets, octets, None, None)
+    record = HTTP._replace(
+        details=details, request_line=octets, why="\u20ac" * 400, frontend="f" * 64, backend="b" * 64, server="s" * 64
+    )
+    text = format_json(record, captured=(names, names))
+    assert len(text.encode()) <= 4095
+    assert json.loads(text)["termination"] == HTTP.termination

@@ -90,7 +90,7 @@ def test_all_is_told_once_and_then_what_changes(house) -> None:
         up = dict(zip(hello["fields"]["s"], first["rows"]["s/0"], strict=True))
         assert (up["stot"], up["status"], up["weight"], up["check"]) == (5000, "UP", 3, "L7OK/200 in 3ms")
         assert up["since"] == NOW - 90
-        assert first["tick"]["top"] == [7, 100, 900, 900, 5050, 5050, 10_300, 2_000_400, 3, 5, 3]
+        assert first["tick"]["top"] == [7, 100, 900, 900, 5050, 5050, 10_300, 2_000_400, 10_300, 2_000_400, 3, 5, 1, 3]
         assert (await until_tick(listener))["rows"] == {}
         sums.update(house.__class__.sums(house))
         house.set("app", "down", ServerState(Condition.UP, health=4))

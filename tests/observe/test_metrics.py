@@ -1,23 +1,22 @@
 from __future__ import annotations
 
-import math
 import threading
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from balancer.observe import metrics
+from balancer.config import model
+from balancer.observe import metrics, page
 from balancer.observe.snapshot import Process, Rate, Snapshot
 from balancer.pool.facts import COUNTERS, Entity
-from balancer.pool.routers import COUNTERS as ROUTER_COUNTERS
-from balancer.pool.routers import Standing, Term, Trouble
-from tests.observe.conftest import NOW, router, two_routers
+from balancer.pool.orders import Admin, Condition, ServerState
+from tests.observe.conftest import NOW, US, two_routers
 
 GOLDEN = Path(__file__).parent / "golden" / "metrics.txt"
 ZERO = dict.fromkeys(COUNTERS, 0)
@@ -40,66 +39,22 @@ def test_pieces_make_the_whole(house) -> None:
     assert "".join(metrics.pieces(house.look())).encode() == metrics.render(house.look())
 
 
+def test_pieces_are_short_however_many_servers_there_are(make_house) -> None:
+    servers = {f"s{i}": {"address": f"10.0.{i // 200}.{i % 200 + 1}:80"} for i in range(1000)}
+    backends = {"many": {"check": {"type": "http"}, "servers": servers}}
+    house = make_house(model.Config.model_validate({"stats": {"bind": ":7000"}, "backends": backends}))
+    house.feed(NOW)
+    for pieces in (metrics.pieces(house.look()), page.pieces(house.look(), page.View("r"))):
+        sizes = [len(piece) for piece in pieces]
+        assert max(sizes) < 64 << 10 and len(sizes) > 50
+
+
 def test_every_family_is_announced_once_and_every_series_is_there_once(house) -> None:
     text = metrics.render(house.look()).decode()
     names = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")]
     assert len(names) == len(set(names))
     keys = [(s.name, tuple(sorted(s.labels.items()))) for s in samples(text)]
     assert len(keys) == len(set(keys))
-
-
-def test_the_state_that_holds_is_one_and_the_others_zero(house) -> None:
-    text = metrics.render(house.look()).decode()
-
-    def states(name: str, **labels: str) -> dict[str, float]:
-        return {
-            s.labels["state"]: s.value for s in samples(text) if s.name == name and labels.items() <= s.labels.items()
-        }
-
-    assert states("haproxy_server_status", proxy="app", server="down") == {
-        "DOWN": 1, "UP": 0, "MAINT": 0, "DRAIN": 0, "NOLB": 0,
-    }  # fmt: skip
-    assert states("haproxy_backend_status", proxy="names") == {"DOWN": 1, "UP": 0}
-    assert states("haproxy_frontend_status", proxy="tls") == {"DOWN": 0, "UP": 1}
-    checks = states("haproxy_server_check_status", proxy="app", server="down")
-    assert len(checks) == 16 and [k for k, v in checks.items() if v] == ["L4CON"]
-    assert states("haproxy_backend_agg_server_status", proxy="app") == {
-        "DOWN": 1, "UP": 2, "MAINT": 0, "DRAIN": 0, "NOLB": 0,
-    }  # fmt: skip
-
-
-def test_what_makes_no_sense_is_left_out(house) -> None:
-    found = samples(metrics.render(house.look()).decode())
-    with_responses = {s.labels["proxy"] for s in found if s.name.endswith("http_responses_total")}
-    assert with_responses == {"web", "app"}
-    checked = {s.labels["server"] for s in found if s.name.startswith("haproxy_server_check_status")}
-    assert checked == {"up", "down", "spare", "one"}
-    assert {s.labels["proxy"] for s in found if "udp" in s.name} == {"dns"}
-
-
-def test_durations_are_seconds(house) -> None:
-    text = metrics.render(house.look()).decode()
-    assert value(text, "haproxy_backend_max_connect_time_seconds", proxy="app") == 30.0
-    assert value(text, "haproxy_server_check_duration_seconds", proxy="app", server="up") == 0.0031
-    assert value(text, "haproxy_server_downtime_seconds_total", proxy="app", server="down") == 40
-    assert value(text, "haproxy_server_last_session_seconds", proxy="app", server="up") == 2
-    assert value(text, "haproxy_server_last_session_seconds", proxy="app", server="down") == -1
-
-
-def test_a_histogram_counts_up_to_infinity(house) -> None:
-    text = metrics.render(house.look()).decode()
-    buckets = [
-        (float(s.labels["le"]), s.value)
-        for s in samples(text)
-        if s.name == "pybalancer_backend_connect_seconds_bucket" and s.labels["proxy"] == "app"
-    ]
-    assert buckets == sorted(buckets)
-    assert dict(buckets)[0.000512] == 0
-    assert dict(buckets)[0.001024] == 30
-    assert dict(buckets)[33.554432] == 30
-    assert dict(buckets)[math.inf] == 31
-    assert value(text, "pybalancer_backend_connect_seconds_count", proxy="app") == 31
-    assert value(text, "pybalancer_backend_connect_seconds_sum", proxy="app") == 31.0
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=40))
@@ -114,94 +69,6 @@ def test_a_lone_surrogate_spoils_nothing() -> None:
     process = Process("1", "n", "a\udcffb", 1, 0.0, workers=1, maxconn=1)
     out = metrics.render(Snapshot(1.0, process, ZERO, Rate(), (), ())).decode()
     assert 'desc="a?b"' in out
-
-
-# Virtual routers
-
-VI_E = {"iname": "VI_E", "intf": "eth0", "vrid": "51"}
-EXPORTER = {
-    "keepalived_up", "keepalived_vrrp_state", "keepalived_advertisements_received", "keepalived_advertisements_sent",
-    "keepalived_become_master", "keepalived_release_master", "keepalived_packet_length_errors",
-    "keepalived_advertisements_interval_errors", "keepalived_ip_ttl_errors", "keepalived_invalid_type_received",
-    "keepalived_address_list_errors", "keepalived_authentication_invalid", "keepalived_authentication_mismatch",
-    "keepalived_authentication_failure", "keepalived_priority_zero_received", "keepalived_priority_zero_sent",
-    "keepalived_script_status",
-}  # fmt: skip
-
-
-def test_without_virtual_routers_there_is_nothing_of_them(house) -> None:
-    text = metrics.render(house.look()).decode()
-    assert "keepalived" not in text and "vrrp" not in text
-
-
-def test_virtual_routers_have_the_exporters_names_and_labels(house) -> None:
-    house.routers = two_routers()
-    text = metrics.render(house.look()).decode()
-    names = {family.name for family in text_string_to_metric_families(text)}
-    assert {name for name in names if name.startswith("keepalived")} == EXPORTER
-    assert value(text, "keepalived_up") == 1
-    assert value(text, "keepalived_vrrp_state", **VI_E, ip_address="192.0.2.200") == 2
-    assert value(text, "keepalived_vrrp_state", **VI_E, ip_address="192.0.2.202") == 2
-    fault = {"iname": "VI_I", "intf": "eth1", "vrid": "52", "ip_address": "2001:db8::c8"}
-    assert value(text, "keepalived_vrrp_state", **fault) == 3
-    assert value(text, "keepalived_advertisements_sent_total", **VI_E) == 192
-    assert value(text, "keepalived_release_master_total", **VI_E) == 0, "it is there before it counts"
-    assert value(text, "keepalived_script_status", name="ping") == 0
-    assert not [s for s in samples(text) if s.labels.get("name") == "new"], "it is neither good nor bad yet"
-
-
-def test_a_supervisor_that_has_fallen_silent_is_a_keepalived_that_is_down(house) -> None:
-    house.routers = replace(two_routers(), at=NOW - 5)
-    assert value(metrics.render(house.look()).decode(), "keepalived_up") == 1
-    house.routers = replace(two_routers(), at=NOW - 5.1)
-    text = metrics.render(house.look()).decode()
-    assert [(s.name, s.value) for s in samples(text) if "keepalived" in s.name or "vrrp" in s.name] == [
-        ("keepalived_up", 0)
-    ]
-
-
-def test_every_counter_of_a_router_is_shown(house) -> None:
-    every = {name: 1000 + i for i, name in enumerate(ROUTER_COUNTERS)}
-    house.routers = Standing(at=NOW, routers=(router(counters=every),))
-    shown = {s.value for s in samples(metrics.render(house.look()).decode()) if s.labels == VI_E}
-    assert set(every.values()) <= shown
-
-
-@pytest.mark.parametrize(
-    ("state", "number"), [("INIT", 0), ("BACKUP", 1), ("MASTER", 2), ("FAULT", 3), ("STOPPED", 98), ("?", 0)]
-)
-def test_states_have_keepaliveds_numbers(house, state: str, number: int) -> None:
-    house.routers = Standing(at=NOW, routers=(router(state=state, addresses=()),))
-    text = metrics.render(house.look()).decode()
-    assert value(text, "keepalived_vrrp_state", **VI_E, ip_address="") == number
-
-
-def test_what_the_exporter_has_no_name_for(house) -> None:
-    house.routers = two_routers()
-    text = metrics.render(house.look()).decode()
-    assert value(text, "pybalancer_vrrp_priority", **VI_E) == 130
-    assert value(text, "pybalancer_vrrp_base_priority", **VI_E) == 150
-    assert value(text, "pybalancer_vrrp_priority_term", **VI_E, term="backend web") == -20
-    assert value(text, "pybalancer_vrrp_lower_priority_received_total", **VI_E) == 4
-    assert value(text, "pybalancer_vrrp_last_change_seconds", **VI_E) == 192
-    assert value(text, "pybalancer_vrrp_troubles", **VI_E) == 1
-    assert value(text, "pybalancer_vrrp_released", iname="VI_I", intf="eth1", vrid="52") == 1
-    assert value(text, "pybalancer_vrrp_peer_alive", address="10.9.0.3:694") == 1
-    assert value(text, "pybalancer_vrrp_peer_alive", address="10.9.0.4:694") == 0
-
-
-def test_a_trouble_that_is_over_counts_no_more(house) -> None:
-    house.routers = Standing(at=NOW, routers=(router(troubles=(Trouble("x", NOW - 900, NOW - 301, 9),)),))
-    assert value(metrics.render(house.look()).decode(), "pybalancer_vrrp_troubles", **VI_E) == 0
-
-
-@given(st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=20))
-def test_names_of_interfaces_and_scripts_come_back_as_they_were(text: str) -> None:
-    one = router(interface=text, terms=(Term(f"script {text}", 1, ""), Term(f"script {text}", 2, "")))
-    process = Process("1", "n", "d", 1, 0.0, workers=1, maxconn=1)
-    out = metrics.render(Snapshot(1.0, process, ZERO, Rate(), (), (), Standing(at=1.0, routers=(one,)))).decode()
-    (found,) = [s for s in samples(out) if s.name == "pybalancer_vrrp_priority_term"]
-    assert (found.labels["intf"], found.labels["term"], found.value) == (text, f"script {text}", 3)
 
 
 def counters(found: Iterable[Sample]) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -238,3 +105,113 @@ def test_it_parses_and_only_grows_while_a_worker_counts(house) -> None:
         done.set()
         worker.join()
     assert before["haproxy_backend_sessions_total", (("proxy", "app"),)] > 5000
+
+
+# What is asked for
+
+
+@pytest.mark.parametrize(
+    ("accept", "is_open"),
+    [
+        ("", False),
+        ("*/*", False),
+        ("text/plain", False),
+        ("application/openmetrics-text", True),
+        ("application/openmetrics-text; version=1.0.0; charset=utf-8", True),
+        ("Application/OpenMetrics-Text;version=0.0.1", True),
+        ('application/openmetrics-text;version="1.0.0"', True),
+        ("application/openmetrics-text;version=2.0.0", False),
+        # Prometheus 2.42, 2.53 and 3
+        ("application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
+         "text/plain;version=0.0.4;q=0.5,*/*;q=0.1", True),
+        ("application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.4,*/*;q=0.2", True),
+        ("text/plain;version=0.0.4;q=0.5,application/openmetrics-text;version=1.0.0;q=0.4", False),
+        ("application/openmetrics-text;q=0", False),
+        ("application/openmetrics-text;q=...", False),
+        (",;q=1,;;;", False),
+    ],
+)  # fmt: skip
+def test_openmetrics_is_for_who_names_it(accept: str, is_open: bool) -> None:
+    assert (metrics.content_type(accept) == metrics.OPEN_METRICS) is is_open
+
+
+@given(st.text(max_size=60))
+def test_any_accept_field_is_answered(accept: str) -> None:
+    assert metrics.content_type(accept) in (metrics.CONTENT_TYPE, metrics.OPEN_METRICS)
+
+
+def test_openmetrics_has_the_same_samples(house) -> None:
+    house.routers = two_routers()
+    text = metrics.render(house.look(), type_=metrics.OPEN_METRICS, tables=tables).decode()
+    assert text.endswith("\n# EOF\n")
+    families = {family.name: family for family in openmetrics(text)}
+    plain = metrics.render(house.look(), tables=tables).decode()
+
+    def lines(text: str) -> list[str]:
+        return [line for line in text.splitlines() if not line.startswith("#")]
+
+    assert lines(text) == lines(plain)
+    assert families["haproxy_server_check_duration_seconds"].unit == "seconds"
+    assert families["haproxy_server_downtime_seconds"].type == "counter"
+    assert families["haproxy_process_failed_resolutions"].type == "unknown", "a counter's samples end in _total"
+    assert families["pybalancer_backend_total_seconds"].type == "histogram"
+
+
+def tables() -> Iterable[tuple[str, int, Iterator[object | None]]]:
+    return [("web", 102400, iter([None, *"abc", None]))]
+
+
+def names(text: bytes) -> set[str]:
+    return {line.split()[2] for line in text.decode().splitlines() if line.startswith("# TYPE")}
+
+
+@pytest.mark.parametrize(
+    ("query", "scopes"),
+    [
+        ("", {"process", "frontend", "backend", "server", "sticktable", "vrrp"}),
+        ("scope=*", {"process", "frontend", "backend", "server", "sticktable", "vrrp"}),
+        ("scope=global", {"process"}),
+        ("scope=frontend&scope=server", {"frontend", "server"}),
+        ("scope=listener", set()),
+        ("scope=sticktable", {"sticktable"}),
+        ("scope=vrrp", {"vrrp"}),
+        ("scope=", set()),
+        ("scope=*&scope=", set()),
+        ("scope=&scope=backend", {"backend"}),
+        ("something=else", {"process", "frontend", "backend", "server", "sticktable", "vrrp"}),
+    ],
+)
+def test_scopes_are_haproxys(house, query: str, scopes: set[str]) -> None:
+    house.routers = two_routers()
+    found = names(metrics.render(house.look(), metrics.Wanted.of(query), tables=tables))
+    of = {name.split("_")[1] for name in found if not name.startswith("keepalived")}
+    assert of == scopes
+    assert any(name.startswith("keepalived") for name in found) == ("vrrp" in scopes)
+
+
+def test_there_are_no_other_scopes() -> None:
+    with pytest.raises(ValueError, match="there are global, frontend, "):
+        metrics.Wanted.of("scope=servers")
+
+
+def test_metrics_can_be_chosen_by_name(house) -> None:
+    def of(query: str) -> set[str]:
+        return names(metrics.render(house.look(), metrics.Wanted.of(query)))
+
+    two = {"haproxy_frontend_status", "haproxy_server_status"}
+    assert of("metrics=haproxy_frontend_status,haproxy_server_status") == two
+    assert of("metrics=haproxy_frontend_status&metrics=haproxy_server_status&scope=server") == {"haproxy_server_status"}
+    assert of("") - of("metrics=-haproxy_server_check_status") == {"haproxy_server_check_status"}
+    assert of("metrics=nothing") == set()
+
+
+def test_servers_in_maintenance_can_be_left_out(house) -> None:
+    house.set("app", "spare", ServerState(Condition.UP, Admin.MAINT, last_change=int(NOW) * US))
+    text = metrics.render(house.look(), metrics.Wanted.of("no-maint=empty")).decode()
+    assert {s.labels["server"] for s in samples(text) if "server" in s.labels} == {"up", "down", "one", "ns"}
+
+
+def test_tables_of_client_addresses_are_sticktables(house) -> None:
+    text = metrics.render(house.look(), tables=tables).decode()
+    assert value(text, "haproxy_sticktable_size", name="web", type="ipv6") == 102400
+    assert value(text, "haproxy_sticktable_used", name="web", type="ipv6") == 3

@@ -70,7 +70,7 @@ def test_the_table_is_haproxys(house) -> None:
     assert [text for text, _ in columns] == [
         "Cur", "Max", "Limit", "Cur", "Max", "Limit", "Cur", "Max", "Limit", "Total", "LbTot", "Last", "In", "Out",
         "Req", "Resp", "Req", "Conn", "Resp", "Retr", "Redis",
-        "Status", "LastChk", "Wght", "Act", "Bck", "Chk", "Dwn", "Dwntme",
+        "Status", "LastChk", "Wght", "Act", "Bck", "Chk", "Dwn", "Dwntme", "Thrtle",
     ]  # fmt: skip
     widths = {len(row) for row in tree.rows[tree.rows.index(heads) + 2 :] if row[0][0] != "Name" and row[0][0] != "Cur"}
     assert widths == {len(columns) + 1}
@@ -78,13 +78,13 @@ def test_the_table_is_haproxys(house) -> None:
 
 def test_a_server_says_all_about_itself(house) -> None:
     tree = read(page.render(house.look(), View("r")))
-    assert tree.row("down")[22:] == ["DOWN 30s", "L4CON in 0ms", "1/1", "Y", "-", "5", "2", "40s"]
+    assert tree.row("down")[22:] == ["DOWN 30s", "L4CON in 0ms", "1/1", "Y", "-", "5", "2", "40s", "-"]
     up = tree.row("up")
     assert up[7:13] == ["5", "6", "-", "5\u202f000", "4\u202f000", "2s"]
     assert up[13:15] == ["9.8 K", "1.9 M"]
     assert up[22:27] == ["UP 1m30s", "L7OK/200 in 3ms", "3/3", "Y", "-"]
     assert tree.row("one")[22:24] == ["UP 1/3 0s", "INI"]
-    assert tree.row("ns")[22:] == ["DRAIN 5s", "", "1/1", "Y", "-", "", "", ""]
+    assert tree.row("ns")[22:] == ["DRAIN 5s", "", "1/1", "Y", "-", "", "", "", "-"]
 
 
 def test_a_frontend_shows_where_it_listens_and_that_it_is_full(house) -> None:
@@ -123,16 +123,16 @@ def test_what_runs_is_in_the_page_and_named_by_its_policy(house) -> None:
 def test_last_events_and_drains(house) -> None:
     recent = (Recent(1, NOW - 5, Level.ALERT, "<b>one</b>"), Recent(2, NOW, Level.NOTICE, "two"))
     drains = (
-        Drain("app", "up", "DRAIN", 65.0, 3, 61.0, 125.0),
+        Drain("app", "up", "DRAIN", 65.0, 3, 61.0, 125.0, 3700.0),
         Drain("app", "down", "MAINT", 5.0, 1, None, None),
         Drain("raw", "one", "weight 0", 5.0, 0, 70.0, 0.0),
     )
     text = page.render(house.look(), View("r", source="/s;live", recent=recent, drains=drains))
     assert text.index("</b> two") < text.index("&lt;b&gt;one")
     tree = read(text)
-    assert tree.row("app/up")[1:] == ["DRAIN", "1m5s", "3", "1m1s", "2m5s"]
-    assert tree.row("app/down")[1:] == ["MAINT", "5s", "1", "-", "?"]
-    assert tree.row("raw/one")[1:] == ["weight 0", "5s", "0", "-", "empty"]
+    assert tree.row("app/up")[1:] == ["DRAIN", "1m5s", "3", "1h1m", "1m1s", "2m5s"]
+    assert tree.row("app/down")[1:] == ["MAINT", "5s", "1", "?", "-", "?"]
+    assert tree.row("raw/one")[1:] == ["weight 0", "5s", "0", "-", "-", "empty"]
 
 
 def test_it_loads_and_runs_nothing(house) -> None:
@@ -222,7 +222,8 @@ def test_virtual_routers_show_where_they_stand_and_why(house) -> None:
         "        ----",
         "         130  effective priority",
     ]
-    assert outer[3:] == ["itself", "192.0.2.200/32, 192.0.2.202/24", "eth0", "51", "VG1", "no master is heard"]
+    assert outer[3:5] == ["itself", "standby BACKUP; 192.0.2.3, priority 100, heard 3m12s ago"]
+    assert outer[5:] == ["192.0.2.200/32, 192.0.2.202/24", "eth0", "51", "VG1", "no master is heard"]
     assert inner[1] == "FAULT 5s released for 30m"
     assert inner[3] == "192.0.2.3, priority 100, every 1s"
     tones = [attrs["class"] for tag, attrs in tree.tags if tag == "tr" and attrs.get("class")]
@@ -269,3 +270,13 @@ def test_nothing_that_came_over_the_network_becomes_markup(house) -> None:
     tree = read(page.render(house.look(), View("r")))
     assert "script" not in {tag for tag, _ in tree.tags}
     assert "details" in {tag for tag, _ in tree.tags}
+
+
+@pytest.mark.parametrize(
+    ("microseconds", "shown"),
+    [(255, "0.26"), (125, "0.13"), (200, "0.2"), (1000, "1"), (9960, "10"), (10500, "11"), (11500, "12"), (0, "0")],
+)
+def test_times_are_rounded_as_the_pages_script_does_it(house, microseconds: int, shown: str) -> None:
+    house.count("server", "app", "up", ttime_max=microseconds)
+    (up, *_) = re.findall('total [0-9.]+/([0-9.]+)"', page.render(house.look(), View("r")))
+    assert up == shown

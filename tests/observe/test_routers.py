@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from balancer.observe.routers import chosen, is_stale, master, sum_lines, table, why
+from balancer.observe.routers import chosen, is_stale, master, other, sum_lines, table, why
 from balancer.pool.routers import PeerFacts, Standing, Term, Trouble
 from tests.observe.conftest import NOW, router, two_routers
 
@@ -18,6 +18,7 @@ def test_why_is_a_sum_and_what_is_behind_it() -> None:
         "         -20  backend web: 2 of 3 servers up here, 3 of 3 at 10.9.0.3 (weight -60)\n"
         "        ----\n"
         "         130  effective priority\n"
+        "      others  standby BACKUP; 192.0.2.3, priority 100, heard 3m12s ago\n"
         "  sync group  VG1\n"
         "     trouble  192.0.2.9 is master too (3 times, first 5m ago, last 2s ago)\n"
         "VI_I  FAULT since 5s: eth1 is down\n"
@@ -26,6 +27,7 @@ def test_why_is_a_sum_and_what_is_behind_it() -> None:
         "        ----\n"
         "         150  effective priority\n"
         "      master  192.0.2.3, priority 100, every 1s\n"
+        "      others  none was heard\n"
         "    released  by hand for another 30m\n"
         "      script  ping: bad, exit status 1\n"
         "      script  new: not known yet, not run yet\n"
@@ -113,3 +115,12 @@ def test_whoever_has_stopped_has_said_its_last() -> None:
     assert not is_stale(Standing(at=NOW, routers=(stopped, stopped)), NOW + 100)
     assert is_stale(Standing(at=NOW, routers=(stopped, router())), NOW + 100)
     assert not is_stale(Standing(at=NOW, routers=(router(),)), NOW - 100), "the clock was set back"
+
+
+def test_what_is_known_of_the_others() -> None:
+    standing = two_routers()
+    silent = replace(standing, peers=(replace(standing.peers[0], is_alive=False),))
+    assert other(router(), silent, NOW).startswith("standby is silent; 192.0.2.3, priority 100")
+    leaving = router(heard_priority=0, heard=NOW - 3)
+    assert other(leaving, replace(standing, peers=()), NOW) == "192.0.2.3, leaving (priority 0), heard 3s ago"
+    assert other(router(heard=None), replace(standing, peers=()), NOW) == "none was heard"

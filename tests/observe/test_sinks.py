@@ -1,24 +1,29 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
+import re
 import socket
 import threading
+import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from balancer.config import model
+from balancer.config.logs import Log
 from balancer.errors import StartError
 from balancer.observe import sinks
-from balancer.observe.sinks import Level, Message, Sink, open_sink
+from balancer.observe.sinks import Level, Message, Sink, open_sink, prepare
+from balancer.pool.records import HttpRecord
 
 NOW = 1_795_342_271.0
 
 
 def sink(target: str, *, stdout: int = 1, devlog: str = "/dev/null/none", facility: str = "local0") -> Sink:
-    config = model.Log.model_validate({"target": target, "facility": facility})
+    config = Log.model_validate({"target": target, "facility": facility})
     return open_sink(config, lambda: NOW, stdout=stdout, devlog=devlog)
 
 
@@ -55,6 +60,21 @@ def drain(fd: int) -> bytes:
     except BlockingIOError:
         pass
     return got
+
+
+@pytest.mark.parametrize("target", ["stdout", "FOLDER/log", "/dev/null", "udp://127.0.0.1:9", "tcp://127.0.0.1:9"])
+def test_nothing_of_one_that_is_closed_waits_for_a_collector(target: str, tmp_path: Path) -> None:
+    """Each reload makes new ones, in a process that has frozen the old."""
+    gc.disable()
+    try:
+        it = sink(target.replace("FOLDER", str(tmp_path)))
+        gone = weakref.ref(it)
+        it.send(messages(2))
+        it.close()
+        del it
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 # Pipes and files
@@ -317,4 +337,302 @@ def test_none_takes_and_forgets() -> None:
     out = sink("none")
     assert out.send(messages(7)) == 7
     assert out.lost == 0
+    out.close()
+
+
+# Headers, and journald
+
+HTTP = HttpRecord(
+    client="10.0.1.2", client_port=33317, began=NOW, frontend="http-in", backend="static", server="srv1",
+    tr_request=10, tw=0, tc=30, tr_response=69, ta=109, status=200, bytes_read=2750, termination="--VN",
+    actconn=4, feconn=3, beconn=2, srvconn=1, retries=0, redispatched=False, srv_queue=0, backend_queue=0,
+    request_line=b"GET /\xff\n HTTP/1.1",
+)  # fmt: skip
+
+
+def test_the_newer_syslog_header_is_rfc_5424s(local: tuple[socket.socket, str], monkeypatch) -> None:
+    sock, path = local
+    monkeypatch.setattr(socket, "gethostname", lambda: "lb 1\n")
+    out = open_sink(Log(target="syslog", header="rfc5424"), lambda: NOW + 0.25, devlog=path)
+    out.send([Message(Level.NOTICE, "one")])
+    expected = f"<133>1 2026-11-22T10:11:11.250Z lb1 pybalancer {os.getpid()} - - one"
+    assert sock.recv(9000).decode() == expected
+    out.close()
+
+
+def test_a_message_is_cut_where_it_is_asked_to_be(local: tuple[socket.socket, str]) -> None:
+    sock, path = local
+    out = open_sink(Log(target=f"unix:{path}", len=100), lambda: NOW)
+    out.send([Message(Level.INFO, "x" * 200)])
+    assert len(sock.recv(9000)) == 100
+    out.close()
+    # JSON that is cut is none.
+    out = open_sink(Log(target=f"unix:{path}", len=100, format="json"), lambda: NOW)
+    out.send([Message(Level.INFO, "x" * 200)])
+    assert len(sock.recv(9000)) > 200
+    out.close()
+
+
+def test_journald_gets_the_fields_of_a_record(local: tuple[socket.socket, str]) -> None:
+    sock, path = local
+    out = open_sink(Log(target="journald", facility="daemon"), lambda: NOW, journal=path)
+    out.send([Message(Level.INFO, "a line", HTTP), Message(Level.ALERT, "b has no server")])
+    first, second = (sock.recv(9000).decode().splitlines() for _ in range(2))
+    fields = dict(line.split("=", 1) for line in first)
+    assert fields["MESSAGE"] == "a line"
+    assert (fields["PRIORITY"], fields["SYSLOG_FACILITY"]) == ("6", "3")
+    assert (fields["SYSLOG_IDENTIFIER"], fields["SYSLOG_PID"]) == ("pybalancer", str(os.getpid()))
+    assert fields["PYBALANCER_TYPE"] == "http"
+    assert (fields["PYBALANCER_STATUS"], fields["PYBALANCER_TERMINATION"]) == ("200", "--VN")
+    assert fields["PYBALANCER_BEGAN"] == "2026-11-22T10:11:11.000Z"
+    assert fields["PYBALANCER_REQUEST_LINE"] == "GET /#FF#0A HTTP/1.1"
+    assert "PYBALANCER_WHY" not in fields
+    # systemd.journal-fields(7): capital letters, digits and underscores.
+    assert all(re.fullmatch("[A-Z][A-Z0-9_]{0,63}", name) for name in fields)
+    assert second[:2] == ["MESSAGE=b has no server", "PRIORITY=1"]
+    out.close()
+
+
+# A connection
+
+
+def frames(data: bytes) -> list[bytes]:
+    """RFC 6587 section 3.4.1."""
+    found = []
+    while data:
+        size, _, data = data.partition(b" ")
+        found.append(data[: int(size)])
+        data = data[int(size) :]
+    return found
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock()
+
+
+def connection(port: int, clock: Clock) -> Sink:
+    encode = sinks._syslog(Log(target="tcp://x:1"), lambda: NOW)
+    return sinks._Connection(socket.AF_INET, ("127.0.0.1", port), encode, clock)
+
+
+def until_sent(out: Sink, batch: list[Message], clock: Clock) -> None:
+    deadline = time.monotonic() + 5
+    while batch:
+        batch = batch[out.send(batch) :]
+        clock.now += 20
+        assert time.monotonic() < deadline
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_messages_have_their_length_before_them(family: int, clock: Clock) -> None:
+    host = "127.0.0.1" if family == socket.AF_INET else "::1"
+    with socket.create_server((host, 0), family=family) as server:
+        server.settimeout(5)
+        name = f"[{host}]" if ":" in host else host
+        out = open_sink(Log(target=f"tcp://{name}:{server.getsockname()[1]}"), lambda: NOW)
+        until_sent(out, [*messages(40), Message(Level.ERR, "tw\u00f6\nlines")], clock)
+        peer, _ = server.accept()
+        with peer:
+            out.close()
+            found = frames(b"".join(iter(lambda: peer.recv(65536), b"")))
+    assert [each.rpartition(b" - - ")[2] for each in found[:-1]] == [b"hello %d" % i for i in range(40)]
+    assert found[0].startswith(b"<134>1 2026-11-22T10:11:11.000Z ")
+    assert found[-1].startswith(b"<131>1 ") and found[-1].endswith("tw\u00f6\nlines".encode())
+    assert out.lost == 0
+
+
+def test_messages_wait_for_a_receiver_that_is_away(clock: Clock) -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        out = connection(server.getsockname()[1], clock)
+        for _ in range(3):
+            assert out.send(messages(3)) == 0
+            clock.now += 20
+        server.listen()
+        server.settimeout(5)
+        until_sent(out, messages(3), clock)
+        peer, _ = server.accept()
+        with peer:
+            assert len(frames(peer.recv(65536))) == 3
+        # It restarts: what comes now is for the next one.
+        clock.now += 20
+        until_sent(out, messages(2), clock)
+        peer, _ = server.accept()
+        with peer:
+            assert len(frames(peer.recv(65536))) == 2
+    assert out.lost == 0
+    out.close()
+
+
+def test_a_receiver_that_reads_nothing_stops_nobody(clock: Clock) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        out = connection(server.getsockname()[1], clock)
+        until_sent(out, messages(1), clock)
+        peer, _ = server.accept()
+        sent = 1
+        with peer:
+            batch = messages(100, "z" * 1000)
+            while (done := out.send(batch)) == 100:
+                sent += done
+                assert sent < 100_000
+            sent += done
+            assert out.send(batch) == 0
+            assert out.lost == 0
+            # And goes away with that.
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        out.send(batch)
+        assert 0 < out.lost <= 32
+        out.close()
+
+
+# A file
+
+PLAIN = sinks._written(Log(), lambda: NOW)
+
+
+def test_lines_of_a_file_may_begin_as_syslogs_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "lb1")
+    for header, begin in (
+        ("rfc3164", f"Nov 22 10:11:11 lb1 pybalancer[{os.getpid()}]: "),
+        ("rfc5424", f"2026-11-22T10:11:11.000Z lb1 pybalancer {os.getpid()} - - "),
+    ):
+        path = tmp_path / header
+        out = open_sink(Log.model_validate({"target": str(path), "header": header}), lambda: NOW)
+        assert out.send(messages(1)) == 1
+        assert path.read_text() == f"{begin}hello 0\n"
+        out.close()
+
+
+def test_a_file_that_is_rotated_away_is_made_anew(tmp_path: Path) -> None:
+    clock = Clock()
+    path = tmp_path / "web.log"
+    out = sinks._File(str(path), PLAIN, now=clock)
+    assert out.send(messages(2)) == 2
+    path.rename(tmp_path / "web.log.1")
+    assert out.send([Message(Level.INFO, "still the old one")]) == 1
+    clock.now += 1
+    assert out.send([Message(Level.INFO, "new")]) == 1
+    assert (tmp_path / "web.log.1").read_text() == "hello 0\nhello 1\nstill the old one\n"
+    assert path.read_text() == "new\n"
+    assert path.stat().st_mode & 0o777 == 0o640
+    path.unlink()
+    clock.now += 1
+    out.send([Message(Level.INFO, "newer")])
+    assert path.read_text() == "newer\n"
+    assert out.lost == 0
+    out.close()
+
+
+def test_a_file_that_cannot_be_opened_costs_only_the_lines(tmp_path: Path) -> None:
+    clock = Clock()
+    path = tmp_path / "gone" / "web.log"
+    out = sinks._File(str(path), PLAIN, now=clock)
+    assert out.send(messages(3)) == 3
+    assert out.lost == 3
+    path.parent.mkdir()
+    clock.now += 1
+    assert out.send(messages(2)) == 2
+    assert (out.lost, len(path.read_text().splitlines())) == (3, 2)
+    out.close()
+
+
+def test_a_fifo_without_a_reader_stops_nobody(tmp_path: Path) -> None:
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    out = sinks._File(str(path), PLAIN)
+    assert out.send(messages(3)) == 3
+    assert out.lost == 3
+    out.close()
+
+
+def test_files_are_made_before_rights_are_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "web.log"
+    prepare([Log(target=str(path)), Log(target="stdout")], (os.getuid(), os.getgid()))
+    assert path.stat().st_mode & 0o777 == 0o640
+    with pytest.raises(StartError, match=r"^log target /.*/no/web.log: No such file or directory$"):
+        prepare([Log(target=str(tmp_path / "no" / "web.log"))], None)
+    with pytest.raises(StartError, match="Is a directory"):
+        prepare([Log(target=str(tmp_path))], None)
+
+
+def test_a_symbolic_link_is_not_followed(tmp_path: Path) -> None:
+    clock = Clock()
+    path, other = tmp_path / "web.log", tmp_path / "other"
+    out = sinks._File(str(path), PLAIN, now=clock)
+    assert out.send(messages(1)) == 1
+    files = sinks.Files([Log(target=str(path))], (os.getuid(), os.getgid()), now=clock)
+    path.rename(tmp_path / "web.log.1")
+    path.symlink_to(other)
+    clock.now += 1
+    files.look()
+    assert out.send([Message(Level.INFO, "to the old one")]) == 1
+    assert (tmp_path / "web.log.1").read_text() == "hello 0\nto the old one\n"
+    assert not other.exists()
+    with pytest.raises(StartError, match=r"web\.log: a symbolic link is not followed; name the file itself"):
+        prepare([Log(target=str(path))], None)
+    assert not other.exists()
+    assert out.lost == 0
+    out.close()
+
+
+def test_missing_files_are_made_without_a_line(tmp_path: Path) -> None:
+    clock = Clock()
+    path = tmp_path / "web.log"
+    files = sinks.Files([Log(target=str(path)), Log(target="stdout")], now=clock)
+    assert path.read_bytes() == b""
+    path.rename(tmp_path / "web.log.1")
+    files.look()
+    assert not path.exists()
+    assert files.due == clock.now + 1
+    clock.now = files.due
+    files.look()
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert sinks.Files([Log(target="stdout")], now=clock).due == float("inf")
+    # There is nowhere to make it.
+    sinks.Files([Log(target=str(tmp_path / "no" / "web.log"))], now=clock)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="gives files away")
+def test_only_what_was_made_here_is_given_away(tmp_path: Path) -> None:
+    clock = Clock()
+    path, other = tmp_path / "web.log", tmp_path / "of-root"
+    prepare([Log(target=str(path))], (4711, 4712))
+    files = sinks.Files([Log(target=str(path))], now=clock)
+    out = sinks._File(str(path), PLAIN, now=clock)
+    assert out.send(messages(1)) == 1
+    path.unlink()
+    clock.now += 1
+    files.look()
+    assert (path.stat().st_uid, path.stat().st_gid) == (4711, 4712)
+    # Another name of an empty file, in place of ours.
+    other.touch()
+    path.unlink()
+    path.hardlink_to(other)
+    clock.now += 1
+    files.look()
+    assert out.send(messages(1)) == 1
+    prepare([Log(target=str(path))], (4711, 4712))
+    assert other.stat().st_uid == 0
+    out.close()
+
+
+def test_a_file_that_nobody_can_make_again_costs_the_lines(tmp_path: Path) -> None:
+    clock = Clock()
+    path = tmp_path / "logs" / "web.log"
+    path.parent.mkdir()
+    out = sinks._File(str(path), PLAIN, now=clock)
+    assert out.send(messages(1)) == 1
+    path.unlink()
+    path.parent.rmdir()
+    clock.now += 1
+    assert out.send(messages(2)) == 2
+    assert out.lost == 2
     out.close()

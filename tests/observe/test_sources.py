@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -67,3 +68,50 @@ def test_no_such_table(desk: Desk) -> None:
     assert say(desk, "nosuch") == "[3]: No such table: 'nosuch'; there are web, empty.\n"
     assert "no frontend has `limits`" in say(Desk(now=lambda: 0.0), "web")
     assert say(Desk(now=lambda: 0.0)) == ""
+
+
+def clear(desk: Desk, *words: str, level: Level = Level.OPERATOR) -> str:
+    return asyncio.run(obey(["clear", "table", *words], Session(level), desk))
+
+
+def test_what_is_cleared_is_forgotten_but_for_connections(desk: Desk) -> None:
+    said: list[str] = []
+    desk = replace(desk, note=said.append)
+    assert clear(desk, "web", "key", "192.0.2.7") == ""
+    assert say(desk, "web", "key", "2001::99").endswith("http_err_rate(7200000)=1\n")
+    assert "key=192.0.2.7 use=2" in say(desk, "web")
+    assert "conn_cur=2 conn_rate(3600000)=0 http_err_rate(7200000)=0" in say(desk, "web", "key", "192.0.2.7")
+    assert clear(desk, "web") == ""
+    assert re.findall(r"key=(\S+)", say(desk, "web")) == ["192.0.2.7"]
+    assert clear(desk, "web", "data.conn_cur", "gt", "9") == clear(desk, "empty") == ""
+    assert said == [
+        "the runtime socket: clear table web key 192.0.2.7: 1 forgotten",
+        "the runtime socket: clear table web: 2 forgotten",
+        "the runtime socket: clear table web data.conn_cur gt 9: 0 forgotten",
+        "the runtime socket: clear table empty: 0 forgotten",
+    ]
+
+
+def test_nothing_is_cleared_by_mistake(desk: Desk) -> None:
+    before = say(desk, "web")
+    assert clear(desk) == "'clear table' wants the name of a table, and maybe a filter.\n"
+    assert clear(desk, "nosuch").startswith("No such table: 'nosuch'; there are web, empty.")
+    assert clear(desk, "web", "key").startswith("A filter is ")
+    assert clear(desk, "web", "key", "\xff\0").endswith("is no address.\n")
+    assert clear(desk, "web", level=Level.USER) == "Permission denied\n"
+    assert re.sub("exp=[0-9]+", "", say(desk, "web")) == re.sub("exp=[0-9]+", "", before)
+
+
+def test_a_worker_that_counts_meanwhile_does_not_undo_it(desk: Desk) -> None:
+    """It has read a number before it was forgotten, and writes it after that."""
+    (block, _) = desk.tables["web"]
+    stale = bytes(block.octets)
+
+    async def main() -> None:
+        doing = asyncio.create_task(obey(["clear", "table", "web"], Session(Level.OPERATOR), desk))
+        await asyncio.sleep(0.001)
+        block.octets[:] = stale
+        assert await doing == ""
+
+    asyncio.run(main())
+    assert "conn_rate(3600000)=0" in say(desk, "web", "key", "192.0.2.7")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from balancer.observe import steering
 from balancer.observe.steering import Change, SteeringError
 from balancer.pool.orders import Admin, Condition, ServerState
-from tests.observe.conftest import House, config
+from tests.observe.conftest import NOW, House, config
 
 UP = {"backend": "app", "server": "up"}
 ONLY_STATES = "'set server <srv> state' expects 'ready', 'drain' and 'maint'."
@@ -40,6 +40,15 @@ RANGE = "Absolute weight can only be between 0 and 256 inclusive."
 )
 def test_what_is_asked_for_is_understood(house: House, line: str, change: Change) -> None:
     assert steering.parse(line.split(), house.look()) == change
+
+
+def test_a_change_may_have_a_reason_and_an_end(house: House) -> None:
+    change = steering.parse(
+        ["set", "server", "app/up", "state", "drain", "for", "2h", "why", "new", "disk"], house.look()
+    )
+    assert change == Change(**UP, admin=Admin.DRAIN, why="new disk", until=NOW + 7200)
+    with pytest.raises(SteeringError, match="'for' wants a duration"):
+        steering.parse(["set", "weight", "app/up", "5", "for", "ever"], house.look())
 
 
 def test_to_enable_ends_maintenance_and_no_drain(house: House) -> None:

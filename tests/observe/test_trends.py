@@ -60,3 +60,13 @@ def test_maintenance_and_weight_0_are_shown_while_there_are_sessions(house, tren
         ("one", "weight 0", None),
         ("ns", "MAINT", None),
     ]
+
+
+def test_the_oldest_is_as_old_as_it_is_told(house, trends) -> None:
+    house.set("app", "up", DRAIN)
+    feed(trends, house, NOW)
+    began = {("app", "up"): NOW - 600, ("raw", "one"): NOW}
+    (drain, _) = trends.drains(house.sums(), list(house.board), NOW + 1, began)
+    assert (drain.server, drain.oldest) == ("up", 601.0)
+    house.count("server", "app", "up", scur=0)
+    assert trends.drains(house.sums(), list(house.board), NOW + 2, began)[0].oldest is None, "nothing is left"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gzip
 import logging
 import re
 import socket
@@ -12,12 +13,14 @@ import aiohttp
 import pytest
 import uvloop
 from passlib.hash import sha256_crypt
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from balancer.config import model
 from balancer.observe import live as live_module
 from balancer.observe import web as web_module
 from balancer.observe.live import Live
+from balancer.observe.metrics import Tables
 from balancer.observe.snapshot import Snapshot
 from balancer.observe.steering import Change, Steering
 from balancer.observe.trends import Trends
@@ -51,13 +54,14 @@ def serve(
     *,
     steer: Steering | None = None,
     live: Live | None = None,
+    tables: Tables = tuple,
     **more: object,
 ) -> None:
     """Run a Web on loopback and let `talk` speak to its port."""
 
     async def run() -> None:
         with listening() as sock:
-            web = Web(config(**more), snapshot, steer=steer, secret=b"s" * 16, live=live)
+            web = Web(config(**more), snapshot, steer=steer, secret=b"s" * 16, live=live, tables=tables)
             await web.start([sock])
             try:
                 async with asyncio.timeout(30):
@@ -240,6 +244,37 @@ def test_other_places_and_methods(house) -> None:
     serve(house.look, talk)
 
 
+def test_metrics_are_in_the_format_and_of_the_scope_asked_for(house) -> None:
+    async def talk(port: int) -> None:
+        async def metrics(query: str = "", **fields: str) -> tuple[int, object, bytes]:
+            lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in fields.items())
+            answer = await exchange(port, f"GET /metrics{query} HTTP/1.1\r\nHost: x\r\n{lines}\r\n".encode())
+            head, _, body = answer.partition(b"\r\n\r\n")
+            chunks = b""
+            while b"chunked" in head and (size := int(body.partition(b"\r\n")[0] or b"0", 16)):
+                start = body.index(b"\r\n") + 2
+                chunks, body = chunks + body[start : start + size], body[start + size + 2 :]
+            return int(head.split()[1]), head.lower(), chunks
+
+        status, head, text = await metrics(Accept="application/openmetrics-text;version=1.0.0,text/plain;q=0.5")
+        assert status == 200 and b"content-type: application/openmetrics-text; version=1.0.0" in head
+        assert b"vary: accept, accept-encoding" in head
+        assert list(openmetrics(text.decode()))
+        _, head, plain = await metrics()
+        assert b"text/plain; version=0.0.4" in head and b"content-encoding" not in head
+        _, head, body = await metrics(Accept_Encoding="deflate, gzip")
+        assert b"content-encoding: gzip" in head and len(body) < len(plain) / 5
+        assert gzip.decompress(body) == plain
+        _, _, text = await metrics("?scope=frontend&no-maint")
+        assert text.count(b"# TYPE haproxy_frontend") == text.count(b"# TYPE haproxy") == text.count(b"# TYPE") - 3
+        assert b'haproxy_sticktable_used{name="web",type="ipv6"} 2\n' in (await metrics("?scope=sticktable"))[2]
+        assert (await metrics("?scope="))[::2] == (200, b"")
+        assert (await metrics("?scope=nonsense"))[0] == 400
+        assert (await metrics("?" + "&".join(["scope=*"] * 100)))[0] == 400
+
+    serve(house.look, talk, users={}, tables=lambda: [("web", 100, iter([None, "a", "b"]))])
+
+
 def test_metrics_can_be_off_and_the_page_at_the_root(house) -> None:
     async def talk(port: int) -> None:
         assert (await ask(port, "/"))[0] == 200
@@ -381,7 +416,7 @@ def test_who_does_not_read_is_cut_off_and_holds_nobody_up(house, monkeypatch: py
             while await asyncio.get_running_loop().sock_recv(sock, 65536):
                 pass
 
-    def endless(snapshot: Snapshot):
+    def endless(snapshot: Snapshot, *_: object, **__: object):
         while True:
             yield "x" * 100_000
 
@@ -392,7 +427,7 @@ def test_who_does_not_read_is_cut_off_and_holds_nobody_up(house, monkeypatch: py
 def test_an_answer_that_breaks_off_is_not_taken_for_whole(
     house, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(snapshot: Snapshot):
+    def broken(snapshot: Snapshot, *_: object, **__: object):
         yield "haproxy_up 1\n"
         raise ValueError("half way")
 
@@ -411,7 +446,7 @@ def test_a_client_that_leaves_is_no_error(
 ) -> None:
     ended = asyncio.Event()
 
-    def endless(snapshot: Snapshot):
+    def endless(snapshot: Snapshot, *_: object, **__: object):
         try:
             while True:
                 yield "x" * 100_000
@@ -434,7 +469,7 @@ def test_a_client_that_leaves_is_no_error(
 def test_a_long_answer_leaves_others_their_turn(house, monkeypatch: pytest.MonkeyPatch) -> None:
     turns = 0
 
-    def pieces(snapshot: Snapshot):
+    def pieces(snapshot: Snapshot, *_: object, **__: object):
         for _ in range(200):
             yield "x"
 
@@ -484,7 +519,7 @@ def test_it_serves_on_all_its_sockets_and_leaves_them_open(house, tmp_path: Path
 
 
 def test_stop_ends_answers_that_never_end(house, monkeypatch: pytest.MonkeyPatch) -> None:
-    def endless(snapshot: Snapshot):
+    def endless(snapshot: Snapshot, *_: object, **__: object):
         while True:
             yield "x" * 100_000
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 from itertools import pairwise
 
 import pytest
@@ -61,6 +62,12 @@ def test_rows_neither_overlap_nor_leave_the_block(layout):
     ends = [*layout.offsets[1:], layout.size]
     for entity, start, end in zip(layout.rows, layout.offsets, ends, strict=True):
         assert end - start == row + (histograms if entity.kind == "backend" else 0)
+
+
+def test_a_reload_takes_it_from_the_process_that_has_made_it():
+    assert LAYOUT.places
+    again = pickle.loads(pickle.dumps(LAYOUT))
+    assert again == LAYOUT and again.places == LAYOUT.places
 
 
 def test_rows_are_aligned_so_that_no_number_is_read_half_written():

@@ -18,6 +18,9 @@ STATES = st.builds(
     st.booleans(),
     NUMBER,
     st.integers(1, 100),
+    st.binary(min_size=16, max_size=16),
+    st.integers(0, 65535),
+    st.booleans(),
 )
 
 
@@ -60,6 +63,13 @@ def test_a_board_has_a_row_for_every_server_and_no_more():
         worker[5000]
 
 
+def test_whatever_stands_there_is_read():
+    """The supervisor reads what control writes, who may be anybody."""
+    assert len(list(Board(memoryview(bytearray(b"\xff" * Board.size(2)))))) == 2
+    state = Board(memoryview(bytearray(b"\x77" * Board.size(1))))[0]
+    assert (state.condition, state.admin) == (Condition.UNKNOWN, Admin.READY)
+
+
 def test_without_servers_there_is_still_memory_to_share():
     assert Board.size(0) > 0
 
@@ -94,3 +104,14 @@ def test_who_gets_which_clients(condition, admin, weight):
         ready and condition is Condition.UNKNOWN,
         condition in (Condition.UP, Condition.UNKNOWN) and admin in (Admin.READY, Admin.DRAIN),
     )
+
+
+@given(st.ip_addresses(), st.integers(1, 65535))
+def test_a_server_is_where_its_name_was_resolved_to(address, port):
+    state = ServerState(weight=5).at(str(address), port)
+    control, worker = board(1)
+    control[0] = state
+    assert worker[0].port == port
+    mapped = getattr(address, "ipv4_mapped", None)
+    assert worker[0].host == ("" if address.packed == bytes(16) else str(mapped or address))
+    assert worker[0]._replace(octets=bytes(16), port=0) == ServerState(weight=5)

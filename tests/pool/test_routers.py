@@ -41,6 +41,9 @@ routers = st.builds(
     master=texts,
     master_priority=numbers,
     interval=times,
+    heard_from=texts,
+    heard_priority=numbers,
+    heard=st.none() | times,
     group=texts,
     released_until=st.none() | times,
     terms=st.lists(st.builds(Term, texts, numbers, texts, st.booleans()), max_size=3).map(tuple),
@@ -71,7 +74,7 @@ def router() -> RouterFacts:
     return RouterFacts(
         name="VI", interface="eth0", vrid=51, version=2, state="MASTER", since=1.0, why="no master is heard",
         base_priority=150, priority=130, addresses=("192.0.2.200/32",) * 20, source="192.0.2.1", master="",
-        master_priority=0, interval=1.0, group="", released_until=None,
+        master_priority=0, interval=1.0, heard_from="", heard_priority=0, heard=None, group="", released_until=None,
         terms=tuple(Term("backend web", -1, "x" * 50) for _ in range(50)),
         troubles=tuple(Trouble("y" * 50, 1.0, 2.0, 3) for _ in range(50)),
     )  # fmt: skip

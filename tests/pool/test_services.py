@@ -18,7 +18,7 @@ def test_what_is_told_is_what_is_heard(listing):
     assert decode(encode(listing)) == listing
 
 
-@pytest.mark.parametrize("octets", [b"", b"{}", b"[]", b"[1, 2, 3]", b"[[[]], 1, \"\"]", b"[[[1]], 1, \"\"]", b"\xff"])
+@pytest.mark.parametrize("octets", [b"", b"{}", b"[]", b"[1, 2, 3]", b'[[[]], 1, ""]', b'[[[1]], 1, ""]', b"\xff"])
 def test_what_is_no_list_is_refused(octets):
     with pytest.raises(ValueError):
         decode(octets)

@@ -81,9 +81,13 @@ def test_where_there_are_too_many_out_nothing_unused_is_kept(limit):
     limit.settle()
     it.tidy(3)
     assert it.limit == 3
+    assert it.is_wanted, "what becomes free from now on is given back before anybody has it"
+    for used in (2, 1):
+        assert it.yield_unused(used, since=1) and it.limit == used
     for _ in range(3):
         limit.settle()
-    assert limit.free == 2
+    assert limit.free == 4
+    assert not it.yield_unused(1, since=0) and not it.is_wanted
 
 
 def test_how_many_at_a_time():

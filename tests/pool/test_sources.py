@@ -29,7 +29,7 @@ def listed(*of: Table, now: float) -> dict[str, Row]:
     blocks = [Block.__new__(Block) for _ in of]
     for block, table in zip(blocks, of, strict=True):
         block.geometry, block.octets = table.geometry, table._octets
-    found = [row for row in rows(blocks, now) if row is not None]
+    found = [each[0] for each in rows(blocks, now) if each is not None]
     assert len({row.source for row in found}) == len(found)
     return {row.source: row for row in found}
 

@@ -15,9 +15,9 @@ from balancer.algorithms import registry
 from balancer.config import model
 from balancer.pool.facts import Counters
 from balancer.pool.orders import Admin, Condition, ServerState
-from balancer.pool.places import Limit, Places
+from balancer.pool.places import Limit, PacedPlaces, Places
 from balancer.pool.server import Server
-from balancer.pool.waiting import LimitedBackend, Room, described
+from balancer.pool.waiting import LimitedBackend, PacedBackend, Room, described
 
 SLOTS = 4
 
@@ -64,9 +64,10 @@ class Worker:
             Server("web", name, server, Counters(), index)
             for index, (name, server) in enumerate(config.servers.items())
         ]
+        kind = PacedPlaces if config.is_paced else Places
         rooms = {
             server: Room(
-                Places(house.limits[server.name], slot),
+                kind(house.limits[server.name], slot),
                 Places(house.seats[server.name], slot) if server.name in house.seats else None,
             )
             for server in self.servers
@@ -74,7 +75,8 @@ class Worker:
         }
         for server in self.servers:
             server.apply(ServerState(Condition.UP))
-        self.backend = LimitedBackend(
+        more = {"fullconn": config.fullconn or 1} if config.is_paced else {}
+        self.backend = (PacedBackend if config.is_paced else LimitedBackend)(
             "web",
             config,
             servers=self.servers,
@@ -83,6 +85,7 @@ class Worker:
             touched=[],
             bell=Places(house.line, slot),
             rooms=rooms,
+            **more,
         )
 
     def ask(self, *, server=None, key=b"", **how):
@@ -501,3 +504,96 @@ class Traffic(RuleBasedStateMachine):
 
 Traffic.TestCase.settings = settings(max_examples=120, stateful_step_count=30, deadline=None)
 TestTraffic = Traffic.TestCase
+
+
+def test_what_a_server_is_given_rises_with_what_there_is_to_do(house):
+    """HAProxy's minconn and fullconn."""
+    it = house({"a": {"maxconn": 10, "minconn": 2}}, workers=1, fullconn=20)
+    (worker,) = it.workers
+    (server,) = worker.servers
+    errands = []
+    for number in range(1, 31):
+        errands.append(worker.ask())
+        assert server.counters.scur == min(number, max(2, number * 10 // 20) if number < 20 else 10)
+        assert worker.backend.waiting == number - server.counters.scur
+    served = []
+    while len(served) < 30:
+        (*_, last) = [errand for errand in errands if errand.server is not None and errand not in served]
+        worker.finish(last, keep=True)
+        served.append(last)
+        left = 30 - len(served)
+        assert server.counters.scur <= (max(2, left * 10 // 20) if left < 20 else 10)
+        assert left == 0 or server.counters.scur > 0
+    worker.backend.tidy()
+    assert it.limits["a"].held <= 2
+    server.idle.clear()
+    worker.backend.tidy()
+    assert it.limits["a"].held == 0
+
+
+def test_what_there_is_to_do_is_that_of_all_workers(house):
+    it = house({"a": {"maxconn": 4, "minconn": 1}, "b": {"maxconn": 4, "minconn": 1}}, fullconn=8)
+    one, two = it.workers
+    errands = [one.ask(server=0) for _ in range(3)]
+    assert names(errands) == ["a", None, None]
+    # They wait for a alone, and that is given more as b has more to do.
+    others = [two.ask(server=1) for _ in range(5)]
+    it.look()
+    assert one.servers[0].counters.scur == 3
+    assert two.servers[1].counters.scur == 4
+    for errand in (*errands, others[0]):
+        errand.worker.finish(errand)
+    it.look()
+    # Of four that are left it is given two, and has three.
+    assert names(others) == ["b", "b", "b", "b", None]
+    for errand in others[1:4]:
+        errand.worker.finish(errand)
+    assert others[4].server
+
+
+def test_a_server_that_warms_up_is_given_a_part_of_its_maxconn(house):
+    it = house({"a": {"maxconn": 20, "slowstart": "10s"}}, workers=1)
+    (worker,) = it.workers
+    it.become(0, throttle=1)
+    errands = [worker.ask() for _ in range(30)]
+    for throttle, most in ((1, 1), (10, 2), (55, 11), (100, 20)):
+        it.become(0, throttle=throttle)
+        assert worker.servers[0].counters.scur == most
+    assert sum(errand.server is None for errand in errands) == 10
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_nobody_waits_for_ever_and_none_is_given_too_much(house, seed):
+    dice = Random(seed)
+    it = house(
+        {"a": {"maxconn": 3, "minconn": 1}, "b": {"maxconn": 9, "minconn": 2}, "c": {"maxconn": 2}},
+        workers=3, balance=dice.choice(["roundrobin", "leastconn"]), fullconn=dice.choice([1, 10, 60]),
+    )  # fmt: skip
+    going = []
+    for step in range(900):
+        if step < 700 and dice.random() < (0.75 if step % 200 < 60 else 0.45):
+            server = dice.choice([None, None, None, 0, 1])
+            going.append(dice.choice(it.workers).ask(server=server))
+        served = [errand for errand in going if errand.server is not None]
+        if served and dice.random() < 0.6:
+            errand = dice.choice(served)
+            going.remove(errand)
+            errand.worker.finish(errand, keep=dice.random() < 0.5)
+        if dice.random() < 0.3:
+            it.look(is_patient=dice.random() < 0.5)
+        if step % 20 == 0:
+            for worker in it.workers:
+                worker.backend.tidy()
+        for index, most in enumerate((3, 9, 2)):
+            assert sum(worker.servers[index].counters.scur for worker in it.workers) <= most
+            assert it.limits["abc"[index]].held <= most
+    while going:
+        it.look(is_patient=False)
+        served = [errand for errand in going if errand.server is not None]
+        assert served
+        for errand in served:
+            going.remove(errand)
+            errand.worker.finish(errand)
+        for worker in it.workers:
+            worker.backend.tidy()
+    assert all(worker.backend.waiting == worker.backend.counters.scur == 0 for worker in it.workers)

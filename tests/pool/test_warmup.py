@@ -37,9 +37,7 @@ def test_a_server_that_warms_up_gets_its_part(backend, balance: str) -> None:
         for server in made.servers:
             server.scale = SCALE
             weight = server.config.weight
-            server.apply(
-                ServerState(Condition.UP, weight=weight, throttle=share if server.name == "b" else WHOLE)
-            )
+            server.apply(ServerState(Condition.UP, weight=weight, throttle=share if server.name == "b" else WHOLE))
         made.refresh()
         assert tuple(server.weight for server in made.servers) == weights
         picked: Counter[str] = Counter()

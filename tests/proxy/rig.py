@@ -355,7 +355,8 @@ async def _worker(config: dict[str, Any], servers: list[Origin]) -> AsyncIterato
     sockets = Sockets.open(plan.config, 1)
     worker = Worker(plan, memory, 0, {name: of_worker[0] for name, of_worker in sockets.frontends.items()})
     it = Rig(worker, memory, sockets, servers)
-    worker._log.write = it.records.append  # type: ignore[assignment]
+    wanted = worker._log.writer
+    worker._log.writer = lambda name: it.records.append if wanted(name) else None  # type: ignore[method-assign]
     it.running = asyncio.get_running_loop().create_task(worker._serve())
     try:
         await until(lambda: worker._ticks, "the worker")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 
 import pytest
 
 from balancer.config import model
 from balancer.pool.facts import Counters
+from balancer.pool.outdated import Outdated, Voice
 from balancer.proxy.cache import Cache, Question
 from balancer.wire.caching import Wish, wish
 from balancer.wire.http1 import Limits, parse_request, parse_response
@@ -28,9 +30,9 @@ def answered(*lines, length=100, seconds=60):
     return parse_response(("\r\n".join(lines) + "\r\n\r\n").encode(), LIMITS, b"GET")
 
 
-def cache(workers=1, **config):
+def cache(workers=1, voice=None, **config):
     config = model.Cache.model_validate({"total_max_size": 100_000, "max_object_size": 5000} | config, strict=False)
-    return Cache(config, workers=workers, counters=Counters())
+    return Cache(config, workers=workers, counters=Counters(), voice=voice)
 
 
 def put(it, question, body=b"x" * 100, *lines, now=NOW, seconds=60):
@@ -241,6 +243,19 @@ def test_who_asks_and_who_waits():
     assert three.told == [False]
 
 
+def test_what_was_asked_in_vain_takes_little_memory_however_long_it_is():
+    it = cache()
+    tracemalloc.start()
+    try:
+        for number in range(3000):
+            it.pass_by(asked(f"/{number}" + "x" * 8000, "X-Forwarded-Host: " + "y" * 8000))
+        size = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert len(it._passed) == 3000
+    assert size < 2 << 20
+
+
 def test_what_was_asked_in_vain_is_remembered_within_bounds():
     it = cache()
     for number in range(5000):
@@ -252,3 +267,62 @@ def test_what_was_asked_in_vain_is_remembered_within_bounds():
     assert put(it, asked("/4999"))
     it.invalidate((b"t", b"/4999"))
     assert it.is_asked(asked("/4999"), Somebody(), leads=True) is False
+
+
+def two_workers():
+    outdated = Outdated(4)
+    return [cache(voice=Voice(outdated, slot)) for slot in range(2)]
+
+
+def test_what_one_worker_has_changed_no_other_has_any_more():
+    one, two = two_workers()
+    for it in (one, two):
+        assert put(it, asked("/a"), b"old")
+        assert put(it, asked("/a", is_https=True), b"old")
+        assert put(it, asked("/b"), b"other")
+    one.invalidate((b"t", b"/a"))
+    for it in (one, two):
+        assert body_of(it, asked("/a")) is body_of(it, asked("/a", is_https=True)) is None
+        assert body_of(it, asked("/b")) == b"other"
+        assert (len(it), it._counters.cache_objects) == (1, 1)
+    assert put(two, asked("/a"), b"new")
+    assert body_of(two, asked("/a")) == b"new"
+
+
+def test_what_was_asked_before_the_change_is_not_kept_after_it():
+    one, two = two_workers()
+    captures = [it.begin(asked("/a"), answered(length=3), untold=b"", now=NOW, delay=0.0) for it in (one, two)]
+    assert all(capture.add(b"ol") for capture in captures)
+    one.invalidate((b"t", b"/a"))
+    for it, capture in zip((one, two), captures, strict=True):
+        assert capture.add(b"d")
+        it.store(capture)
+        assert (len(it), it.coming, it._captures) == (0, 0, {})
+    assert put(two, asked("/a"), b"new")
+
+
+def test_a_worker_that_missed_too_much_forgets_everything():
+    one, two = two_workers()
+    assert put(two, asked("/a"))
+    assert put(two, asked("/b"))
+    capture = two.begin(asked("/c"), answered(length=1), untold=b"", now=NOW, delay=0.0)
+    for number in range(1000):
+        one.invalidate((b"t", b"/%d" % number))
+    assert body_of(two, asked("/a")) is body_of(two, asked("/b")) is None
+    assert capture.add(b"x")
+    two.store(capture)
+    assert len(two) == 0 and not two._keys and not two._captures
+
+
+def test_no_key_outlives_what_is_kept_under_it():
+    it = cache()
+    for number in range(500):
+        put(it, asked(f"/{number}"), b"x" * 3000)
+        capture = it.begin(asked(f"/{number}/left"), answered(length=9), untold=b"", now=NOW, delay=0.0)
+        if number % 2:
+            capture.drop()
+            capture.drop()
+        else:
+            capture.add(b"x" * 9000)
+    assert len(it._keys) == len(it._entries) < 50
+    assert not it._captures

@@ -906,3 +906,44 @@ def test_closing_lets_go_of_everything():
         assert not it.forwarder._channels
 
     run(main)
+
+
+def test_who_is_refused_is_told_so_and_what_is_outstanding_is_answered():
+    async def main():
+        server = Udp()
+        it = dns_house(server)
+        client = it.client()
+        client.send(query(1))
+        got, forwarder = await server.take()
+        it.forwarder.refuse()
+        client.send(query(2))
+        client.send(b"no query")
+        assert is_servfail(await client.recv(), query(2))
+        await until(lambda: it.counters.udp_dropped == 1)
+        server.send(answer(got), forwarder)
+        assert (await client.recv())[:2] == query(1)[:2]
+        assert server.is_silent() and it.forwarder.outstanding == 0
+        assert (it.counters.req_tot, it.counters.intercepted, it.counters.ereq) == (2, 1, 1)
+        it.forwarder.admit()
+        client.send(query(3))
+        await server.take()
+        # Nobody listens after this, whatever is said.
+        it.forwarder.stop_accepting()
+        it.forwarder.refuse()
+        it.forwarder.admit()
+        client.send(query(4))
+        assert server.is_silent()
+        it.close()
+
+    run(main)
+
+
+def test_without_any_server_clients_are_told_so():
+    async def main():
+        it = dns_house()
+        client = it.client()
+        client.send(query())
+        assert is_servfail(await client.recv(), query())
+        it.close()
+
+    run(main)

@@ -12,9 +12,7 @@ from balancer.proxy.format import NO_GROUPS, compile_template, field_line
 from balancer.wire.http1 import Limits, parse_request
 
 LIMITS = Limits(head=65536, uri=16384, fields=200)
-HEAD = (
-    b"GET /a//%62?c=d&e=%0D%0Af HTTP/1.1\r\nHost: T.Example:80\r\nX-A: 1\r\nx-a: 2\r\nCookie: k=v; l=\"a;b\"\r\n\r\n"
-)
+HEAD = b'GET /a//%62?c=d&e=%0D%0Af HTTP/1.1\r\nHost: T.Example:80\r\nX-A: 1\r\nx-a: 2\r\nCookie: k=v; l="a;b"\r\n\r\n'
 
 
 def subject(head: bytes = HEAD, source: Any = ("::ffff:10.0.0.1", 1234)) -> Any:
@@ -28,6 +26,7 @@ def subject(head: bytes = HEAD, source: Any = ("::ffff:10.0.0.1", 1234)) -> Any:
         source=source,
         is_https=True,
         request_id=b"id-1",
+        came=SimpleNamespace(status=404, minor=0),
     )
 
 
@@ -44,6 +43,7 @@ def subject(head: bytes = HEAD, source: Any = ("::ffff:10.0.0.1", 1234)) -> Any:
         ("%[url_param(c)]%[url_param(e)]", b"df"),
         ("%[1]%[2]%[3]", b"one"),
         ("%[scheme] %[request_id]", b"https id-1"),
+        ("%[req_ver] %[res_ver] %[status]", b"1.1 1.0 404"),
     ],
 )
 def test_what_is_put_in(text, octets):

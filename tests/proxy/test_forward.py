@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from balancer.config.model import Frontend
 from balancer.proxy.forward import Forwarding
+from balancer.proxy.match import Networks
 from balancer.wire import proxyproto
 from balancer.wire.http1 import Limits, parse_request
 from tests.proxy.rig import OK, http, rig, run
@@ -34,7 +35,7 @@ def section_of(*lines: str, host: str = "T.example:80") -> Any:
 
 def forwarding(**own: Any) -> Forwarding:
     frontend = {"mode": "http", "bind": "127.0.0.1:1", "default_backend": "b"} | own
-    return Forwarding(Frontend.model_validate(frontend, strict=False), 2)
+    return Forwarding(Frontend.model_validate(frontend, strict=False), Networks())
 
 
 def exchange(section: Any, *, trusted: bool = False, source: Any = ("2001:db8::1", 1234), https: bool = False) -> Any:
@@ -47,7 +48,12 @@ def exchange(section: Any, *, trusted: bool = False, source: Any = ("2001:db8::1
 def told(section: Any, *, trusted: bool = False, source: Any = ("2001:db8::1", 1234), **own: Any) -> bytes:
     """What is new in the fields."""
     it = exchange(section, trusted=trusted, source=source, https=own.pop("https", False))
-    after: bytes = forwarding(**own).told(section, it).end_to_end
+    networks = Networks()
+    frontend = Frontend.model_validate(
+        {"mode": "http", "bind": "127.0.0.1:1", "default_backend": "b"} | own, strict=False
+    )
+    forwards = Forwarding(frontend, networks)
+    after: bytes = forwards.told(section, it, networks.zone(source[0] if source else None)).end_to_end
     return after
 
 
@@ -88,7 +94,7 @@ def test_whatever_is_said_there_is_an_address(said):
 @pytest.mark.parametrize(
     ("lines", "is_https"),
     [
-        ((), False),
+        ((), None),
         (("X-Forwarded-Proto: https",), True),
         (("x-forwarded-proto:  HTTPS ",), True),
         (("X-Forwarded-Proto: https, http",), False),
@@ -147,6 +153,37 @@ def test_x_forwarded():
     assert told(section_of(), trusted=False, source=None, x_forwarded="port") == section_of().fields
 
 
+@pytest.mark.parametrize("what", ["proto", "port", "host"])
+def test_x_forwarded_only_where_there_is_none(what):
+    brought = section_of(f"X-Forwarded-{what.title()}: theirs", "A: b")
+    own = {"x_forwarded": {"headers": what, "if_none": True}}
+    assert told(brought, **own) == brought.fields
+    values = {"proto": b"http", "port": b"80", "host": b"t.example:80"}
+    line = b"X-Forwarded-%b: %b\r\n" % (what.title().encode(), values[what])
+    assert told(section_of("A: b"), **own) == section_of("A: b").fields + line
+    # An application takes an underscore for a hyphen.
+    assert told(section_of(f"x_forwarded_{what}: theirs"), **own) == section_of().fields + line
+
+
+def test_nothing_is_told_of_some_clients():
+    own = {
+        "x_forwarded": {"headers": ("proto", "port"), "except": "192.0.2.0/24"},
+        "forwarded": {"except": "2001:db8::/32"},
+    }
+    brought = section_of("X-Forwarded-Proto: theirs")
+    assert told(brought, source=("192.0.2.1", 1), **own) == brought.fields + b"Forwarded: for=192.0.2.1;proto=http\r\n"
+    ours = b"X-Forwarded-Proto: http\r\nX-Forwarded-Port: 80\r\n"
+    assert told(brought, source=("2001:db8::1", 1), **own) == section_of().fields + ours
+    assert told(brought, source=("::ffff:192.0.2.1", 1), **own).startswith(brought.fields + b"Forwarded: ")
+
+
+def test_forwarded_only_where_there_is_none():
+    own = {"forwarded": {"if_none": True}}
+    brought = section_of("forwarded: for=theirs")
+    assert told(brought, **own) == brought.fields
+    assert told(section_of(), **own) == section_of().fields + b'Forwarded: for="[2001:db8::1]";proto=http\r\n'
+
+
 @pytest.mark.parametrize(
     ("said", "is_kept"),
     [("abc-1", True), ("x" * 128, True), ("", False), ("a b", False), ('a"', False), ("{", False), ("x" * 129, False)],
@@ -203,6 +240,53 @@ def test_what_a_server_hears_of_trusted_and_others():
             records = [await it.record() for _ in range(2)]
             assert [record.client for record in records] == ["192.0.2.1", "6.6.6.6"]
             assert {record.client_port for record in records} == {1234}
+            await it.at_rest()
+
+    run(main)
+
+
+@pytest.mark.parametrize("is_trusted", [False, True])
+def test_who_speaks_tls_as_the_proxy_protocol_says(is_trusted):
+    """PP2_TYPE_SSL, as HAProxy's send-proxy-v2-ssl has it."""
+    source = "10.0.0.1" if is_trusted else "192.0.2.1"
+    config = before_us(
+        x_forwarded=["proto", "port"],
+        forwarded={},
+        http_request=(
+            {"redirect": {"scheme": "https"}, "if": {"scheme": "http"}},
+            {"set_header": {"X-Scheme": "%[scheme] %[dst_port]"}},
+        ),
+    )
+
+    async def main():
+        async with rig(config) as it:
+            for flags, is_https in ((1, True), (7, True), (0, False), (6, False)):
+                client = await it.connect()
+                header = bytearray(proxyproto.encode_v2((source, 1234), ("127.0.0.1", 443)))
+                tlv = b"\x20" + (16).to_bytes(2) + bytes([flags]) + bytes(4) + b"\x21\0\x08TLSv1.3\0"
+                header[14:16] = (int.from_bytes(header[14:16]) + len(tlv)).to_bytes(2)
+                await client.send(bytes(header) + tlv + get())
+                if not is_https:
+                    assert (await client.head()).startswith(b"HTTP/1.1 302 ")
+                    continue
+                server = it.origin.peers[-1] if it.origin.peers else await it.origin.accept()
+                assert await server.head() == get(
+                    "X-Forwarded-Proto: https",
+                    "X-Forwarded-Port: 443",
+                    f"Forwarded: for={source};proto=https",
+                    "X-Scheme: https 443",
+                    f"X-Forwarded-For: {source}",
+                )
+                await server.send(OK)
+                await client.expect(OK)
+                # What a trusted proxy says itself counts for more.
+                await client.send(get("X-Forwarded-Proto: http"))
+                if is_trusted:
+                    assert (await client.head()).startswith(b"HTTP/1.1 302 ")
+                else:
+                    assert b"\r\nX-Forwarded-Proto: https\r\n" in await server.head()
+                    await server.send(OK)
+                    await client.expect(OK)
             await it.at_rest()
 
     run(main)

@@ -185,12 +185,12 @@ def test_changes_of_headers_add_up():
     verdict = judge(*rules)
     assert verdict.request.removed == {b"x-a", b"x-b"}
     assert verdict.request.added == ((b"x-a", b"2"), (b"X-A", b"4"))
-    assert verdict.request.is_fixed and verdict.response is None
+    assert verdict.request.is_fixed and verdict.responses == (None,)
     assert judge(*rules, target="/c").request.removed == {b"x-a", b"x-b", b"x-c"}
 
 
 def test_changes_of_responses_depend_on_the_request():
     rule = {"set_header": {"X": "%[server]"}, "if": {"path": "/a"}}
-    edits = judge(responses=(rule,), target="/a").response
+    edits = judge(responses=(rule,), target="/a").responses[0]
     assert edits.removed == {b"x"} and not edits.is_fixed
     assert not judge(responses=(rule,)).changes

@@ -71,6 +71,23 @@ def test_pipelined_requests_are_counted_one_by_one() -> None:
     run(main)
 
 
+@pytest.mark.parametrize("kind", ["request_rate", "error_rate"])
+def test_what_is_within_the_limits_has_all_its_records(kind: str) -> None:
+    async def main() -> None:
+        async with rig(http(frontend={"limits": {kind: "1000/1h"}}, server=UP)) as r:
+            client, server = await r.pair()
+            for number in range(50):
+                if number:
+                    await client.send(GET)
+                await server.head()
+                await server.send(OK)
+                await client.expect(OK)
+            await until(lambda: len(r.records) == 50, "50 records")
+            await r.at_rest()
+
+    run(main)
+
+
 def test_a_body_above_the_rate_goes_nowhere() -> None:
     async def main() -> None:
         async with rig(http(frontend={"limits": {"request_rate": "1/1h"}}, server=UP)) as r:

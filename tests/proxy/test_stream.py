@@ -193,3 +193,103 @@ def test_a_short_answer_to_who_asks_no_more_takes_few_steps():
                 await it.at_rest()
 
     run(main)
+
+
+LAST = GET[:-2] + b"Connection: close\r\n\r\n"
+
+
+@PLAIN
+def test_who_has_asked_before_it_is_accepted_is_answered_and_heard_like_all_others(plain):
+    """Read before it is watched: all of a request, a part of one, several, or nothing yet."""
+
+    async def main():
+        async with rig(http()) as it:
+            for first, more in ((LAST, b""), (GET, LAST), (GET + LAST, b""), (LAST[:9], LAST[9:]), (b"", LAST)):
+                with socket.create_connection(("127.0.0.1", it.port())) as sock:
+                    sock.send(first)
+                    await until(lambda: it.front.scur, "it is in")
+                    await turns()
+                    sock.send(more)
+                    requests = (first + more).count(b"GET")
+                    server = await it.origin.accept() if not it.origin.peers else it.origin.peers[-1]
+                    for _ in range(requests):
+                        await server.head()
+                        await server.send(OK)
+                    await until(lambda: not it.front.scur, "it is done")
+                    got = b""
+                    while part := sock.recv(4096):
+                        got += part
+                    assert got.count(b"ok") == requests and got.count(b"connection: close") == 1
+            await it.at_rest()
+
+    run(main, plain=plain)
+
+
+@PLAIN
+@pytest.mark.parametrize("is_reset", [False, True], ids=["end", "reset"])
+def test_who_is_to_say_no_more_and_goes_is_missed_all_the_same(plain, is_reset):
+    async def main():
+        async with rig(http(timeout={"server": "50s"})) as it:
+            sock = socket.create_connection(("127.0.0.1", it.port()))
+            sock.send(LAST)
+            server = await it.origin.accept()
+            await server.head()
+            (client,) = it.worker._sweeper.members
+            if is_reset:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            sock.close()
+            await until(lambda: client.eof or client.transport is None, "it is missed")
+            await server.send(OK)
+            await it.at_rest()
+
+    run(main, plain=plain)
+
+
+def test_who_mostly_connects_and_says_nothing_is_waited_for():
+    """Where reading at once is in vain, it is tried now and then, and again when it no longer is."""
+
+    async def main():
+        async with rig(http()) as it:
+            poller = it.worker._poller
+            for says, is_lucky, total in ((b"", False, 300), (b"BROKEN\r\n\r\n", True, 600)):
+                crowd = []
+                for _ in range(300):
+                    sock = socket.create_connection(("127.0.0.1", it.port()))
+                    sock.send(says)
+                    crowd.append(sock)
+                await until(lambda total=total: it.front.conn_tot == total, "all have come")
+                assert (poller._luck > 0) is is_lucky
+                for sock in crowd:
+                    if is_lucky:
+                        sock.settimeout(5)
+                        assert sock.recv(100).startswith(b"HTTP/1.1 400 ")
+                    sock.close()
+                await until(lambda: not it.front.scur, "all are gone")
+            await it.at_rest()
+
+    run(main)
+
+
+@PLAIN
+def test_a_last_answer_that_its_reader_takes_slowly_is_whole(plain):
+    body = random.randbytes(200_000)
+
+    async def main():
+        async with rig(http()) as it:
+            with socket.socket() as sock:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                sock.connect(("127.0.0.1", it.port()))
+                sock.send(LAST)
+                server = await it.origin.accept()
+                await server.head()
+                await server.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+                sock.setblocking(False)
+                got = b""
+                loop = asyncio.get_running_loop()
+                async with asyncio.timeout(20):
+                    while part := await loop.sock_recv(sock, 3000):
+                        got += part
+                assert got.endswith(b"\r\n\r\n" + body) and it.front.hrsp_2xx == 1
+            await it.at_rest()
+
+    run(main, plain=plain)

@@ -51,6 +51,21 @@ def test_what_is_due_expires_once_and_is_told_the_time():
     assert waiting.expired == never.expired == []
 
 
+def test_who_gets_more_time_from_another_that_expires_does_not():
+    clock = Clock()
+    sweeper = Sweeper(clock)
+
+    class Giving(Member):
+        def expire(self, now):
+            super().expire(now)
+            for each in members:
+                each.deadline = NEVER
+
+    members = [Giving(sweeper, clock.now) for _ in range(5)]
+    sweeper.sweep()
+    assert sum(len(member.expired) for member in members) == 1
+
+
 def test_a_member_may_leave_and_others_may_come_as_it_expires():
     clock = Clock()
     sweeper = Sweeper(clock)

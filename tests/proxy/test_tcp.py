@@ -46,7 +46,7 @@ def test_octets_pass_both_ways_and_are_accounted_for(plain):
             assert (record.termination, record.bytes_read, record.why) == ("--", 17, "")
             assert (record.retries, record.redispatched, record.tw) == (0, False, 0)
             assert 0 <= record.tc <= record.tt < 5000
-            assert (record.actconn, record.feconn, record.beconn, record.srvconn) == (1, 1, 1, 1)
+            assert (record.actconn, record.feconn, record.beconn, record.srvconn) == (1, 1, 0, 0)
             await it.at_rest()
             for counters in (it.front, it.server()):
                 assert (counters.bin, counters.bout, counters.stot, counters.smax) == (5, 17, 1, 1)

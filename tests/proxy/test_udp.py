@@ -543,3 +543,21 @@ def test_answers_still_pass_after_listening_has_stopped():
         assert server.is_silent()
 
     run(main)
+
+
+def test_who_is_refused_begins_no_flow_and_those_that_there_are_go_on():
+    async def main():
+        server = Udp()
+        it = flow_house(server)
+        first, second = it.client(), it.client()
+        await echo(first, server)
+        it.forwarder.refuse()
+        second.send(b"ping")
+        await until(lambda: it.counters.udp_dropped == 1)
+        await echo(first, server)
+        assert server.is_silent() and it.forwarder.outstanding == 1
+        it.forwarder.admit()
+        await echo(second, server)
+        it.close()
+
+    run(main)

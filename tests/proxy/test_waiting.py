@@ -7,8 +7,12 @@ import asyncio
 import pytest
 
 from balancer.pool.orders import Admin, Condition
+from balancer.proxy.stream import Poller
+from balancer.proxy.upstream import Upstream
+from tests.pool.test_waiting import Errand, House
 from tests.proxy.rig import GET, OK, http, rig, run, tcp, turns, until
 
+POST = b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 2\r\n\r\n"
 BOTH = pytest.mark.parametrize("plain", [False, True], ids=["uvloop", "asyncio"])
 
 
@@ -148,6 +152,79 @@ def test_too_long():
             assert record.why == "all servers of back: no place within 0.2s"
             assert 100 <= record.tw < 2000
             assert it.back.econ == 1
+            await at_rest(it)
+
+    run(main)
+
+
+@pytest.mark.parametrize("request_", [GET, POST], ids=["GET", "POST"])
+def test_whose_place_comes_as_his_time_is_over_gets_one_answer(request_):
+    """The server's time for one client and the other's time in the queue end in one sweep."""
+
+    async def main():
+        async with rig(http(server={"maxconn": 1})) as it:
+            clients = [await it.connect() for _ in range(2)]
+            sweeper = it.worker._sweeper
+            await until(lambda: len(sweeper.members) == 2)
+            ports = [client.writer.get_extra_info("sockname")[1] for client in clients]
+            # The sweep comes to them in this order.
+            members = list(sweeper.members)
+            one, two = (clients[ports.index(member.source[1])] for member in members)
+            await one.send(GET)
+            first = await it.origin.accept()
+            await first.head()
+            await two.send(request_)
+            await until(lambda: waiting(it) == 1)
+            assert list(sweeper.members) == members
+            for member in members:
+                member.deadline = 0.0
+            sweeper.sweep()
+            assert (await one.head()).startswith(b"HTTP/1.1 504 ")
+            second = await it.origin.accept()
+            await second.head()
+            if request_ is not GET:
+                await two.send(b"ok")
+                await second.exactly(2)
+            await second.send(OK)
+            await two.expect(OK)
+            records = [await it.record() for _ in range(2)]
+            assert [record.status for record in records] == [504, 200]
+            assert it.server().scur == it.back.scur == 0
+            await at_rest(it)
+
+    run(main)
+
+
+def test_a_server_is_given_more_as_there_is_more_to_do():
+    config = http(server={"maxconn": 2, "minconn": 1})
+    config["backends"]["back"]["fullconn"] = 4
+
+    async def main():
+        async with rig(config) as it:
+            first, server = await it.pair()
+            await server.head()
+            others = []
+            for number in (1, 2):
+                others.append(await it.connect())
+                await others[-1].send(ask(f"/{number}"))
+                await until(lambda number=number: waiting(it) == number)
+            assert await server.is_silent()
+            others.append(await it.connect())
+            await others[-1].send(ask("/3"))
+            second = await it.origin.accept()
+            assert (await second.head()).startswith(b"GET /1 ")
+            assert (it.server().scur, waiting(it)) == (2, 2)
+            await second.send(OK)
+            await others[0].expect(OK)
+            # Three are left, and it is one again: the other connection is no more.
+            assert it.server().scur == 1
+            await server.send(OK)
+            await first.expect(OK)
+            for number in (2, 3):
+                assert (await server.head()).startswith(b"GET /%d " % number)
+                await server.send(OK)
+                await others[number - 1].expect(OK)
+            assert it.server().smax == 2
             await at_rest(it)
 
     run(main)
@@ -355,3 +432,38 @@ def test_idle_connections_hold_no_more_than_their_places():
             await at_rest(it)
 
     run(main)
+
+
+def test_whose_server_fails_goes_to_the_one_picked_whatever_others_do_meanwhile():
+    """The place that he leaves goes to a client whose next request is there already."""
+    loop = asyncio.new_event_loop()
+    poller = Poller(loop)
+    house = House({"a": {"maxconn": 1}, "b": {"maxconn": 1}, "c": {"maxconn": 1}}, workers=1)
+    (worker,) = house.workers
+    backend = worker.backend
+    upstream = Upstream(poller, backend, connect_timeout=1, retries=3, redispatch=True, keepalive=None)
+
+    class Hasty(Errand):
+        """Is done at once, and asks again for any server."""
+
+        def on_place(self, server):
+            super().on_place(server)
+            worker.finish(self)
+            self.next = worker.ask()
+
+    failing = worker.ask(server=0)
+    failing.retries, failing.is_persistent, failing.is_connected, failing.redispatched = 0, False, True, False
+    hasty = Hasty(1, worker)
+    assert backend.wait(hasty, worker.servers[0], 2.0)
+    assert upstream.try_again(failing)
+    served = [failing, hasty.next]
+    assert {errand.server.name for errand in served} < {"a", "b", "c"}
+    assert sorted(server.counters.scur for server in worker.servers) == [0, 1, 1]
+    for errand in served:
+        worker.finish(errand)
+    assert [server.counters.scur for server in worker.servers] == [0, 0, 0]
+    assert backend.counters.scur == 0
+    assert sum(limit.held for limit in house.limits.values()) == 0
+    house.close()
+    poller.close()
+    loop.close()

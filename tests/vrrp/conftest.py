@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
@@ -32,13 +32,13 @@ from balancer.vrrp.speaker import Speaker
 from balancer.vrrp.track import Service
 from balancer.wire import vrrp as wire
 from tests.lab.space import why_not
+from tests.vrrp.frames import Advert, Advertised, Arp, Frame, decode
 
 as_root = pytest.mark.skipif(why_not() != "", reason=why_not())
 
 VRID = 51
 VIP, VIP_2, VIP_V6 = "192.0.2.200", "192.0.2.201", "2001:db8::c8"
 GROUP_MAC_V4, GROUP_MAC_V6 = bytes.fromhex("01005e000012"), bytes.fromhex("333300000012")
-ETH_IPV4, ETH_ARP, ETH_IPV6 = 0x0800, 0x0806, 0x86DD
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWNET = 0x40000000
@@ -117,84 +117,6 @@ class Net:
     def close(self) -> None:
         """The kernel takes it away with all that is in it, once no socket is left."""
         os.close(self._descriptor)
-
-
-class Frame(NamedTuple):
-    """One frame of Ethernet."""
-
-    destination: bytes
-    source: bytes
-    kind: int
-    payload: bytes
-
-
-class Advert(NamedTuple):
-    """An advertisement with its IP header."""
-
-    frame: Frame
-    tos: int
-    ttl: int
-    source: str
-    destination: str
-    message: bytes
-
-    @property
-    def vrid(self) -> int:
-        """Which virtual router it is for."""
-        return self.message[1]
-
-    @property
-    def priority(self) -> int:
-        """0: its sender resigns."""
-        return self.message[2]
-
-
-class Arp(NamedTuple):
-    """What ARP says, after its fixed beginning."""
-
-    frame: Frame
-    operation: int
-    sender_mac: bytes
-    sender: str
-    target_mac: bytes
-    target: str
-
-
-class Advertised(NamedTuple):
-    """A Neighbor Advertisement."""
-
-    frame: Frame
-    hop_limit: int
-    source: str
-    destination: str
-    flags: int
-    target: str
-    mac: bytes
-
-
-def decode(frame: Frame) -> Advert | Arp | Advertised | None:
-    """None for what is nothing of ours."""
-    data = frame.payload
-    if frame.kind == ETH_IPV4 and data[9] == wire.PROTOCOL:
-        source, destination = map(socket.inet_ntoa, (data[12:16], data[16:20]))
-        message = data[(data[0] & 0xF) * 4 : int.from_bytes(data[2:4], "big")]
-        return Advert(frame, data[1], data[8], source, destination, message)
-    if frame.kind == ETH_ARP:
-        assert data[:6] == bytes.fromhex("0001 0800 06 04")
-        operation, sender_mac, sender, target_mac, target = struct.unpack_from("!H6s4s6s4s", data, 6)
-        return Arp(frame, operation, sender_mac, socket.inet_ntoa(sender), target_mac, socket.inet_ntoa(target))
-    if frame.kind == ETH_IPV6:
-        first, size, following, hop_limit = struct.unpack_from("!IHBB", data)
-        source, destination = (socket.inet_ntop(socket.AF_INET6, data[at : at + 16]) for at in (8, 24))
-        message = data[40 : 40 + size]
-        if following == wire.PROTOCOL:
-            return Advert(frame, first >> 20 & 0xFF, hop_limit, source, destination, message)
-        if following == socket.IPPROTO_ICMPV6 and message[0] == 136:
-            target = socket.inet_ntop(socket.AF_INET6, message[8:24])
-            flags, option, mac = message[4], message[24:26], message[26:32]
-            assert option == b"\x02\x01", "one option: the target's hardware address"
-            return Advertised(frame, hop_limit, source, destination, flags, target, mac)
-    return None
 
 
 class Tap:
@@ -344,9 +266,7 @@ class Host(Net):
     def make(self, vrrp: Vrrp) -> Speaker:
         """A speaker that is not started."""
         with self:
-            return Speaker(
-                vrrp, node="here", log=self._log, spawn=self._spawn, service=lambda: self.service
-            )
+            return Speaker(vrrp, node="here", log=self._log, spawn=self._spawn, service=lambda: self.service)
 
     def start(self, vrrp: Vrrp) -> None:
         """A new speaker begins."""
@@ -355,6 +275,12 @@ class Host(Net):
         self.speaker = self.make(vrrp)
         with self:
             self.speaker.start()
+
+    def reload(self, vrrp: Vrrp) -> None:
+        """The same speaker has another configuration."""
+        assert self.speaker is not None
+        with self:
+            self.speaker.change(self.speaker.prepare(vrrp, spawn=self._spawn))
 
     def turn(self) -> None:
         """What has come, and what is due."""

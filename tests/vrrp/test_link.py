@@ -16,9 +16,6 @@ from tests.vrrp.conftest import (
     GROUP_MAC_V6,
     VIP,
     VIP_V6,
-    Advert,
-    Advertised,
-    Arp,
     Host,
     Stage,
     Switch,
@@ -26,6 +23,7 @@ from tests.vrrp.conftest import (
     descriptors,
     ipv4_frame,
 )
+from tests.vrrp.frames import Advert, Advertised, Arp
 
 pytestmark = as_root
 

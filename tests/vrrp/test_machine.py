@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from balancer.vrrp.group import Group, follow
 from balancer.vrrp.machine import (
     TABLE,
     Announce,
@@ -19,11 +20,11 @@ from balancer.vrrp.machine import (
     Event,
     Fault,
     Follow,
-    Group,
     Heard,
     Hold,
     Leave,
     Lost,
+    Reconfigured,
     Recovered,
     Release,
     Role,
@@ -36,7 +37,6 @@ from balancer.vrrp.machine import (
     Vouched,
     Wants,
     Weigh,
-    follow,
     initial,
     master_down,
     skew,
@@ -168,6 +168,7 @@ EVENTS = {
     "follow STOPPED": Follow(STOPPED, "VI_2"),
     "release": Release(60.0),
     "hold": Hold(),
+    "reconfigured": Reconfigured(router(down_timer_adverts=2)),
 }
 NOTHING = "does nothing"
 STARTS = (Leave(), Changed(INIT, BACKUP, "started"))
@@ -195,12 +196,13 @@ EXPECTED = {
         "vouched": NOTHING,
         "disowned": NOTHING,
         "follow BACKUP": NOTHING,
-        "follow MASTER": NOTHING,
+        "follow MASTER": (MASTER, *TAKE_OVER, Changed(INIT, MASTER, "VI_2")),
         "follow FAULT": (FAULT, Leave(), Changed(INIT, FAULT, "VI_2")),
         "follow INIT": NOTHING,
         "follow STOPPED": NOTHING,
         "release": NOTHING,
         "hold": NOTHING,
+        "reconfigured": NOTHING,
     },
     BACKUP: {
         "start": NOTHING,
@@ -229,6 +231,7 @@ EXPECTED = {
         "follow STOPPED": NOTHING,
         "release": (BACKUP,),
         "hold": NOTHING,
+        "reconfigured": (BACKUP,),
     },
     MASTER: {
         "start": NOTHING,
@@ -269,6 +272,7 @@ EXPECTED = {
         "follow STOPPED": NOTHING,
         "release": (BACKUP, *RESIGN, Changed(MASTER, BACKUP, "released by hand for 60 s")),
         "hold": NOTHING,
+        "reconfigured": NOTHING,
     },
     FAULT: {
         "start": NOTHING,
@@ -294,6 +298,7 @@ EXPECTED = {
         "follow STOPPED": NOTHING,
         "release": (FAULT,),
         "hold": NOTHING,
+        "reconfigured": NOTHING,
     },
     STOPPED: {
         "start": (BACKUP, Leave(), Changed(STOPPED, BACKUP, "started")),
@@ -319,6 +324,7 @@ EXPECTED = {
         "follow STOPPED": NOTHING,
         "release": NOTHING,
         "hold": NOTHING,
+        "reconfigured": NOTHING,
     },
 }
 
@@ -1240,3 +1246,46 @@ def test_the_members_of_a_group_are_always_in_one_role(story, loss, seed):
     network.changes.clear()
     network.run(network.now + 20.0, watch)
     assert network.changes == []
+
+
+# Other rules
+
+
+def reconfigured(state, now, before, after):
+    return step(router(**after), state, Reconfigured(router(**before)), now)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "now", "deadline"),
+    [
+        ({}, {"down_timer_adverts": 5}, 1.0, DOWN + 2.0),
+        ({"down_timer_adverts": 5}, {}, 1.0, DOWN),
+        ({}, {"interval": 2.0}, 1.0, DOWN + 3.0),
+        ({}, {"priority": 50, "preempt": False}, 1.0, DOWN),
+        # It would have been over by now, or is.
+        ({"down_timer_adverts": 50}, {}, 10.0, 10.0),
+        ({}, {"down_timer_adverts": 1}, 4.0, DOWN),
+    ],
+)
+def test_the_wait_of_a_backup_is_that_of_the_new_rules(before, after, now, deadline):
+    waiting = backup(router(**before))
+    state, actions = reconfigured(waiting, now, before, after)
+    assert (state.deadline, actions) == (pytest.approx(deadline), ())
+    assert replace(state, deadline=waiting.deadline) == waiting
+
+
+def test_a_lower_master_is_borne_as_long_as_is_written_now():
+    before, after = {"preempt_delay": 10.0}, {"preempt_delay": 3.0}
+    state, _ = step(router(**before), backup(router(**before)), heard(50), 1.0)
+    assert state.preempt_at == 11.0
+    state, _ = reconfigured(state, 2.0, before, after)
+    assert state.preempt_at == 4.0
+
+
+@pytest.mark.parametrize(("interval", "deadline"), [(0.5, 1.0), (0.25, 0.75), (5.0, 1.0)])
+def test_the_next_advertisement_of_a_master_is_no_later_than_it_was_expected(interval, deadline):
+    rules = {"version": 3, "interval": interval}
+    state, actions = reconfigured(master(router(version=3)), 0.5, {"version": 3}, rules)
+    assert (state.deadline, actions) == (deadline, ())
+    state, actions = step(router(**rules), state, Timer(), deadline)
+    assert (state.deadline, actions) == (deadline + interval, (Send(100),))

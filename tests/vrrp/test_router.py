@@ -376,6 +376,7 @@ def test_release_and_hold(stage: Stage, switch: Switch, pair: list[Host]) -> Non
             "vi: its addresses are left for 600 s, unless no other director is master"
         ]
     assert best.roles()[-1] == "BACKUP"
+    assert standing(best).routers[0].heard is None, "the other never was master"
     stage.until(lambda: is_master(other, best))
     (router,) = standing(best).routers
     assert 595 < router.released_until - time.time() < 601
@@ -383,7 +384,11 @@ def test_release_and_hold(stage: Stage, switch: Switch, pair: list[Host]) -> Non
     with best:
         assert best.speaker.hold("vi") == ["vi: MASTER"]
     stage.until(lambda: is_master(best, other))
-    assert standing(best).routers[0].released_until is None
+    # What the other said last is remembered.
+    (router,) = standing(best).routers
+    assert router.released_until is None
+    assert (router.master, router.heard_from, router.heard_priority) == ("", "192.0.2.2", 100)
+    assert 0 <= time.time() - router.heard < 10
     assert other.speaker is not None
     with other:
         (line,) = other.speaker.hold("vi")

@@ -18,9 +18,6 @@ from tests.vrrp.conftest import (
     VIP_2,
     VIP_V6,
     VRID,
-    Advert,
-    Advertised,
-    Arp,
     Host,
     Stage,
     Switch,
@@ -32,6 +29,7 @@ from tests.vrrp.conftest import (
     many,
     one,
 )
+from tests.vrrp.frames import Advert, Advertised, Arp
 
 pytestmark = as_root
 
@@ -468,7 +466,12 @@ def test_ipv6(stage: Stage, switch: Switch, pair: list[Host]) -> None:
 
     stage.until(lambda: len(told()) >= 20)
     a_while(stage, switch, switch.tap.adverts()[0].source)
-    assert [each.target for each in told()] == (["fe80::c8"] * 5 + [VIP_V6] * 5) * 2
+    # Each time that it has become master, and once more each time that it hears the other be master: a machine may be
+    # too busy to advertise.
+    times, others = (sum("Entering MASTER STATE" in line for line in each.said) for each in pair)
+    rounds = len(told()) // 10
+    assert [each.target for each in told()] == (["fe80::c8"] * 5 + [VIP_V6] * 5) * rounds
+    assert rounds >= 2 * times if others else rounds == 2 * times
     for each in told():
         assert each.frame.destination == bytes.fromhex("333300000001")
         assert each == Advertised(each.frame, 255, each.target, "ff02::1", 0xA0, each.target, best.mac())

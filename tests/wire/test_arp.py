@@ -5,10 +5,10 @@ from ipaddress import ip_address
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6NDOptDstLLAddr, IPv6
+from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6NDOptDstLLAddr, IPv6
 from scapy.layers.l2 import ARP, Ether
 
-from balancer.wire.arp import gratuitous_arp, unsolicited_na
+from balancer.wire.arp import claim, gratuitous_arp, probe, solicitation, unsolicited_na
 
 MAC = bytes.fromhex("020000000001")
 VIP, VIP_V6 = (ip_address(address).packed for address in ("192.168.1.200", "2001:db8::c8"))
@@ -80,3 +80,55 @@ def test_scapy_sends_the_same_neighbor_advertisement(mac, address, source):
         / ICMPv6NDOptDstLLAddr(lladdr=ours)
     )
     assert unsolicited_na(mac, address, source=source) == bytes(theirs)
+
+
+def test_a_probe_comes_from_nobody():
+    """RFC 5227 section 2.1.1: the sender's IP address is all zeros, and so is the target's hardware address."""
+    said = Ether(probe(MAC, VIP))
+    assert (said.dst, said.src, len(bytes(said))) == ("ff:ff:ff:ff:ff:ff", "02:00:00:00:00:01", 60)
+    assert (said[ARP].op, said[ARP].psrc, said[ARP].pdst, said[ARP].hwdst) == (
+        1, "0.0.0.0", "192.168.1.200", "00:00:00:00:00:00",
+    )  # fmt: skip
+    assert claim(probe(MAC, VIP)) is None
+
+
+def test_a_solicitation_comes_from_nobody():
+    """RFC 4862 section 5.4.2, and no option with our hardware address (RFC 4861 section 4.3)."""
+    frame = solicitation(MAC, VIP_V6)
+    said = Ether(frame)
+    assert (said.dst, said[IPv6].src, said[IPv6].dst) == ("33:33:ff:00:00:c8", "::", "ff02::1:ff00:c8")
+    assert said[IPv6].hlim == 255
+    assert said[ICMPv6ND_NS].tgt == "2001:db8::c8" and not said[ICMPv6ND_NS].payload
+    total = said[ICMPv6ND_NS].cksum
+    del said[ICMPv6ND_NS].cksum
+    assert Ether(bytes(said))[ICMPv6ND_NS].cksum == total
+    assert claim(frame) is None
+
+
+def test_who_claims_an_address():
+    assert claim(gratuitous_arp(MAC, VIP)) == (VIP, MAC)
+    assert claim(unsolicited_na(MAC, VIP_V6)) == (VIP_V6, MAC)
+    reply = Ether(src="02:00:00:00:00:07") / ARP(op=2, hwsrc="02:00:00:00:00:02", psrc="192.168.1.200")
+    assert claim(bytes(reply)) == (VIP, bytes.fromhex("020000000002"))
+    bare = Ether(src="02:00:00:00:00:07") / IPv6(src="fe80::1", dst="ff02::1", hlim=255)
+    bare /= ICMPv6ND_NA(tgt="2001:db8::c8")
+    assert claim(bytes(bare)) == (VIP_V6, bytes.fromhex("020000000007"))
+
+
+def test_what_crossed_a_router_claims_nothing():
+    far = Ether() / IPv6(src="fe80::1", dst="ff02::1", hlim=254) / ICMPv6ND_NA(tgt="2001:db8::c8")
+    assert claim(bytes(far)) is None
+
+
+@given(st.binary(max_size=100), st.sampled_from([b"", b"\x08\x06", b"\x86\xdd"]))
+def test_any_frame_may_come(octets, kind):
+    said = claim(bytes(12) + kind + octets)
+    assert said is None or (len(said[0]) in (4, 16) and len(said[1]) == 6)
+
+
+@pytest.mark.parametrize("make", [probe, solicitation])
+def test_questions_for_addresses_of_another_length(make):
+    with pytest.raises(ValueError):
+        make(MAC, bytes(5))
+    with pytest.raises(ValueError):
+        make(bytes(5), VIP if make is probe else VIP_V6)

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from balancer.wire import fields
 from balancer.wire.fields import (
     cookie_values,
     field_values,
@@ -51,6 +52,12 @@ def test_a_host_has_one_name():
     assert host_name(b"[:]") == b":"
     assert host_name(b"10.0.0.1:80") == b"10.0.0.1"
     assert host_name(b"") == b""
+    # What no name is as long as is read, but not remembered.
+    before = fields._host_name.cache_info().currsize
+    for i in range(8):
+        long = b"%d" % i + b"a" * 300
+        assert host_name(long + b".:80") == long
+    assert fields._host_name.cache_info().currsize == before
 
 
 @given(st.lists(st.tuples(st.sampled_from([b"a", b"A", b"aa", b"b"]), st.text('ab: \t=;"', max_size=8)), max_size=8))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from typing import Any
 
 import h11
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from balancer.errors import BadRequest, BadResponse, ProtocolError
+from balancer.wire import http1
 from balancer.wire.http1 import (
     CHUNKED,
     UNTIL_CLOSE,
@@ -901,6 +903,8 @@ def test_a_head_octet_by_octet_is_not_quadratic(data: bytes) -> None:
 
 def test_what_was_seen_before_means_the_same() -> None:
     fields = b"\r\nHost: a\r\nConnection: close, X-Hop\r\nX-Hop: 1\r\nCookie: a=b\r\n\r\n"
+    # What comes for the first time is not kept.
+    request(b"GET /1 HTTP/1.1" + fields)
     first = request(b"GET /1 HTTP/1.1" + fields)
     for data in (b"POST /2?x HTTP/1.1" + fields, b"GET /1 HTTP/1.1" + fields, b"POST /2?x HTTP/1.1" + fields):
         again = request(data)
@@ -924,7 +928,8 @@ def test_what_was_seen_before_means_the_same() -> None:
 )
 def test_fields_seen_before_excuse_no_request_line_and_no_limit(line: bytes, limits: Limits, status: int) -> None:
     fields = b"\r\nHost: seen-before\r\nAccept: */*\r\n\r\n"
-    assert parse_request(b"GET /x HTTP/1.1" + fields, Limits(head=4096, uri=64, fields=10)) is not None
+    for _ in range(2):
+        assert parse_request(b"GET /x HTTP/1.1" + fields, Limits(head=4096, uri=64, fields=10)) is not None
     with pytest.raises(BadRequest) as refused:
         parse_request(line + fields, limits)
     assert refused.value.status == status
@@ -933,7 +938,7 @@ def test_fields_seen_before_excuse_no_request_line_and_no_limit(line: bytes, lim
 def test_fields_seen_before_go_one_hop_less_with_the_methods_that_count_them() -> None:
     for hops, status in ((b"5", 0), (b"0", 501)):
         fields = b"\r\nHost: seen-before\r\nMax-Forwards: " + hops + b"\r\n\r\n"
-        for method in (b"GET", b"OPTIONS", b"GET", b"TRACE", b"OPTIONS", b"GET"):
+        for method in (b"GET", b"GET", b"OPTIONS", b"GET", b"TRACE", b"OPTIONS", b"GET"):
             data = method + b" /x HTTP/1.1" + fields
             if method == b"GET":
                 assert request(data).section.fields == fields[2:-2]
@@ -945,6 +950,7 @@ def test_fields_seen_before_go_one_hop_less_with_the_methods_that_count_them() -
                 assert request(data).section.fields == b"Host: seen-before\r\nMax-Forwards: 4\r\n"
     # Without it they are read like any other.
     fields = b"\r\nHost: seen-before\r\n\r\n"
+    request(b"GET / HTTP/1.1" + fields)
     assert request(b"GET / HTTP/1.1" + fields).section is request(b"OPTIONS / HTTP/1.1" + fields).section
     with pytest.raises(BadRequest):
         parse_request(b"CONNECT / HTTP/1.1" + fields, LIMITS)
@@ -953,7 +959,7 @@ def test_fields_seen_before_go_one_hop_less_with_the_methods_that_count_them() -
 def test_a_response_seen_before_has_no_body_for_head() -> None:
     limits = Limits(head=4096, uri=64, fields=10)
     data = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
-    for method, body in ((b"GET", 5), (b"GET", 5), (b"HEAD", 0), (b"GET", 5)):
+    for method, body in ((b"GET", 5), (b"GET", 5), (b"GET", 5), (b"HEAD", 0), (b"GET", 5)):
         response = parse_response(data, limits, method)
         assert response is not None and response.body == body
 
@@ -962,12 +968,46 @@ def test_a_head_of_many_lines_for_this_hop_alone_is_not_kept_in_memory() -> None
     few, many = b"X-Hop: 1\r\n" * 3, b"X-Hop: 1\r\n" * 50
     for lines, is_kept in ((few, True), (many, False)):
         head = b"Connection: X-Hop\r\n" + lines + b"\r\n"
+        request(GET + head), response(OK + head)
         assert (request(GET + head).section is request(GET + head).section) == is_kept
         assert (response(OK + head) is response(OK + head)) == is_kept
 
 
+def test_heads_that_differ_each_time_are_not_kept_and_drive_nothing_out() -> None:
+    known = (http1._known_lines, http1._known_sections, http1._known_responses)
+    for _ in range(3):
+        kept, answer = request(b"GET /kept HTTP/1.1\r\nHost: kept\r\n\r\n"), response(OK + b"X: kept\r\n\r\n")
+    sizes = [len(each) for each in known]
+    for i in range(5000):
+        request(b"GET /flood/%d HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 10.9.%d.%d\r\n\r\n" % (i, i >> 8, i & 255))
+        request(b"GET /flood/%d HTTP/1.1\r\nHost: kept\r\n\r\n" % i)
+        response(OK + b"X-Flood: %d\r\n\r\n" % i)
+    assert [len(each) for each in known] == sizes
+    assert request(b"GET /kept HTTP/1.1\r\nHost: kept\r\n\r\n").section is kept.section
+    assert response(OK + b"X: kept\r\n\r\n") is answer
+
+
+@pytest.mark.parametrize("size", [10, 400, 1900])
+def test_heads_that_come_twice_take_no_more_than_their_share_of_memory(size: int) -> None:
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        most = 0
+        for i in range(2 * (4 << 20) // (5 * size + 1024)):
+            fields = b"\r\nHost: a\r\nX-%d: " % i + b"x" * size + b"\r\n\r\n"
+            for _ in range(3):
+                parse_request(b"GET / HTTP/1.1" + fields, LIMITS)
+                parse_response(b"HTTP/1.1 200 OK" + fields, LIMITS, b"GET")
+            if i % 64 == 0:
+                most = max(most, tracemalloc.get_traced_memory()[0] - before)
+    finally:
+        tracemalloc.stop()
+    assert 1 << 20 < most < 4 << 20
+
+
 def test_a_response_seen_before_still_has_too_many_lines() -> None:
     data = b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\nA: b\r\n\r\n"
-    assert response(data).lines == 2
+    for _ in range(3):
+        assert response(data).lines == 2
     with pytest.raises(BadResponse, match="more than 1 header fields"):
         parse_response(data, Limits(head=4096, uri=64, fields=1), b"GET")

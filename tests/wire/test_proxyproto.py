@@ -110,6 +110,7 @@ BAD = {
     "v2 TLV overruns into the data": v2(0x21, 0x11, V4_BLOCK + b"\x04\xff\xff") + bytes(70000),
     "v2 TLV overruns by its high octet": v2(0x21, 0x11, V4_BLOCK + b"\x04\x01\x00"),
     "v2 checksum wrong": v2(0x21, 0x11, V4_BLOCK + tlv(3, bytes(4))),
+    "v2 TLS too short": v2(0x21, 0x11, V4_BLOCK + tlv(0x20, bytes(4))),
     "v2 checksum too short": v2(0x21, 0x11, V4_BLOCK + tlv(3, bytes(3))),
 }
 
@@ -238,7 +239,7 @@ def test_what_is_sent_is_understood(source, destination, encode, data):
     told = parse(header + data)
     assert told.size == len(header)
     assert [plain(told.source), plain(told.destination)] == [plain(source), plain(destination)]
-    families = {type(ip_address(end[0])) for end in told[1:]}
+    families = {type(ip_address(end[0])) for end in told[1:3]}
     assert families in ({IPv4Address}, {IPv6Address})
 
 
@@ -277,3 +278,22 @@ def test_no_split_changes_what_is_read(data):
     assert decided == whole
     # Once decided, more octets change nothing.
     assert all(v == whole for v in verdicts[verdicts.index(decided) :])
+
+
+@pytest.mark.parametrize(
+    ("tlvs", "is_tls"),
+    [
+        (b"", False),
+        (tlv(0x20, b"\1" + bytes(4)), True),
+        (tlv(0x20, b"\7" + bytes(4) + tlv(0x21, b"TLSv1.3") + tlv(0x22, b"a client")), True),
+        (tlv(4, b"x") + tlv(0x20, b"\6" + bytes(4)), False),
+        (tlv(0x20, b"\1" + bytes(4)) + tlv(0x20, bytes(5)), True),
+    ],
+)
+def test_whether_the_client_speaks_tls(tlvs: bytes, is_tls: bool) -> None:
+    for header in (v2(0x21, 0x11, V4_BLOCK + tlvs), v2(0x21, 0x31, bytes(216) + tlvs)):
+        parsed = parse(header)
+        assert parsed is not None and parsed.is_tls is is_tls
+    # What the balancer in between says of itself is nothing of the client.
+    local = parse(v2(0x20, 0x11, V4_BLOCK + tlvs))
+    assert local is not None and not local.is_tls

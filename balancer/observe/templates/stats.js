@@ -29,7 +29,8 @@ const clock = () => now + (performance.now() - heard) / 1000;
 const last = row => row.lastsess ? duration(clock() - row.lastsess) : "?";
 const down = row => duration(row.downtime + (row.is_down ? clock() - row.since : 0));
 const FORMAT = {lastsess: last, bin: row => octets(row.bin), bout: row => octets(row.bout), check: row => row.check,
-                downtime: row => row.downtime === null ? "" : down(row)};
+                downtime: row => row.downtime === null ? "" : down(row),
+                throttle: row => row.throttle < 100 ? `${row.throttle}%` : "-"};
 const TICKING = new Set(["lastsess", "status", "downtime"]);
 const columns = table => table.keys ??= all("col", table).map(col => col.dataset.k);
 const put = (node, text) => { if (node.textContent !== text) node.textContent = text; };
@@ -57,11 +58,17 @@ function show(tr, row, only) {
     const cell = tr.cells[i];
     if (key === "status") {
       put(cell.firstElementChild, row.status);
+      if ("changed" in row) {
+        const mark = cell.querySelector(".changed");
+        put(mark, row.changed ? "changed" : "");
+        if (mark.title !== row.changed) mark.title = row.changed;
+      }
       if ("since" in row) put(cell.lastChild, ` ${duration(clock() - row.since)}`);
     } else if (key === "weight" && tr.id[0] === "s") {
       put(cell, `${row.weight}/${cell.textContent.split("/")[1]}`);
     } else if (FORMAT[key] || row[key] !== null) {
       put(cell, FORMAT[key] ? FORMAT[key](row) : number(row[key]));
+      cell.classList.toggle("zero", cell.textContent === "0");
     }
     const words = only ? null : title(row, key);
     if (words !== null && cell.title !== words) cell.title = words;
@@ -133,7 +140,7 @@ function event([no, at, level, text]) {
 }
 
 function drains(list) {
-  const rows = list.map(([backend, server, word, since, sessions, quiet, empty]) => {
+  const rows = list.map(([backend, server, word, since, sessions, quiet, empty, oldest]) => {
     const tr = document.createElement("tr"), th = tr.appendChild(document.createElement("th"));
     tr.className = word === "MAINT" ? "maint" : "drain";
     th.scope = "row";
@@ -143,7 +150,7 @@ function drains(list) {
     chip.textContent = word;
     state.className = "word";
     state.append(chip);
-    const texts = [duration(since), number(sessions), quiet === null || !sessions ? "-" : duration(quiet),
+    const texts = [duration(since), number(sessions), !sessions ? "-" : oldest === null ? "?" : duration(oldest), quiet === null || !sessions ? "-" : duration(quiet),
                    empty === null ? "?" : sessions ? duration(empty) : "empty"];
     for (const text of texts) tr.insertCell().textContent = text;
     return tr;
@@ -161,7 +168,8 @@ function routers(html) {
 // News
 const live = $("live");
 function say(is_live, text) { live.hidden = false; live.className = is_live ? "chip up" : "chip down"; put(live, text); }
-const TEXTS = [number, number, number, number, number, number, octets, octets, number, number, number];
+const TEXTS = [number, number, number, number, number, number, octets, octets, octets, octets, number, number, number, number];
+const DOWN = 12, DROPPED = 13, TITLE = document.title;
 const HEARD = {
   hello(data) {
     if (data.epoch !== body.dataset.epoch) { location.reload(); return; }
@@ -178,7 +186,10 @@ const HEARD = {
     heard = performance.now();
     const cells = all("dd > span:not(.spark), dd > small > span", $("top"));
     data.top.forEach((value, i) => put(cells[i], TEXTS[i](value)));
-    cells[10].parentNode.className = data.top[10] ? "bad" : "";
+    cells[DOWN].parentNode.hidden = !data.top[DOWN];
+    cells[DROPPED].parentNode.className = data.top[DROPPED] ? "bad" : "";
+    const words = data.top[DOWN] ? `(${number(data.top[DOWN])} down) ${TITLE}` : TITLE;
+    if (document.title !== words) document.title = words;
     data.process.forEach((value, i) => add(processes[i], value));
     data.trend.forEach((value, i) => { if (trends.has(names[i])) add(trends.get(names[i]), value); });
     (data.events || []).forEach(event);
@@ -268,7 +279,12 @@ for (const table of all("table.b, table.f")) {
 const form = $("act");
 if (form) {
   const boxes = all("input[name=s]");
-  const count = () => put($("chosen"), `${number(boxes.filter(box => box.checked).length)} chosen`);
+  const count = () => {
+    const chosen = boxes.filter(box => box.checked).length;
+    put($("chosen"), `${number(chosen)} chosen`);
+    // It comes along where there is something to do.
+    form.classList.toggle("idle", !chosen);
+  };
   for (const section of all("section").filter(each => each.querySelector("input[name=s]"))) {
     const label = document.createElement("label"), box = label.appendChild(document.createElement("input"));
     box.type = "checkbox";

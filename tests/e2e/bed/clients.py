@@ -15,7 +15,7 @@ from types import TracebackType
 from tests.e2e.bed.process import PATIENCE, until
 from tests.e2e.bed.servers import program
 
-__all__ = ["Load", "curl", "dig", "facts", "get", "talk"]
+__all__ = ["Load", "curl", "dig", "facts", "get", "say", "talk"]
 
 
 def get(port: int, path: str = "/", *, host: str = "127.0.0.1", **headers: str) -> dict[str, str]:
@@ -136,3 +136,15 @@ class Load:
                     writer.close()
             except (OSError, asyncio.IncompleteReadError) as error:
                 (self.cut if began else self.failed).append(f"{time.monotonic():.3f} {error!r}")
+
+
+def say(path: Path, line: str) -> str:
+    """A command at a runtime socket, and its answer."""
+    with socket.socket(socket.AF_UNIX) as peer:
+        peer.settimeout(PATIENCE)
+        peer.connect(str(path))
+        peer.sendall(line.encode() + b"\n")
+        said = b""
+        while part := peer.recv(65536):
+            said += part
+        return said.decode()

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -49,11 +49,18 @@ def holders(port: int) -> set[int]:
             if int(local.rpartition(":")[2], 16) == port and state == "0A":
                 inodes.add(f"socket:[{inode}]")
     found = set()
-    for link in Path("/proc").glob("[0-9]*/fd/*"):
-        with contextlib.suppress(OSError):
-            if str(link.readlink()) in inodes:
-                found.add(int(link.parts[2]))
+    for process in Path("/proc").glob("[0-9]*"):
+        if any(name in inodes for name in _open_files(process)):
+            found.add(int(process.name))
     return found
+
+
+def _open_files(process: Path) -> Iterator[str]:
+    """It may close them, and end, meanwhile."""
+    with contextlib.suppress(OSError):
+        for entry in (process / "fd").iterdir():
+            with contextlib.suppress(OSError):
+                yield str(entry.readlink())
 
 
 def members(session: int) -> dict[int, str]:
