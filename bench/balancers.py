@@ -1,28 +1,73 @@
-"""The contestants: one task, written as HAProxy's, dnsdist's and pybalancer's configuration."""
+"""The contestants: one task, in the words of each balancer. Their configurations are in peers/, to be read there."""
 
 from __future__ import annotations
 
-import textwrap
+import os
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-__all__ = ["Contestant", "Frontend", "Mode", "Task", "dnsdist", "haproxy", "pybalancer"]
+import jinja2
+
+__all__ = [
+    "CHECK_INTERVAL_MS",
+    "DNS_NAME",
+    "PEERS",
+    "Contestant",
+    "Engine",
+    "Frontend",
+    "Mode",
+    "Task",
+    "dnsdist",
+    "haproxy",
+    "haproxy_master",
+    "ipvs",
+    "nginx",
+    "pybalancer",
+    "stream_module",
+]
 
 Mode = Literal["http", "tcp", "udp"]
+Engine = Literal["", "nat", "masquerade"]
+PEERS = Path(__file__).with_name("peers")
+DNS_NAME = "bench.test"
 # Long enough that no connection of a measurement times out, the idle ones included.
 IDLE = 300
 CHECK_INTERVAL_MS = 2000
 MAXCONN = 5000
+# Where distributions and nginx's own packages have it; nothing where it is built in.
+STREAM_MODULES = ("/usr/lib/nginx/modules", "/usr/lib64/nginx/modules", "/usr/share/nginx/modules")
 
 
 @dataclass(frozen=True)
 class Frontend:
-    """Where clients come in, and the ports of 127.0.0.1 that serve them."""
+    """Where clients come in, and the servers behind it (address:port)."""
 
     mode: Mode
     port: int
-    servers: tuple[int, ...]
+    servers: tuple[str, ...]
+    host: str = "127.0.0.1"
+    engine: Engine = ""
+    """How the kernel forwards; empty: the balancer's processes do it."""
+    title: str = ""
+    """Where there are more than one of a mode."""
+    prefix: str = "s"
+    """What the servers' names begin with."""
+
+    @property
+    def name(self) -> str:
+        return self.title or self.mode
+
+    @property
+    def address(self) -> str:
+        return f"{self.host}:{self.port}"
+
+    @property
+    def named_servers(self) -> list[tuple[str, str]]:
+        """Name and address of each."""
+        return [(f"{self.prefix}{number}", server) for number, server in enumerate(self.servers, 1)]
 
 
 @dataclass(frozen=True)
@@ -48,111 +93,74 @@ class Contestant:
     """A balancer program: how it is configured and started."""
 
     name: str
-    suffix: str
-    render: Callable[[Task], str]
+    template: str
+    """Its configuration, a file of peers/."""
     command: Callable[[str], Sequence[str]]
     """From the path of its configuration to its command line."""
+    reload: signal.Signals = signal.SIGHUP
+    """To the process that was started: read the configuration again."""
+
+    @property
+    def suffix(self) -> str:
+        return self.template.rpartition(".")[2]
+
+    def render(self, task: Task, *, directory: str = "/nonexistent") -> str:
+        """Its configuration. What it keeps in files goes to `directory`."""
+        return _TEMPLATES.get_template(self.template).render(
+            task=task,
+            idle=IDLE,
+            check_ms=CHECK_INTERVAL_MS,
+            dns_name=DNS_NAME,
+            directory=directory,
+            number=task.port,
+            stream_module=stream_module(),
+            is_root=os.geteuid() == 0,
+        )
+
+
+# Of text, not of HTML.
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(PEERS),
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+    undefined=jinja2.StrictUndefined,
+    autoescape=False,
+)
 
 
 def haproxy(program: str, name: str) -> Contestant:
     """In the foreground, one process (-db)."""
-    return Contestant(name, "cfg", render_haproxy, lambda path: [program, "-db", "-f", path])
+    return Contestant(name, "haproxy.cfg", lambda path: [program, "-db", "-f", path])
+
+
+def haproxy_master(program: str, name: str) -> Contestant:
+    """In the foreground, with a master that starts new workers at a reload (-W)."""
+    command = [program, "-W", "-db", "-f"]
+    return Contestant(name, "haproxy.cfg", lambda path: [*command, path], reload=signal.SIGUSR2)
 
 
 def dnsdist(program: str, name: str) -> Contestant:
     """In the foreground without its console."""
-    return Contestant(
-        name, "lua", render_dnsdist, lambda path: [program, "--supervised", "--disable-syslog", "-C", path]
-    )
+    return Contestant(name, "dnsdist.lua", lambda path: [program, "--supervised", "--disable-syslog", "-C", path])
+
+
+def nginx(program: str, name: str) -> Contestant:
+    """In the foreground, a master and its workers."""
+    return Contestant(name, "nginx.conf", lambda path: [program, "-e", "stderr", "-c", path])
+
+
+def ipvs(program: str, name: str) -> Contestant:
+    """The kernel's tables, filled once; no process stays."""
+    return Contestant(name, "ipvs.rules", lambda path: ["sh", "-c", f"{program} --restore <{path}"])
 
 
 def pybalancer(command: Sequence[str], name: str) -> Contestant:
     """`command` is what comes before `-c FILE`."""
-    return Contestant(name, "yaml", render_pybalancer, lambda path: [*command, "-c", path])
+    return Contestant(name, "pybalancer.yaml", lambda path: [*command, "-c", path])
 
 
-def render_haproxy(task: Task) -> str:
-    """haproxy.cfg. UDP frontends are left out: HAProxy has none."""
-    log = "" if task.log_port is None else f"    log 127.0.0.1:{task.log_port} local0\n"
-    lines = [
-        "global\n",
-        f"    maxconn {task.maxconn}\n    nbthread {task.workers}\n{log}",
-        "defaults\n",
-        f"    timeout connect 5s\n    timeout client {IDLE}s\n    timeout server {IDLE}s\n",
-        f"    timeout http-request {IDLE}s\n    timeout http-keep-alive {IDLE}s\n",
-        "    retries 3\n    option redispatch\n",
-        "    log global\n" if log else "",
-    ]
-    for frontend in task.frontends:
-        if frontend.mode == "udp":
-            continue
-        http = frontend.mode == "http"
-        lines += [
-            f"frontend {frontend.mode}\n    mode {frontend.mode}\n    bind 127.0.0.1:{frontend.port}\n",
-            "    option forwardfor\n" if http else "",
-            f"    option {frontend.mode}log\n" if log else "",
-            f"    default_backend {frontend.mode}-servers\n",
-            f"backend {frontend.mode}-servers\n    mode {frontend.mode}\n    balance roundrobin\n",
-            f"    http-reuse {task.reuse}\n    cookie SERVERID insert\n" if http else "",
-            f"    default-server check inter {CHECK_INTERVAL_MS}ms\n",
-            *(
-                f"    server s{port} 127.0.0.1:{port}{f' cookie s{port}' if http else ''}\n"
-                for port in frontend.servers
-            ),
-        ]
-    if task.stats_port is not None:
-        lines.append(
-            f"frontend stats\n    mode http\n    bind 127.0.0.1:{task.stats_port}\n    stats enable\n"
-            "    stats uri /haproxy?stats\n    stats auth admin:bench\n"
-        )
-    return "".join(lines)
-
-
-def render_dnsdist(task: Task) -> str:
-    """dnsdist.conf (Lua) for the UDP frontend; no telemetry, no packet cache."""
-    (frontend,) = (frontend for frontend in task.frontends if frontend.mode == "udp")
-    return "".join(
-        [
-            'setSecurityPollSuffix("")\n',
-            f'setLocal("127.0.0.1:{frontend.port}")\n',
-            "setServerPolicy(roundrobin)\n",
-            *(
-                f'newServer({{address="127.0.0.1:{port}", checkName="bench.test.", checkType="SOA", '
-                f"mustResolve=true, checkInterval={CHECK_INTERVAL_MS // 1000}}})\n"
-                for port in frontend.servers
-            ),
-        ]
-    )
-
-
-def render_pybalancer(task: Task) -> str:
-    """balancer.yaml."""
-    target = "none" if task.log_port is None else f"udp://127.0.0.1:{task.log_port}"
-    text = textwrap.dedent(f"""\
-        global:
-          workers: {task.workers}
-          maxconn: {task.maxconn}
-          log: {{target: "{target}"}}
-          hard_stop_after: 1s
-        defaults:
-          timeout: {{connect: 5s, client: {IDLE}s, server: {IDLE}s, http_request: {IDLE}s, http_keep_alive: {IDLE}s}}
-          retries: 3
-          redispatch: true
-        """)
-    if task.stats_port is not None:
-        text += f"stats: {{bind: 127.0.0.1:{task.stats_port}, users: {{admin: bench}}}}\n"
-    text += "frontends:\n"
-    for frontend in task.frontends:
-        text += f"  {frontend.mode}:\n    mode: {frontend.mode}\n    bind: 127.0.0.1:{frontend.port}\n"
-        text += {"http": "    forwarded_for: true\n", "tcp": "", "udp": "    udp: {protocol: dns}\n"}[frontend.mode]
-        text += f"    default_backend: {frontend.mode}-servers\n"
-    text += "backends:\n"
-    for frontend in task.frontends:
-        http = frontend.mode == "http"
-        check = "dns, query: bench.test" if frontend.mode == "udp" else "tcp"
-        text += f"  {frontend.mode}-servers:\n    balance: roundrobin\n"
-        text += f"    http_reuse: {task.reuse}\n    cookie: {{name: SERVERID, mode: insert}}\n" if http else ""
-        text += f"    check: {{type: {check}, interval: {CHECK_INTERVAL_MS}ms}}\n    servers:\n"
-        for port in frontend.servers:
-            text += f"      s{port}: {{address: 127.0.0.1:{port}{f', cookie: s{port}' if http else ''}}}\n"
-    return text
+def stream_module() -> str:
+    """The path of nginx's module for TCP and UDP; empty where it is no module of its own, or is missing."""
+    found = (Path(folder) / "ngx_stream_module.so" for folder in STREAM_MODULES)
+    return next((str(path) for path in found if path.exists()), "")

@@ -65,7 +65,7 @@ def show(results: Sequence[Result], options: argparse.Namespace) -> None:
     for remark in remarks(results):
         print(f"note: {remark}")
     if options.json is not None:
-        report = {"machine": machine(), "versions": versions(options), "works": as_json(results)}
+        report = {"machine": machine(), "versions": versions(options.haproxy), "works": as_json(results)}
         options.json.write_text(json.dumps(report, indent=1) + "\n")
 
 
@@ -146,11 +146,11 @@ def machine() -> dict[str, object]:
     }
 
 
-def versions(options: argparse.Namespace) -> dict[str, str]:
+def versions(haproxy: str | None = None) -> dict[str, str]:
     """The first line of what each program says of itself."""
     found = {"python": platform.python_version()}
     asked = {
-        options.haproxy or "haproxy": "-v",
+        haproxy or "haproxy": "-v",
         "dnsdist": "--version",
         "nginx": "-v",
         "named": "-v",

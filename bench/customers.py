@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from rogues import DOINGS, body_of, checksum, dns_reply, upgraded
 
-__all__ = ["KINDS", "Crowd", "Ports", "Tally"]
+__all__ = ["KINDS", "Ask", "Crowd", "Line", "Ports", "Replies", "Tally", "query"]
 
 # Nobody waits longer than this (seconds) for what was asked: all of the balancer's timeouts together are shorter.
 PATIENCE = 25.0
@@ -521,7 +521,7 @@ class Crowd:
         loop = asyncio.get_running_loop()
         replies: asyncio.Queue[bytes] = asyncio.Queue()
         transport, _ = await loop.create_datagram_endpoint(
-            lambda: _Replies(replies), remote_addr=("127.0.0.1", self._ports.flow if is_flow else self._ports.dns)
+            lambda: Replies(replies), remote_addr=("127.0.0.1", self._ports.flow if is_flow else self._ports.dns)
         )
         try:
             for _ in range(dice.randrange(1, 10)):
@@ -529,8 +529,8 @@ class Crowd:
                 if is_flow:
                     doing = "ok"
                 name = f"{doing}.{self._name()}.soak.test"
-                query = _query(dice.randrange(65536), name)
-                transport.sendto(query)
+                octets = query(dice.randrange(65536), name)
+                transport.sendto(octets)
                 try:
                     async with asyncio.timeout(2.0):
                         reply = await replies.get()
@@ -541,7 +541,7 @@ class Crowd:
                 if reply[3] & 15 == 2:
                     # SERVFAIL: no server left.
                     self.tally.own[f"{kind} SERVFAIL"] += 1
-                elif reply != dns_reply(query, name):
+                elif reply != dns_reply(octets, name):
                     raise _Wrong(f"{name}: another answer, {reply!r}")
                 else:
                     self.tally.whole[kind] += 1
@@ -549,7 +549,9 @@ class Crowd:
             transport.close()
 
 
-class _Replies(asyncio.DatagramProtocol):
+class Replies(asyncio.DatagramProtocol):
+    """Datagrams that came, into a queue."""
+
     def __init__(self, queue: asyncio.Queue[bytes]) -> None:
         self._queue = queue
 
@@ -596,7 +598,8 @@ async def _ended(task: asyncio.Task[None], *, cancel: bool = True) -> None:
         task.exception()
 
 
-def _query(number: int, name: str) -> bytes:
+def query(number: int, name: str) -> bytes:
+    """A DNS query for an address."""
     labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
     return struct.pack("!6H", number, 0x0100, 1, 0, 0, 0) + labels + b"\x00" + struct.pack("!2H", 1, 1)
 

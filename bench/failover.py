@@ -8,16 +8,20 @@ import contextlib
 import json
 import os
 import random
+import shlex
 import signal
 import socket
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from balancers import Frontend, Task, haproxy
 
 from tests.e2e.bed.process import descendants
 from tests.lab import services
@@ -25,6 +29,7 @@ from tests.lab.directors import (
     ALL,
     DIRECTORS,
     NOWHERE,
+    SERVICE,
     V2,
     V3,
     Cluster,
@@ -33,11 +38,11 @@ from tests.lab.directors import (
     keepalived,
     pybalancer,
 )
-from tests.lab.lab import Lab, Node
+from tests.lab.lab import Lab, Node, Program
 from tests.lab.space import LabError
 from tests.lab.topology import MACHINES
 from tests.lab.watch import Passed, Wire
-from tests.vrrp.conftest import Advert, Arp
+from tests.vrrp.frames import Advert, Arp
 
 __all__ = ["main"]
 
@@ -84,21 +89,26 @@ def nothing(_: Cluster) -> None:
     """There is nothing to do."""
 
 
+def balancer(node: Node) -> Program:
+    """What balances on it. LabError when nothing does."""
+    return node.program(node.balancer[0])
+
+
 def stop(cluster: Cluster) -> None:
-    cluster.master.program("pybalancer").send(signal.SIGTERM)
+    balancer(cluster.master).send(signal.SIGTERM)
 
 
 def kill(cluster: Cluster) -> None:
-    pid = cluster.master.program("pybalancer").pid
+    pid = balancer(cluster.master).pid
     for each in [pid, *descendants(pid)]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(each, signal.SIGKILL)
 
 
 def ends(node: Node) -> None:
-    """Its pybalancer, if it runs. Without patience for connections whose client is with the other director now."""
+    """What balances on it, if it runs. Without patience for connections whose client is with the other director now."""
     with contextlib.suppress(LabError):
-        program = node.program("pybalancer")
+        program = balancer(node)
         program.send(signal.SIGTERM)
         time.sleep(0.2)
         # The second signal ends at once.
@@ -130,13 +140,15 @@ SCENARIOS = {
         Scenario(
             "freeze",
             "supervisor frozen",
-            lambda c: c.master.program("pybalancer").send(signal.SIGSTOP),
-            lambda c: c.master.program("pybalancer").send(signal.SIGCONT),
+            lambda c: balancer(c.master).send(signal.SIGSTOP),
+            lambda c: balancer(c.master).send(signal.SIGCONT),
         ),
         Scenario("failback", "failback", start, nothing, frozenset(ALL), lambda _: 1.0, stopped),
         Scenario("delete", "address deleted by hand", delete, nothing, frozenset(ALL), lambda _: 0.1, is_gap=True),
     )
 }
+# Of these the others' ways are the same: keepalived cannot give up addresses when it is killed, or freezes.
+OTHERS = ("stop", "power", "outside", "inside", "failback")
 LOAD = "load"
 NAMES = (*SCENARIOS, LOAD)
 
@@ -151,6 +163,7 @@ class Row:
     samples: list[float] = field(default_factory=list)
     overlaps: list[float] = field(default_factory=list)
     """The longest time that two held an address, of each run."""
+    program: str = "pybalancer"
 
 
 def measure(cluster: Cluster, scenario: Scenario, version: Version, runs: int) -> Row:
@@ -192,7 +205,7 @@ def healthy(cluster: Cluster) -> None:
 def under_load(cluster: Cluster, lab: Lab, seconds: float) -> str:
     """One line: whether anybody took over while everything was busy."""
     say(f"{LOAD}: {seconds:g} s at 100 ms under full CPU load")
-    with_version(cluster, VERSIONS["v3"])
+    with_version(cluster, VERSIONS["v3"], pybalancer)
     healthy(cluster)
     with Wire(lab) as wire:
         begun = time.monotonic()
@@ -208,10 +221,29 @@ def under_load(cluster: Cluster, lab: Lab, seconds: float) -> str:
     )
 
 
-def with_version(cluster: Cluster, version: Version) -> None:
+def haproxy_and_keepalived(node: Node, text: str) -> tuple[str, ...]:
+    """As the thesis had it: keepalived for the virtual routers of that configuration, HAProxy for the service."""
+    command = shlex.join(keepalived(node, text))
+    servers = tuple(f"{each.address}:{SERVICE[1]}" for each in MACHINES.values() if each.kind == "web")
+    task = Task((Frontend("tcp", SERVICE[1], servers, host="*"),))
+    node.write("/etc/haproxy.cfg", haproxy("haproxy", "HAProxy").render(task))
+    # Addresses are given up before the service ends, as systemd would stop them.
+    script = (
+        f'haproxy -db -f /etc/haproxy.cfg & h=$!; {command} & k=$!; trap "kill $k; wait $k; kill $h" TERM; wait; wait'
+    )
+    return ("bash", "-c", script)
+
+
+PROGRAMS: dict[str, Callable[[Node, str], tuple[str, ...]]] = {
+    "pybalancer": pybalancer,
+    "keepalived": haproxy_and_keepalived,
+}
+
+
+def with_version(cluster: Cluster, version: Version, program: Callable[[Node, str], tuple[str, ...]]) -> None:
     for name in DIRECTORS:
         ends(cluster.lab[name])
-    cluster.runs(*(pybalancer(cluster.lab[name], version.text) for name in DIRECTORS))
+    cluster.runs(*(program(cluster.lab[name], version.text) for name in DIRECTORS))
     cluster.until(ALL, NOWHERE)
 
 
@@ -224,7 +256,7 @@ def table(rows: Sequence[Row]) -> str:
         worst = max(row.samples)
         lines.append(
             (
-                row.text,
+                row.text if row.program == "pybalancer" else f"{row.text}, {row.program}",
                 row.version,
                 *(f"{seconds * 1000:.0f} ms" for seconds in (statistics.median(row.samples), worst, row.most)),
                 "met" if worst <= row.most else "MISSED",
@@ -306,6 +338,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help=f"of {', '.join(NAMES)}"
     )
     parser.add_argument("--at", nargs="+", choices=VERSIONS, default=tuple(VERSIONS), metavar="VERSION", help="v2, v3")
+    parser.add_argument("--with", nargs="+", choices=PROGRAMS, default=("pybalancer",), dest="programs", metavar="NAME",
+                        help="what runs on both directors: pybalancer, keepalived (with HAProxy)")  # fmt: skip
     parser.add_argument("--seconds", type=float, default=60.0, help=f"how long `{LOAD}` takes (default 60)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")
     parser.add_argument("--trace", action="store_true", help="print the packets of an election against keepalived")
@@ -330,12 +364,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     for line in trace(lab, cluster, VERSIONS[options.at[0]]):
                         print(line)
                     return 0
-                for version in [VERSIONS[name] for name in options.at]:
-                    scenarios = [scenario for name, scenario in SCENARIOS.items() if name in options.only]
+                for version, program in product([VERSIONS[name] for name in options.at], options.programs):
+                    possible = SCENARIOS if program == "pybalancer" else OTHERS
+                    scenarios = [SCENARIOS[name] for name in possible if name in options.only]
                     if scenarios:
-                        with_version(cluster, version)
+                        with_version(cluster, version, PROGRAMS[program])
                     for scenario in scenarios:
-                        rows.append(measure(cluster, scenario, version, options.runs))
+                        row = measure(cluster, scenario, version, options.runs)
+                        rows.append(replace(row, program=program))
                 if LOAD in options.only:
                     remarks.append(under_load(cluster, lab, options.seconds))
             finally:

@@ -6,14 +6,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import signal
 import statistics
 import sys
-import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -21,8 +18,10 @@ from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import procfs
+import balancers
 import stats
+from arena import DNS, HTTP, SERVERS, Arena, Way, cpu_ns
+from balancers import DNS_NAME, Engine, Frontend, Task
 from cost import machine, pybalancer_command
 from load import WRK_REPORT, Tally, parse_dnsperf, parse_wrk
 from report import number, percent
@@ -44,7 +43,6 @@ CLIENTS, QUERIES = 32, 100
 # fill two cores with a thread each, and carry less with more.
 THREADS = len(os.sched_getaffinity(0))
 READY_WITHIN = 15.0
-NAME = "bench.test"
 SERVICES, SERVERS_EACH = 1000, 10
 # Both are held to these (seconds).
 APPLIED_WITHIN, CHANGED_WITHIN = 2.0, 0.05
@@ -52,28 +50,21 @@ CHANGES = 20
 # What the backends of many services say besides.
 KINDS = {"roundrobin": "", "maglev": "balance: maglev, ", "persistence_timeout": "persistence_timeout: 90s, "}
 
-# The ways from the client to the servers, each through a machine of its own, so that no rule of one is in another's
-# way, and to addresses of its own. `router` is what a director is to the inner network: it forwards, and masquerades
-# what goes out. `bare` forwards and does nothing else: its kernel does not even follow connections.
-WAYS = {"bare": 1, "router": 2, "director": 3, "masked": 4, "proxy": 5}
-SERVERS = (2, 3, 4)
-HTTP, DNS = 80, 53
+# `router` is what a director is to the inner network: it forwards, and masquerades what goes out. `bare` forwards and
+# does nothing else: its kernel does not even follow connections.
+WAYS = {
+    way.name: way
+    for way in (
+        Way("bare", 1, forwards=True),
+        Way("router", 2, forwards=True, masquerades=True),
+        Way("director", 3),
+        Way("masked", 4),
+        Way("proxy", 5),
+    )
+}
 BARE = "direct, bare"
 DIRECT = "direct"
 TWIN = "direct-twin"
-
-
-def client_at(way: str) -> str:
-    return f"192.168.{WAYS[way]}.10"
-
-
-def vip(way: str) -> str:
-    """The machine's own address on the client's side is the service's."""
-    return f"192.168.{WAYS[way]}.1"
-
-
-def server_at(way: str, host: int) -> str:
-    return f"10.0.{WAYS[way]}.{host}"
 
 
 @dataclass(frozen=True)
@@ -87,7 +78,8 @@ class Contestant:
 
     @property
     def address(self) -> str:
-        return vip(self.way) if self.host is None else server_at(self.way, self.host)
+        way = WAYS[self.way]
+        return way.vip if self.host is None else way.server(self.host)
 
 
 @dataclass(frozen=True)
@@ -110,84 +102,26 @@ class Work:
     bars: tuple[Bar, ...]
 
 
-class Stage:
-    """A client, three machines between, and the servers; a context manager. LabError where it cannot be."""
+class Stage(Arena):
+    """With the loads of this bench, and nothing bound to a core."""
 
     def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self._exit = ExitStack()
-
-    def __enter__(self) -> Stage:
-        try:
-            self._set_up()
-        except BaseException:
-            self._exit.close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._exit.close()
-
-    def _space(self, name: str, within: Space | None = None) -> Space:
-        space = Space(name, within=within)
-        self._exit.callback(space.kill)
-        space.run(["ip", "link", "set", "lo", "up"])
-        return space
-
-    def _set_up(self) -> None:
-        ground = self._space("ground")
-        self.client, self.server = self._space("client", ground), self._space("server", ground)
-        self.between = {way: self._space(way, ground) for way in WAYS}
-        for way, space in self.between.items():
-            # What a daemon keeps in /run is not the real machine's.
-            space.run(["sh", "-c", "mount -t tmpfs bench /run && mkdir -p /run/haproxy"])
-            for end, far in (("outside", self.client), ("inside", self.server)):
-                line = f"link add {end} netns {space.pid_within} type veth peer name {way} netns {far.pid_within}"
-                ground.run(["ip", *line.split()])
-            self._addresses(space, "outside", f"{vip(way)}/24")
-            self._addresses(space, "inside", f"10.0.{WAYS[way]}.1/24")
-            self._addresses(self.client, way, f"{client_at(way)}/24")
-            self._addresses(self.server, way, *(f"{server_at(way, host)}/24" for host in SERVERS))
-            self.server.run(["ip", "route", "add", f"192.168.{WAYS[way]}.0/24", "via", f"10.0.{WAYS[way]}.1"])
-        for way in ("bare", "router"):
-            self.client.run(["ip", "route", "add", f"10.0.{WAYS[way]}.0/24", "via", vip(way)])
-            self.between[way].run(["sysctl", "-qw", "net.ipv4.ip_forward=1"])
-        self.between["router"].run(["nft", MASQUERADED.format(server_at("router", 0))])
-        self.client.run(["sysctl", "-qw", "net.ipv4.ip_local_port_range=1024 65535"])
-        self.between["proxy"].run(["sysctl", "-qw", "net.ipv4.ip_local_port_range=1024 65535"])
+        super().__init__(directory, WAYS.values())
         self.write("report.lua", WRK_REPORT)
-        self.write("queries", f"{NAME} A\n")
-
-    @staticmethod
-    def _addresses(space: Space, name: str, *addresses: str) -> None:
-        for address in addresses:
-            space.run(["ip", "address", "add", address, "dev", name])
-        space.run(["ip", "link", "set", name, "up"])
-
-    def write(self, name: str, text: str) -> Path:
-        path = self.directory / name
-        path.write_text(text)
-        return path
-
-    def start(self, space: Space, name: str, *command: str) -> None:
-        """A program that runs until the stage is no more."""
-        process = space.start(command, log=str(self.directory / f"{name}.log"))
-        # Called before its space is killed, and done once that is.
-        self._exit.callback(lambda: (space.kill(), process.wait()))
 
     def http(self, contestant: Contestant, seconds: int, *, close: bool) -> Tally:
         """wrk: 32 clients."""
         command = [find_tool("wrk"), f"-t{THREADS}", f"-c{CLIENTS}", f"-d{seconds}s", "--timeout", "10s"]
-        command += ["-s", str(self.directory / "report.lua"), f"http://{contestant.address}:{HTTP}/"]
+        command += ["-s", str(self.directory / "report.lua"), f"http://{contestant.address}:{HTTP}/hello"]
         if close:
             command[1:1] = ["-H", "Connection: close"]
-        return parse_wrk(self.client.run(command, takes=seconds + 15.0))
+        return parse_wrk(self.ask(command, takes=seconds + 15.0))
 
     def dns(self, contestant: Contestant, seconds: int) -> Tally:
         """dnsperf: 100 queries under way, from 8 sockets."""
         command = [find_tool("dnsperf"), "-s", contestant.address, "-p", str(DNS), "-l", str(seconds)]
         command += ["-d", str(self.directory / "queries"), "-c", "8", "-T", "1", "-q", str(QUERIES)]
-        return parse_dnsperf(self.client.run(command, takes=seconds + 15.0))
+        return parse_dnsperf(self.ask(command, takes=seconds + 15.0))
 
 
 def keep_alive(stage: Stage, contestant: Contestant, seconds: int) -> Tally:
@@ -209,6 +143,7 @@ STRAIGHT = (
     Contestant(TWIN, "router", SERVERS[1]),
 )
 KERNEL = (Contestant(NAT, "director"), Contestant(MASQUERADE, "masked"))
+ENGINES: dict[Contestant, Engine] = {KERNEL[0]: "nat", KERNEL[1]: "masquerade"}
 TCP = (*STRAIGHT, *KERNEL, Contestant(HAPROXY, "proxy"))
 UDP = (*STRAIGHT, *KERNEL, Contestant(DNSDIST, "proxy"))
 
@@ -229,106 +164,31 @@ WORKS = (
 
 # What runs there
 
-# As `iptables -t nat -A POSTROUTING -o eth0 -j MASQUERADE` has it.
-MASQUERADED = (
-    "add table ip gateway; add chain ip gateway out {{ type nat hook postrouting priority srcnat; }}; "
-    "add rule ip gateway out oifname outside ip saddr {}/24 masquerade"
-)
 
-
-def render_nginx(directory: Path) -> str:
-    """nginx.conf: no log."""
-    temporary = " ".join(f"{kind}_temp_path {directory}/{kind};" for kind in ("client_body", "proxy", "fastcgi"))
-    return textwrap.dedent(f"""\
-        user root;
-        daemon off;
-        worker_processes {THREADS};
-        pid {directory}/nginx.pid;
-        events {{ worker_connections 8192; }}
-        http {{
-            access_log off;
-            {temporary} uwsgi_temp_path {directory}/uwsgi; scgi_temp_path {directory}/scgi;
-            keepalive_timeout 3600s;
-            keepalive_requests 1000000000;
-            default_type text/plain;
-            server {{ listen {HTTP} backlog=4096 reuseport; location = / {{ return 200 "hello"; }} }}
-        }}
-        """)
-
-
-def render_named(directory: Path) -> str:
-    """named.conf: authoritative for one zone."""
-    return textwrap.dedent(f"""\
-        options {{
-            directory "{directory}";
-            pid-file none;
-            session-keyfile none;
-            recursion no;
-            dnssec-validation no;
-            listen-on-v6 {{ none; }};
-            notify no;
-            listen-on port {DNS} {{ any; }};
-        }};
-        controls {{ }};
-        logging {{ category default {{ null; }}; }};
-        zone "{NAME}" {{ type primary; file "bench.zone"; }};
-        """)
-
-
-def render_haproxy() -> str:
-    """haproxy.cfg, with as many threads as it likes."""
-    servers = "".join(f"    server s{host} {server_at('proxy', host)}:{HTTP} check\n" for host in SERVERS)
-    return (
-        "defaults\n    mode tcp\n    timeout connect 5s\n    timeout client 60s\n    timeout server 60s\n"
-        f"listen web\n    bind {vip('proxy')}:{HTTP}\n    balance roundrobin\n{servers}"
-    )
-
-
-def render_dnsdist() -> str:
-    """dnsdist.conf (Lua); no packet cache."""
-    lines = ['setSecurityPollSuffix("")', f'setLocal("{vip("proxy")}:{DNS}")', "setServerPolicy(roundrobin)"]
-    lines += [
-        f'newServer({{address="{server_at("proxy", host)}:{DNS}", checkName="{NAME}.", checkType="SOA"}})'
-        for host in SERVERS
-    ]
-    return "setACL('0.0.0.0/0')\n" + "\n".join(lines) + "\n"
-
-
-def render_pybalancer(contestant: Contestant) -> str:
-    """balancer.yaml: web and DNS."""
-    frontends, backends = "frontends:\n", "backends:\n"
-    asked = f"{{type: dns, query: {NAME}}}"
-    for name, mode, port, check in (("web", "tcp", HTTP, "{type: tcp}"), ("dns", "udp", DNS, asked)):
-        forwarding = contestant.name.partition(" ")[2]
-        frontends += (
-            f"  {name}: {{mode: {mode}, engine: kernel, forwarding: {forwarding}, "
-            f"bind: '{contestant.address}:{port}', default_backend: {name}}}\n"
-        )
-        servers = ", ".join(f"s{host}: {{address: '{server_at(contestant.way, host)}:{port}'}}" for host in SERVERS)
-        backends += f"  {name}: {{balance: roundrobin, check: {check}, servers: {{{servers}}}}}\n"
-    return "global: {workers: 1, log: {target: stdout}}\n" + frontends + backends
+def task(contestant: Contestant) -> Task:
+    """Web and DNS, on as many threads as there are cores, in the kernel where the contestant is of it."""
+    way = WAYS[contestant.way]
+    engine: Engine = ENGINES.get(contestant, "")
+    web = Frontend("tcp", HTTP, way.servers(HTTP), host=way.vip, engine=engine)
+    dns = Frontend("udp", DNS, way.servers(DNS), host=way.vip, engine=engine)
+    return Task((web, dns), workers=1 if engine else THREADS)
 
 
 def start(stage: Stage, pybalancer: Sequence[str]) -> None:
     """Everything, and wait until each contestant answers."""
-    directory = stage.directory
-    stage.write("bench.zone", "$TTL 60\n@ SOA @ host 1 60 60 60 60\n  NS @\n  A 127.0.0.1\n")
-    nginx = stage.write("nginx.conf", render_nginx(directory))
-    named = stage.write("named.conf", render_named(directory))
-    stage.start(stage.server, "nginx", find_tool("nginx"), "-e", "stderr", "-c", str(nginx))
-    stage.start(stage.server, "named", find_tool("named"), "-f", "-n", "1", "-c", str(named))
-    proxy = stage.between["proxy"]
-    haproxy, dnsdist = stage.write("haproxy.cfg", render_haproxy()), stage.write("dnsdist.conf", render_dnsdist())
-    stage.start(proxy, "haproxy", find_tool("haproxy"), "-db", "-f", str(haproxy))
-    stage.start(proxy, "dnsdist", find_tool("dnsdist"), "--supervised", "--disable-syslog", "-C", str(dnsdist))
-    for contestant in KERNEL:
-        file = stage.write(f"{contestant.way}.yaml", render_pybalancer(contestant))
-        stage.start(stage.between[contestant.way], contestant.way, *pybalancer, "-c", str(file))
+    stage.start_web(THREADS)
+    stage.start_named()
+    ours = balancers.pybalancer(pybalancer, "pybalancer")
+    peers = (balancers.haproxy(find_tool("haproxy"), "haproxy"), balancers.dnsdist(find_tool("dnsdist"), "dnsdist"))
+    for contestant, program in (*((each, ours) for each in KERNEL), *((TCP[-1], each) for each in peers)):
+        name = f"{contestant.way}-{program.name}"
+        file = stage.write(f"{name}.{program.suffix}", program.render(task(contestant)))
+        stage.start(stage.between[contestant.way], name, *program.command(str(file)))
     for contestant in TCP:
         wait_ready(stage, contestant, ["curl", "-sf", "--max-time", "1"], f"http://{contestant.address}:{HTTP}/")
     for contestant in UDP:
         wait_ready(
-            stage, contestant, ["dig", "+tries=1", "+timeout=1", NAME], f"@{contestant.address}", "-p", str(DNS)
+            stage, contestant, ["dig", "+tries=1", "+timeout=1", DNS_NAME], f"@{contestant.address}", "-p", str(DNS)
         )
 
 
@@ -371,13 +231,6 @@ def measure(stage: Stage, work: Work, rounds: int, seconds: int) -> Iterator[Sam
             cpu_us = (cpu_ns() - before) / 1000 / max(tally.requests, 1)
             rate = tally.requests / tally.seconds
             yield Sample(work.name, contestant.name, turn, rate, cpu_us, tally.p50_us, tally.failed)
-
-
-def cpu_ns() -> int:
-    """CPU time of everything that we have started: what runs, and what has ended."""
-    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-    running = (pid for pid in procfs.tree(os.getpid()) if pid != os.getpid())
-    return procfs.cpu_ns(running) + round((ended.ru_utime + ended.ru_stime) * 1e9)
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
+from balancers import DNS_NAME
 from rig import LOAD_CORE, BenchError, Rig, find_tool
-from servers import DNS_NAME
 
 __all__ = [
     "CLIENTS",
@@ -21,6 +21,7 @@ __all__ = [
     "Tally",
     "download",
     "idle_connections",
+    "parse_ab",
     "parse_dnsperf",
     "parse_h2load",
     "parse_wrk",
@@ -117,6 +118,22 @@ def parse_h2load(text: str, *, period: float) -> Pace:
     )
 
 
+def parse_ab(text: str) -> Tally:
+    """From ab's report. Answers of another length than the first are well, others than 2xx are not."""
+    done, failed = int(_find(r"Complete requests:\s+([0-9]+)", text)), int(_find(r"Failed requests:\s+([0-9]+)", text))
+    refused = re.search(r"Non-2xx responses:\s+([0-9]+)", text)
+    errors = re.search(r"Write errors:\s+([0-9]+)", text)
+    failed += sum(int(found[1]) for found in (refused, errors) if found)
+    half, most = (re.search(rf"^\s+{share}%\s+([0-9]+)", text, re.MULTILINE) for share in (50, 99))
+    return Tally(
+        requests=max(done - failed, 0),
+        failed=failed,
+        seconds=float(_find(r"Time taken for tests:\s+([0-9.]+)", text)),
+        p50_us=int(half[1]) * 1000.0 if half else 0.0,
+        p99_us=int(most[1]) * 1000.0 if most else None,
+    )
+
+
 def parse_dnsperf(text: str) -> Tally:
     """From dnsperf's statistics. Lost queries and codes other than NOERROR have failed."""
     completed = int(_find(r"Queries completed:\s+([0-9]+)", text))
@@ -134,7 +151,7 @@ def parse_dnsperf(text: str) -> Tally:
 def _find(pattern: str, text: str) -> str:
     match = re.search(pattern, text)
     if match is None:
-        raise BenchError(f"dnsperf printed no {pattern.partition(':')[0]!r}")
+        raise BenchError(f"the load printed no {pattern.partition(':')[0]!r}")
     return match[1]
 
 
@@ -160,6 +177,20 @@ class Load:
     ) -> Tally:
         """So many clients over HTTP. `close` gives each request a connection of its own. All send `cookie`, or none
         and keep none. What goes to UPLOAD has a body of 1 MiB."""
+        command = self.http_command(port, seconds, close=close, path=path, cookie=cookie, clients=clients)
+        return parse_wrk(self._rig.run(command, within=seconds + GRACE, core=core))
+
+    def http_command(
+        self,
+        port: int,
+        seconds: float,
+        *,
+        close: bool = False,
+        path: str = "/",
+        cookie: str | None = None,
+        clients: int = CLIENTS,
+    ) -> list[str]:
+        """What wrk is started with for that; parse_wrk reads what it says."""
         report = self._upload if path == UPLOAD else self._report
         command = [find_tool("wrk"), "-t1", f"-c{clients}", f"-d{max(round(seconds), 1)}s", "--timeout", "10s"]
         command += ["-s", str(report), f"http://127.0.0.1:{port}{path}"]
@@ -167,7 +198,7 @@ class Load:
             command[1:1] = ["-H", "Connection: close"]
         if cookie is not None:
             command[1:1] = ["-H", f"Cookie: {cookie}"]
-        return parse_wrk(self._rig.run(command, within=seconds + GRACE, core=core))
+        return command
 
     def paced(self, port: int, rate: float, seconds: float) -> Pace:
         """So many requests per second over keep-alive connections, each sent when its time has come, however long the

@@ -10,10 +10,12 @@ from pathlib import Path
 
 __all__ = [
     "CoreTime",
+    "began",
     "core_time",
     "cpu_by_thread",
     "cpu_ns",
     "descriptors",
+    "machine_ns",
     "memory_kib",
     "parse_core",
     "parse_kib_fields",
@@ -123,6 +125,18 @@ def core_time(core: int) -> CoreTime:
     return parse_core((PROC / "stat").read_text(), core)
 
 
+def machine_ns() -> tuple[int, int]:
+    """Nanoseconds since boot, to a tick, of all cores together: in programs and the kernel on their behalf (not in
+    interrupts), and taken by the hypervisor."""
+    return parse_machine((PROC / "stat").read_text())
+
+
+def parse_machine(text: str) -> tuple[int, int]:
+    """The first line of /proc/stat, proc(5)."""
+    user, nice, system, _idle, _iowait, _irq, _softirq, steal = (int(word) for word in text.split()[1:9])
+    return (user + nice + system) * NS_PER_TICK, steal * NS_PER_TICK
+
+
 def memory_kib(pids: Iterable[int], *fields: str) -> int:
     """The sum of these smaps_rollup fields (Private_Clean, Private_Dirty, Pss) over the processes, in KiB."""
     return sum(_fields(pid, "smaps_rollup")[field] for pid in pids for field in fields)
@@ -142,6 +156,11 @@ def reset_peak(pids: Iterable[int]) -> None:
 def peak_growth_kib(before: Mapping[int, int]) -> int:
     """How far each process rose above `before` at its highest since `reset_peak`, summed, in KiB."""
     return sum(max(_fields(pid, "status")["VmHWM"] - resident, 0) for pid, resident in before.items())
+
+
+def began(pid: int) -> int:
+    """When it was started, in ticks since boot."""
+    return int((PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[19])
 
 
 def descriptors(pid: int) -> list[str]:

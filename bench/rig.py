@@ -55,6 +55,9 @@ PACKAGES = {
     "wrk": "wrk",
     "dnsperf": "dnsperf",
     "h2load": "nghttp2-client",
+    "ab": "apache2-utils",
+    "apache2": "apache2",
+    "ipvsadm": "ipvsadm",
 }
 
 

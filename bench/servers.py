@@ -9,14 +9,15 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+from balancers import DNS_NAME
 from rig import LOAD_CORE, Process, Rig, find_tool, free_port, wait_for
 
-__all__ = ["BIG_BODY", "DNS_NAME", "ask_dns", "fetch", "start_named", "start_nginx"]
+__all__ = ["BIG_BODY", "ask_dns", "fetch", "start_many", "start_named", "start_nginx"]
 
 PORTS = 3
 BIG_BODY = 1 << 30
-DNS_NAME = "bench.test"
 START_WITHIN = 10.0
+MANY = 5000
 
 
 def start_nginx(rig: Rig) -> tuple[Process, tuple[int, ...]]:
@@ -27,7 +28,8 @@ def start_nginx(rig: Rig) -> tuple[Process, tuple[int, ...]]:
     for name, size in (("64k", 1 << 16), ("1m", 1 << 20), ("big", BIG_BODY)):
         with (rig.directory / name).open("wb") as file:
             file.truncate(size)  # a hole: it costs no disk
-    config = rig.write("nginx.conf", render_nginx(ports, rig.directory, root=os.geteuid() == 0))
+    addresses = [f"127.0.0.1:{port}" for port in ports]
+    config = rig.write("nginx.conf", render_nginx(addresses, rig.directory, root=os.geteuid() == 0))
     process = rig.start("nginx", [program, "-p", str(rig.directory), "-e", "stderr", "-c", str(config)], core=LOAD_CORE)
 
     def serves() -> bool:
@@ -36,6 +38,24 @@ def start_nginx(rig: Rig) -> tuple[Process, tuple[int, ...]]:
 
     wait_for("nginx serves", serves, within=START_WITHIN)
     return process, ports
+
+
+def start_many(rig: Rig) -> tuple[str, ...]:
+    """nginx on so many addresses of the loopback network, all of which answer as one: each is checked by itself."""
+    port, directory = free_port(), rig.directory / "many"
+    directory.mkdir()
+    addresses = tuple(f"127.{1 + (number >> 16)}.{number >> 8 & 255}.{number & 255}:{port}" for number in range(MANY))
+    config = directory / "nginx.conf"
+    config.write_text(render_nginx(addresses, directory, root=os.geteuid() == 0))
+    command = [find_tool("nginx"), "-p", str(directory), "-e", "stderr", "-c", str(config)]
+    process = rig.start("nginx-many", command, core=LOAD_CORE)
+
+    def serves() -> bool:
+        process.require_alive()
+        return fetch(port, host=addresses[-1].partition(":")[0]) is not None
+
+    wait_for("nginx serves on many addresses", serves, within=START_WITHIN)
+    return addresses
 
 
 def start_named(rig: Rig) -> tuple[int, ...]:
@@ -54,16 +74,16 @@ def start_named(rig: Rig) -> tuple[int, ...]:
     return ports
 
 
-def render_nginx(ports: Sequence[int], directory: Path, *, root: bool) -> str:
+def render_nginx(addresses: Sequence[str], directory: Path, *, root: bool) -> str:
     """nginx.conf: no log, connections kept for as long as the balancer likes."""
-    listen = " ".join(f"listen 127.0.0.1:{port} backlog=4096;" for port in ports)
+    listen = " ".join(f"listen {address} backlog=4096;" for address in addresses)
     temporary = " ".join(f"{kind}_temp_path {directory}/nginx-{kind};" for kind in ("client_body", "proxy", "fastcgi"))
     return textwrap.dedent(f"""\
         {"user root;" if root else ""}
         daemon off;
         worker_processes 1;
         pid {directory}/nginx.pid;
-        events {{ worker_connections 10000; }}
+        events {{ worker_connections {10000 + len(addresses)}; }}
         http {{
             access_log off;
             {temporary} uwsgi_temp_path {directory}/nginx-uwsgi; scgi_temp_path {directory}/nginx-scgi;
@@ -75,7 +95,7 @@ def render_nginx(ports: Sequence[int], directory: Path, *, root: bool) -> str:
             server {{
                 {listen}
                 location = / {{ return 200 "hello"; }}
-                location = /seen {{ return 200 "$server_port,$http_x_forwarded_for"; }}
+                location = /seen {{ return 200 "$server_addr:$server_port,$http_x_forwarded_for"; }}
                 location ~ ^/(64k|1m|big)$ {{ root {directory}; }}
                 # `return` answers before the body is read; a request to another server is made after that.
                 location = /upload {{
@@ -113,7 +133,7 @@ def render_named(ports: Sequence[int], directory: Path) -> str:
         """).replace("@listen@", listen)
 
 
-def fetch(port: int, path: str = "/", *, timeout: float = 2.0) -> tuple[str, str] | None:
+def fetch(port: int, path: str = "/", *, host: str = "127.0.0.1", timeout: float = 2.0) -> tuple[str, str] | None:
     """Head and body of a GET on a connection of its own, read to its end; None if it was refused or cut short.
 
     The request says `Connection: close`: an answer that does not end with the connection counts as none.
@@ -121,7 +141,7 @@ def fetch(port: int, path: str = "/", *, timeout: float = 2.0) -> tuple[str, str
     request = f"GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n".encode()
     answer = b""
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=timeout) as connection:
+        with socket.create_connection((host, port), timeout=timeout) as connection:
             connection.sendall(request)
             while chunk := connection.recv(65536):
                 answer += chunk

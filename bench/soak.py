@@ -48,9 +48,11 @@ READY_WITHIN = 15.0
 SETTLE_WITHIN = 20.0
 # The DNS proxy's sockets: eight for each server.
 MOST_KEPT = 8 * SERVERS
-# The memory of a process may differ by so much between the second and the last lull: heads that came are remembered
-# until there are hundreds of a kind, and then forgotten all at once.
+# The memory of a process may differ by so much between the second and the last lull: what is remembered of heads that
+# come again, MiB of each kind at most, is not all there by the second.
 GROWTH_KIB = 3072
+# Workers give back every ten seconds what is free.
+GIVEN_BACK_WITHIN = 11.0
 # In the short form it has not had all sizes of bodies by the first.
 WARMING_KIB = 8192
 # Of requests that ask for nothing odd so many are answered by a server, whatever becomes of the servers meanwhile.
@@ -289,7 +291,11 @@ class Stand:
         """What it holds now, but for its memory."""
         kept = self._towards_names()
         links = {pid: procfs.descriptors(pid) for pid in self.balancer.pids()}
-        descriptors = {pid: sum(link not in kept for link in found) for pid, found in links.items()}
+        # What those before the last reload counted is kept until the next one, in memory that is a file.
+        descriptors = {
+            pid: sum(link not in kept and not link.startswith("/memfd:") for link in found)
+            for pid, found in links.items()
+        }
         most = max(sum(link in kept for link in found) for found in links.values())
         gauges: dict[str, int] = {}
         tasks = -1
@@ -420,7 +426,7 @@ class Soak:
             if not left or settled > SETTLE_WITHIN:
                 break
             await asyncio.sleep(0.1)
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.5 if self._seconds < SHORT else GIVEN_BACK_WITHIN)
         # Not what is private: that depends on who else has the same pages, of libraries and since the fork.
         memory = {pid: procfs.memory_kib([pid], "Anonymous") for pid in self._stand.balancer.pids()}
         reading = replace(reading, memory_kib=memory)

@@ -133,7 +133,7 @@ class Requests:
     def _drive(self, load: Load, frontend: Frontend) -> Tally:
         if self.mode == "udp":
             return load.dns(frontend.port, WINDOW)
-        cookie = f"SERVERID=s{frontend.servers[0]}" if self.cookie else None
+        cookie = f"SERVERID={frontend.named_servers[0][0]}" if self.cookie else None
         return load.http(frontend.port, WINDOW, close=self.close, path=self.path, cookie=cookie)
 
     def _sample(self, load: Load, name: str, process: Process, frontend: Frontend) -> Sample:

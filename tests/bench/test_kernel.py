@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
+import balancers
 import kernel
 import pytest
 from kernel import BARE, DIRECT, HAPROXY, KERNEL, MASQUERADE, NAT, TCP, TWIN, UDP, WORKS, Row, Sample
@@ -36,12 +35,13 @@ def test_no_two_contestants_ask_at_one_address(contestants: tuple[kernel.Contest
 
 @pytest.mark.parametrize(("contestant", "forwarding"), [(KERNEL[0], "nat"), (KERNEL[1], "masquerade")])
 def test_the_kernel_is_given_what_is_measured(contestant: kernel.Contestant, forwarding: str) -> None:
-    config = read.loads(kernel.render_pybalancer(contestant), file="b.yaml", node="this", environ={})
+    text = balancers.pybalancer(["pybalancer"], "").render(kernel.task(contestant))
+    config = read.loads(text, file="b.yaml", node="this", environ={})
     told = {(name, each.engine, each.forwarding, str(each.bind[0].address)) for name, each in config.frontends.items()}
-    at = kernel.vip(contestant.way)
-    assert told == {("web", "kernel", forwarding, f"{at}:80"), ("dns", "kernel", forwarding, f"{at}:53")}
-    servers = config.backends["dns"].servers.values()
-    net = kernel.WAYS[contestant.way]
+    at = kernel.WAYS[contestant.way].vip
+    assert told == {("tcp", "kernel", forwarding, f"{at}:80"), ("udp", "kernel", forwarding, f"{at}:53")}
+    servers = config.backends["udp-servers"].servers.values()
+    net = kernel.WAYS[contestant.way].number
     assert [(server.address.host, server.address.port) for server in servers if server.address] == [
         (f"10.0.{net}.2", 53),
         (f"10.0.{net}.3", 53),
@@ -103,8 +103,3 @@ def test_a_round_that_was_broken_off_counts_for_nobody(capsys: pytest.CaptureFix
 def test_what_many_services_take_is_held_to_its_bar(capsys: pytest.CaptureFixture[str]) -> None:
     kernel.show([], {"maglev": {"applied": 0.25, "change": 0.004, "longest_change": 0.06}})
     assert [line.rpartition(": ")[2] for line in capsys.readouterr().out.splitlines()] == ["met)", "met)", "MISSED)"]
-
-
-def test_nginx_and_named_listen_where_the_contestants_ask() -> None:
-    assert "listen 80 " in kernel.render_nginx(Path("/nowhere"))
-    assert "listen-on port 53 { any; }" in kernel.render_named(Path("/nowhere"))

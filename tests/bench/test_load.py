@@ -68,6 +68,46 @@ def log_of(count: int, *, every: int, took: int = 200, status: int = 200) -> str
     return "".join(f"{10**15 + number * every}\t{status}\t{took}\n" for number in range(count))
 
 
+AB = """\
+Concurrency Level:      6
+Time taken for tests:   0.184 seconds
+Complete requests:      1000
+Failed requests:        0
+Total transferred:      290000 bytes
+Requests per second:    5434.78 [#/sec] (mean)
+Time per request:       1.104 [ms] (mean)
+Time per request:       0.184 [ms] (mean, across all concurrent requests)
+
+Percentage of the requests served within a certain time (ms)
+  50%      1
+  66%      1
+  99%      4
+ 100%      5 (longest request)
+"""
+
+
+def test_ab() -> None:
+    assert load.parse_ab(AB) == Tally(1000, 0, 0.184, 1000.0, 4000.0)
+
+
+def test_ab_with_answers_that_are_none() -> None:
+    wrong = "Failed requests:        3\n   (Connect: 0, Receive: 1, Length: 0, Exceptions: 2)\n"
+    wrong += "Non-2xx responses:      7\nWrite errors:           2\n"
+    text = AB.replace("Failed requests:        0\n", wrong)
+    tally = load.parse_ab(text)
+    assert (tally.requests, tally.failed) == (988, 12)
+
+
+def test_ab_that_completed_nothing_in_its_time() -> None:
+    text = "Time taken for tests:   1.002 seconds\nComplete requests:      0\nFailed requests:        0\n"
+    assert load.parse_ab(text) == Tally(0, 0, 1.002, 0.0, None)
+
+
+def test_ab_that_could_not_connect() -> None:
+    with pytest.raises(BenchError, match="Complete requests"):
+        load.parse_ab("apr_socket_connect(): Connection refused (111)\n")
+
+
 def test_h2load_counts_what_was_sent_while_all_clients_were_there() -> None:
     pace = load.parse_h2load(log_of(5000, every=1000), period=0.4)
     assert (round(pace.rate), pace.failed, pace.p50_us, pace.p99_us, pace.late) == (1000, 0, 200, 200, 0.0)

@@ -111,3 +111,8 @@ def test_a_peak_that_is_gone_again_is_seen() -> None:
     block = bytearray(b"x") * (64 << 20)
     del block
     assert 60 << 10 <= procfs.peak_growth_kib(before) <= 80 << 10
+
+
+def test_all_cores_together_without_interrupts() -> None:
+    text = "cpu  100 20 3 900 50 7 8 40 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n"
+    assert procfs.parse_machine(text) == (123 * procfs.NS_PER_TICK, 40 * procfs.NS_PER_TICK)
