@@ -15,8 +15,10 @@ from balancer.pool.overrides import Kind, Override, Overrides, Target, named, wr
 
 __all__ = ["Remembered", "holding", "imposed"]
 
-# Seconds in which several changes are one write, and after which one that failed is tried again.
+# Seconds in which several changes are one write to the disk, and after which one that failed is tried again.
 _TOGETHER, _AGAIN = 0.05, 60.0
+# To tell takes the longer the more there is; this many times that belongs to other work.
+_REST = 20
 
 
 def holding(config: Config, logbook: Logbook) -> Overrides:
@@ -58,9 +60,12 @@ class Remembered:
         for each in kept.values():
             self._put(each)
         self._is_dirty = False
+        self._telling: asyncio.TimerHandle | None = None
+        self._tell_at = 0.0
         self._unsaved: bytes | None = None
         self._failure = ""
         self._again_at = 0.0
+        self._is_closing = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._saving: asyncio.Task[None] | None = None
 
@@ -158,9 +163,15 @@ class Remembered:
     # Keeping
 
     def _changed(self) -> None:
-        if not self._is_dirty and self._loop is not None:
-            self._loop.call_later(_TOGETHER, self._tell)
         self._is_dirty = True
+        if self._loop is None or self._telling is not None:
+            return
+        wait = self._tell_at - time.monotonic()
+        if wait > 0:
+            self._telling = self._loop.call_later(wait, self._tell)
+        else:
+            # Before it is answered: whoever takes our place then knows it.
+            self._tell()
 
     def tell(self) -> None:
         """Have other processes know at once."""
@@ -168,15 +179,22 @@ class Remembered:
             self._tell()
 
     def _tell(self) -> None:
+        if self._telling is not None:
+            self._telling.cancel()
+            self._telling = None
         if not self._is_dirty:
             return
         self._is_dirty = False
+        began = time.monotonic()
         octets = overrides.joined(self._lines.values())
         try:
             self._logbook.write(octets)
         except LogbookError as error:
             self._report(str(error))
             return
+        finally:
+            now = time.monotonic()
+            self._tell_at = now + _REST * (now - began)
         self._unsaved = octets
         if self._loop is not None and (self._saving is None or self._saving.done()):
             self._saving = self._loop.create_task(self._save())
@@ -184,6 +202,8 @@ class Remembered:
     async def _save(self) -> None:
         storage = self._logbook.storage
         while self._unsaved is not None:
+            if not self._is_closing:
+                await asyncio.sleep(_TOGETHER)
             octets, self._unsaved = self._unsaved, None
             if storage is not None:
                 # A disk may take seconds.
@@ -200,6 +220,7 @@ class Remembered:
 
     async def close(self) -> None:
         """See that all is kept."""
+        self._is_closing = True
         self.tell()
         if self._saving is not None:
             await self._saving

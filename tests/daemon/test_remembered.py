@@ -119,7 +119,6 @@ def test_whoever_takes_the_place_of_a_control_that_died_finds_it(ship: Ship) -> 
         kept = Remembered(config(), ship.logbook, ship)  # type: ignore[arg-type]
         kept.start(asyncio.get_running_loop(), ship.reverted.append)
         drain(kept)
-        kept.tell()
 
     ship.disk.is_full = True
     asyncio.run(dies())
