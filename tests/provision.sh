@@ -38,6 +38,7 @@ needed=(
     'chromium            chromium'
     'systemd             systemd-analyze'
     'prometheus          prometheus'
+    'wrk                 wrk'
 )
 
 missing=()
