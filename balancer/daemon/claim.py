@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Claim"]
 
-# There if a daemon of this boot had rules in the kernel (kerneld.state_file).
+# There if a daemon of this boot had rules in the kernel (kernelleft.state_file).
 _TRACES = Path("/run/pybalancer/kernel")
 
 
@@ -50,10 +50,10 @@ class Claim:
     def take(self, *, waits: bool) -> None:
         """StartError where another daemon has it; `waits`: it gets time to go."""
         # The library, and what goes with it, is loaded by those only who need it.
-        from balancer.daemon import kerneld
+        from balancer.daemon import kernelleft, lock
 
-        self._lock = kerneld.exclusive() if waits else kerneld.exclusive(patience=0.0)
-        self.state = kerneld.state_file(self._identity)
+        self._lock = lock.exclusive() if waits else lock.exclusive(patience=0.0)
+        self.state = kernelleft.state_file(self._identity)
 
     def drop(self) -> None:
         """As far as this process is concerned."""
@@ -64,10 +64,10 @@ class Claim:
     def give_back(self) -> None:
         """Once there is no process `kernel`: no rules of ours outlive it."""
         if self.has_rules and self.state is not None:
-            from balancer.daemon import kerneld
+            from balancer.daemon import kernelleft
 
             try:
-                kerneld.clear(self.state)
+                kernelleft.clear(self.state)
             except BalancerError as error:
                 self._say(Level.ALERT, f"the kernel's rules could not be taken away: {error}")
         self.drop()
@@ -76,10 +76,10 @@ class Claim:
         """Rules of an earlier run that nobody uses any more."""
         if not _TRACES.is_dir():
             return
-        from balancer.daemon import kerneld
+        from balancer.daemon import kernelleft
 
         try:
-            for line in kerneld.clear_leftovers():
+            for line in kernelleft.clear_leftovers():
                 self._say(Level.NOTICE, line)
         except (BalancerError, OSError) as error:
             self._say(Level.ALERT, f"what an earlier run has left in the kernel cannot be taken away: {error}")

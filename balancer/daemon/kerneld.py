@@ -8,32 +8,28 @@ and rings, and asks questions over a line.
 
 from __future__ import annotations
 
-import dataclasses
 import gc
-import os
 import selectors
 import signal
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from math import inf
 from pathlib import Path
 from typing import Any
 
 from balancer.addr import Address
 from balancer.config.model import Balance
-from balancer.daemon import flowlog, privileges
+from balancer.daemon import flowlog, kernelanswers, kernelleft, privileges
 from balancer.daemon.flowlog import FlowLog
-from balancer.daemon.lock import exclusive
+from balancer.daemon.kernelnumbers import Numbers
 from balancer.daemon.memory import Memory, answer
 from balancer.daemon.plan import Plan
-from balancer.daemon.questions import LONGEST_ANSWER, Answering
+from balancer.daemon.questions import Answering
 from balancer.errors import KernelError, StartError
-from balancer.kernel import counters, networks, render
+from balancer.kernel import networks, render
 from balancer.kernel.adopt import adopt
-from balancer.kernel.conntrack import Conntrack, Load, Usage
-from balancer.kernel.counters import Tally
+from balancer.kernel.conntrack import Conntrack, Usage
 from balancer.kernel.firewall import hindrances
 from balancer.kernel.moves import Moves
 from balancer.kernel.nft import Nft
@@ -44,40 +40,18 @@ from balancer.kernel.strays import GROUP, Strays
 from balancer.kernel.sysctl import Sysctl
 from balancer.kernel.tables import tables
 from balancer.observe.log import AccessLog, Level
-from balancer.observe.services import CONNECTIONS, connection
 from balancer.pool.facts import Counters, Entity, Ledger
 from balancer.pool.orders import Admin, Condition, ServerState
-from balancer.pool.services import Counts, Listing, ServiceFacts, TargetFacts, encode
+from balancer.pool.services import Listing, encode
 
-__all__ = ["Engine", "clear", "clear_leftovers", "exclusive", "hindrance", "state_file"]
-
-_NAMESPACE = Path("/proc/self/ns/net")
-_DIRECTORY = Path("/run/pybalancer")
-_DIRECTORY_MODE, _OWN_MODE = 0o755, 0o700
-
-# Without a chain of this type the kernel would translate no packet any more, and without a rule of that kind it would
-# follow no flow: those that it has begun neither. In a table apart, which needs no other to be there.
-_RESTING_TABLE = "inet pybalancer_flows"
-_RESTING = f"""\
-add table {_RESTING_TABLE}
-add chain {_RESTING_TABLE} resting {{ type nat hook prerouting priority 0; policy accept; }}
-flush chain {_RESTING_TABLE} resting
-add rule {_RESTING_TABLE} resting ct state new return
-"""
-_NOTHING_LEFT = f"{render.nothing()}\nadd table {_RESTING_TABLE}\ndelete table {_RESTING_TABLE}"
-_OWN = {render.TABLE, _RESTING_TABLE}
+__all__ = ["Engine", "hindrance"]
 
 _SECOND = 1.0
-# To count takes the longer the more there is; this many times that belongs to other work.
-_REST = 20
 # How often it is looked for what stands in the way.
 _LOOK_AROUND = 30.0
 # Servers that go down together, above which it is first found out who has connections at all.
 _FEW = 4
 _MICROSECOND = 1e-6
-# As IPVS weighs them (ip_vs_dest_conn_overhead).
-_INACTIVE = 1 / 256
-_NOTHING = Tally()
 
 
 def hindrance() -> str:
@@ -93,68 +67,6 @@ def hindrance() -> str:
     except StartError as error:
         return str(error)
     return ""
-
-
-def state_file(owner: tuple[int, int] | None) -> Path:
-    """Where the settings that were found are kept, in a directory that is there then and is `owner`'s. StartError."""
-    directory = _DIRECTORY / "kernel"
-    before = os.umask(0)
-    try:
-        with suppress(FileExistsError):
-            directory.parent.mkdir(_DIRECTORY_MODE)
-        with suppress(FileExistsError):
-            directory.mkdir(_OWN_MODE)
-        if owner is not None:
-            os.chown(directory, *owner, follow_symlinks=False)
-    except OSError as error:
-        raise StartError(f"cannot make {directory}: {error.strerror}") from error
-    finally:
-        os.umask(before)
-    return directory / _state_name()
-
-
-def _moves_file(state: Path) -> Path:
-    return state.with_name(f"{state.name}.moves")
-
-
-def _state_name() -> str:
-    return f"sysctl.{_NAMESPACE.stat().st_ino}"
-
-
-def clear(state: Path) -> list[str]:
-    """Take away what a process that could not do so itself has left: the table, and the settings; say which."""
-    nft = Nft()
-    try:
-        nft.run(_NOTHING_LEFT)
-    finally:
-        nft.close()
-    # The directory is not only ours.
-    with suppress(OSError):
-        _moves_file(state).unlink()
-    return Sysctl(state).restore()
-
-
-def clear_leftovers() -> list[str]:
-    """For a daemon without rules: those of one that was killed would go on taking the traffic. What was done.
-
-    They are a living one's where somebody has the lock. StartError and KernelError where they cannot be taken away,
-    and OSError.
-    """
-    state = _DIRECTORY / "kernel" / _state_name()
-    if not privileges.has_network_rights():
-        if os.path.lexists(state):
-            raise StartError("that takes CAP_NET_ADMIN and CAP_NET_RAW")
-        return []
-    try:
-        lock = exclusive(patience=0.0)
-    except StartError:
-        return []
-    with lock:
-        has_table = not _OWN.isdisjoint(tables())
-        if not has_table and not os.path.lexists(state):
-            return []
-        said = clear(state)
-    return ["rules that an earlier run had left in the kernel are taken away", *said] if has_table else said
 
 
 class Engine:
@@ -173,6 +85,7 @@ class Engine:
         self._planner = self._planned()
         self._answering = Answering(memory.kernel_line.kernel, self._answer, aside=("rules", "connections"))
         self._ledger = Ledger(memory.blocks[-1], plan.layout)
+        self._numbers = Numbers(self._ledger, lambda: (self._nft, self._conntrack), self._say, memory.tallied)
         self._peaks = memory.peaks[0]
         # Its servers, by row.
         used = {each.default_backend for each in plan.config.frontends.values() if each.engine == "kernel"}
@@ -180,7 +93,7 @@ class Engine:
         self._by_load = any(plan.config.backends[name].balance is Balance.LEASTCONN for name in used)
         self._seen = bytearray()
         self._states: dict[int, ServerState] = {}
-        self._moves = Moves(_moves_file(state), plan.seats)
+        self._moves = Moves(kernelleft.moves_file(state), plan.seats)
         self._is_elsewhere = False
         """Whether a server is somewhere else than the planner knows."""
         self._before: tuple[Service, ...] = ()
@@ -201,17 +114,8 @@ class Engine:
         self._strays: Strays | None = None
         self._retry_at = 0.0
         self._networks: tuple[networks.Network, ...] = ()
-        self._labels = _Labels()
         self._is_inherited = False
         """Whether the rules were another process's."""
-        self._totals = counters.Totals()
-        self._tallies: dict[tuple[str, str], Tally] = {}
-        self._rates: dict[tuple[str, str], Counts] = {}
-        self._sessions: dict[Entity, int] = {}
-        self._placed: tuple[Service, ...] = ()
-        self._places: dict[tuple[str, tuple[str, int]], tuple[Service, Target]] = {}
-        self._loads: dict[tuple[str, tuple[str, int]], Load] = {}
-        self._loads_at = self._tallies_at = self._tallied = 0.0
         self._usage: Usage | None = None
         self._second_at = self._around_at = 0.0
         self._findings: list[str] = []
@@ -380,7 +284,7 @@ class Engine:
         if self._is_known and not self._is_there():
             self._say(Level.WARNING, "the kernel's rules were taken away by somebody else: they are put there again")
             self._is_known = False
-        self._count(now)
+        self._numbers.update(now)
         self._networks = _networks() or self._networks
         self._look()
         if now >= self._around_at:
@@ -413,7 +317,8 @@ class Engine:
         self._to_forget = set(self._down)
         self._open_flow_log()
         self._apply()
-        self._begin_to_count()
+        services = self._planner.services(self._states.__getitem__)
+        self._numbers.begin(services, self._services if self._is_inherited else ())
         self._set()
         now = time.monotonic()
         self._process.heartbeat = int(now / _MICROSECOND)
@@ -511,12 +416,12 @@ class Engine:
             self._planner, self._is_elsewhere = self._planned(), False
             self._before = self._before or self._services
             # Where a server is now it is counted from 0.
-            self._tallies_at = 0.0
-            self._count(time.monotonic())
+            self._numbers.update_totals()
             if self._flow_log is not None:
                 self._flow_log.follow(self._planner.services(self._states.__getitem__))
         self._paused = self._closed
-        services = self._planner.services(self._states.__getitem__, self._weights(), self._paused)
+        weights = self._numbers.weights() if self._by_load else {}
+        services = self._planner.services(self._states.__getitem__, weights, self._paused)
         wanted = Desired(services, self._config.gateway, self._networks, GROUP if self._strays is not None else 0)
         try:
             self._put(wanted)
@@ -548,17 +453,19 @@ class Engine:
                 if text:
                     self._nft.run(text)
                 self._applied = wanted
+                self._numbers.follow(wanted.services)
                 return
             except KernelError:
                 # What is there is not what we put there.
                 self._is_known = False
         if self._plan.keeps_flows:
-            self._nft.run(_RESTING)
+            self._nft.run(kernelleft.RESTING)
         # What stays and what has counted is not lost with the process that died.
         self._is_inherited = adopt(self._nft, wanted)
         if not self._is_inherited:
             self._nft.run(render.whole(wanted))
         self._applied, self._is_known = wanted, True
+        self._numbers.follow(wanted.services)
         self._is_swept = False
 
     def _is_there(self) -> bool:
@@ -669,208 +576,30 @@ class Engine:
                 self._log.event(Level.WARNING, line)
         self._findings = found
 
-    # Numbers
-
-    def _begin_to_count(self) -> None:
-        """Where the process before this one was, or at 0: what an earlier daemon's rules have carried is not ours."""
-        services = self._planner.services(self._states.__getitem__)
-        names = ((_label(service), target.server) for service in services for target in service.targets)
-        self._totals = counters.Totals(names, self._memory.tallied)
-        self._tallies = self._totals.all
-        if self._totals.is_begun:
-            return
-        carried: dict[tuple[str, str], Tally] = {}
-        if self._is_inherited and self._services:
-            with suppress(KernelError):
-                carried = counters.read(self._nft, self._labels.of(self._services))
-        self._totals.begin(carried)
-
-    def _count(self, now: float) -> None:
-        if not self._services:
-            return
-        labelled = self._labels.of(self._services)
-        if now >= self._loads_at:
-            self._count_connections(now)
-        if now >= self._tallies_at:
-            try:
-                tallies = self._totals.update(counters.read(self._nft, labelled))
-            except KernelError as error:
-                self._say(Level.ERR, f"the kernel's counters cannot be read: {error}")
-            else:
-                self._account(tallies, now)
-            self._tallies_at = _next(now)
-
-    def _count_connections(self, now: float) -> None:
-        try:
-            self._loads = self._conntrack.counts(self._labels.of(self._services))
-        except OSError as error:
-            self._say(Level.ERR, f"the kernel's connections cannot be counted: {error.strerror}")
-        self._loads_at = _next(now)
-
-    def _account(self, tallies: Mapping[tuple[str, str], Tally], now: float) -> None:
-        """Into the ledger, for page, metrics and logs."""
-        elapsed = max(now - self._tallied, _MICROSECOND) if self._tallied else inf
-        second = int(time.time())
-        before, self._tallies, self._tallied = self._tallies, dict(tallies), now
-        self._rates = {}
-        for of, tally in tallies.items():
-            old = before.get(of, _NOTHING)
-            if tally != old:
-                grown = Tally(*(new - number for new, number in zip(tally, old, strict=True)))
-                self._rates[of] = _counts(Tally(*(round(number / elapsed) for number in grown)))
-                self._add(of, grown, second)
-                self._totals.keep(of)
-        self._gauge()
-
-    def _add(self, of: tuple[str, str], grown: Tally, second: int) -> None:
-        label, server = of
-        service = self._labels.services[label]
-        front = self._ledger[Entity("frontend", service.frontend)]
-        own = self._ledger[Entity("server", service.backend, server)]
-        for row in (front, own):
-            row.stot += grown.flows
-            row.bin += grown.octets_in
-            row.bout += grown.octets_out
-        own.lbtot += grown.flows
-        if service.protocol == "tcp":
-            front.conn_tot += grown.flows
-        else:
-            front.req_tot += grown.packets_in
-        if grown.flows:
-            own.lastsess = second
-        self._touch(own)
-
-    def _gauge(self) -> None:
-        """How many there are at the moment."""
-        sessions: dict[Entity, int] = {}
-        for service, target, load in self._loaded():
-            number = load.active + (load.inactive if service.protocol == "udp" else 0)
-            for entity in (
-                Entity("frontend", service.frontend),
-                Entity("backend", service.backend),
-                Entity("server", service.backend, target.server),
-            ):
-                sessions[entity] = sessions.get(entity, 0) + number
-        for entity in self._sessions.keys() | sessions:
-            row, number = self._ledger[entity], sessions.get(entity, 0)
-            if row.scur != number:
-                row.scur = number
-                row.smax = max(row.smax, number)
-                if entity.kind == "server":
-                    self._touch(row)
-        self._sessions = sessions
-
-    def _touch(self, row: Counters) -> None:
-        if not row.dirty:
-            row.dirty = True
-            self._ledger.touched.append(row)
-
-    def _loaded(self) -> Iterator[tuple[Service, Target, Load]]:
-        """Those servers of services that have connections."""
-        if self._placed is not self._services:
-            self._placed = self._services
-            self._places = {}
-            for service in self._services:
-                label = _label(service)
-                for target in service.targets:
-                    self._places.setdefault((label, (target.address, target.port)), (service, target))
-        for of, load in self._loads.items():
-            place = self._places.get(of)
-            # Servers of the time before the last start, whose connections are not over, are none.
-            if place is not None:
-                yield *place, load
-
-    def _weights(self) -> dict[int, float]:
-        """Loads by the server's row, as leastconn weighs them; where nobody asks for them, none."""
-        if not self._by_load:
-            return {}
-        found: dict[int, float] = {}
-        for service, target, load in self._loaded():
-            inactive = 1.0 if service.protocol == "udp" else _INACTIVE
-            found[target.index] = found.get(target.index, 0.0) + load.active + load.inactive * inactive
-        return found
-
     # Questions
 
     def _answer(self, asked: str, is_numeric: bool) -> bytes:
         match asked:
             case "rules":
-                return self._rules()
+                return kernelanswers.rules(self._trouble)
             case "services":
                 return encode(self._listing())
             case "connections":
-                return self._connections(is_numeric)
+                return kernelanswers.connections(self._conntrack, self._services, is_numeric=is_numeric)
         raise KernelError(f"{asked!r} is not known here")
-
-    def _rules(self) -> bytes:
-        """In a process of its own, which must have its own line to the kernel."""
-        trouble = f"# not as they should be: {self._trouble}\n" if self._trouble else ""
-        nft = Nft()
-        try:
-            listed = nft.run(f"list table {render.TABLE}")
-        finally:
-            nft.close()
-        # An empty line would end the answer.
-        said = (trouble + "".join(f"{line}\n" for line in listed.splitlines() if line.strip())).encode()
-        if len(said) > LONGEST_ANSWER:
-            said = said[: said.rindex(b"\n", 0, LONGEST_ANSWER - 256) + 1]
-            said += f"# cut here, there are more: nft list table {render.TABLE}\n".encode()
-        return said
 
     def _listing(self) -> Listing:
         now = time.monotonic()
-        if self._loads_at - now < _SECOND:
+        if self._numbers.connections_at - now < _SECOND:
             # It is quickly done.
-            self._count_connections(now)
-        services = tuple(self._facts(service) for service in self._services)
+            self._numbers.count_connections(now)
+        services = tuple(
+            kernelanswers.service_facts(service, self._config, self._numbers, self._down) for service in self._services
+        )
         if self._usage is None:
             with suppress(OSError):
                 self._usage = self._conntrack.usage()
         return Listing(services, self._usage.maximum if self._usage is not None else 0, self._trouble)
-
-    def _facts(self, service: Service) -> ServiceFacts:
-        label = _label(service)
-        targets = []
-        for target in service.targets:
-            if target.index in self._down:
-                continue
-            load = self._loads.get((label, (target.address, target.port)), Load())
-            targets.append(
-                TargetFacts(
-                    target.server, target.address, target.port, target.weight, *load,
-                    _counts(self._tallies.get((label, target.server), _NOTHING)),
-                    self._rates.get((label, target.server), Counts()),
-                )
-            )  # fmt: skip
-        everywhere = "::" if service.family == 6 else "0.0.0.0"
-        return ServiceFacts(
-            protocol=service.protocol,
-            address=service.address or everywhere,
-            port=service.port,
-            balance=str(service.balance),
-            is_consistent=self._config.backends[service.backend].hash_type == "consistent",
-            persistence=service.persistence,
-            is_per_query=service.is_per_query,
-            forwarding="Masq",
-            targets=tuple(targets),
-        )
-
-    def _connections(self, is_numeric: bool) -> bytes:
-        names = {
-            (service.protocol, target.address, target.port): target.server
-            for service in self._services
-            for target in service.targets
-        }
-        octets = bytearray(CONNECTIONS.encode())
-        for flow in self._conntrack.flows(self._services):
-            host, port = flow.server
-            server = host if is_numeric else names.get((flow.protocol, *flow.server), host)
-            ends = flow.client, flow.service, (server, port)
-            octets += connection(flow.protocol, flow.timeout, flow.state, ends, is_numeric=is_numeric).encode()
-            if len(octets) > LONGEST_ANSWER - 256:
-                octets += b"There are more.\n"
-                break
-        return bytes(octets)
 
     # The end
 
@@ -881,24 +610,24 @@ class Engine:
         if self._applied is None or not self._has_connections():
             return
         try:
-            self._nft.run(render.whole(self._applied._replace(services=())) + _RESTING)
+            self._nft.run(render.whole(self._applied._replace(services=())) + kernelleft.RESTING)
         except KernelError as error:
             self._say(Level.ERR, f"who is connected cannot go on: {error}")
             return
         while (now := time.monotonic()) < until and self._has_connections():
             self._process.heartbeat = int(now / _MICROSECOND)
             # Counting takes the longer the more there are.
-            self._selector.select(min(max(_SECOND / 4, self._loads_at - now), until - now))
+            self._selector.select(min(max(_SECOND / 4, self._numbers.connections_at - now), until - now))
             with suppress(BlockingIOError):
                 self._signals.recv(4096)
 
     def _has_connections(self) -> bool:
-        self._count_connections(time.monotonic())
-        return any(load.active for (label, _), load in self._loads.items() if label.startswith("tcp"))
+        self._numbers.count_connections(time.monotonic())
+        return self._numbers.has_connections
 
     def _end(self) -> None:
         try:
-            self._nft.run(_NOTHING_LEFT)
+            self._nft.run(kernelleft.NOTHING)
         finally:
             self._close_flow_log()
             self._moves.forget()
@@ -908,50 +637,11 @@ class Engine:
 
     def _leave(self) -> None:
         if self._is_followed and self._services:
-            # Who follows goes on from what the kernel says then.
-            self._loads_at, self._tallies_at = inf, 0.0
-            self._count(time.monotonic())
+            self._numbers.update_last()
         self._process.heartbeat = 0
         for entity in self._plan.layout.rows:
             self._ledger[entity].scur = 0
         self._ledger.flush()
-
-
-class _Labels:
-    """Services under names of their own where their frontend's would throw together what is counted apart."""
-
-    def __init__(self) -> None:
-        self.services: dict[str, Service] = {}
-        """By label: the one that its numbers are the frontend's of."""
-        self._known: dict[int, tuple[Service, Service]] = {}
-
-    def of(self, services: Iterable[Service]) -> list[Service]:
-        known = {}
-        for service in services:
-            found = self._known.get(id(service))
-            if found is None or found[0] is not service:
-                label = _label(service)
-                self.services.setdefault(label, service)
-                found = service, dataclasses.replace(service, frontend=label)
-            known[id(service)] = found
-        self._known = known
-        return [labelled for _, labelled in known.values()]
-
-
-def _label(service: Service) -> str:
-    """The kernel counts by these."""
-    return f"{service.protocol} {service.address or service.family} {service.port}"
-
-
-def _counts(tally: Tally) -> Counts:
-    return Counts(tally.flows, tally.packets_in, tally.packets_out, tally.octets_in, tally.octets_out)
-
-
-def _next(began: float) -> float:
-    """When to count again what it took until now to count."""
-    took = time.monotonic() - began
-    # A little before the second is over, or it would be missed.
-    return began + max(_SECOND / 2, _REST * took)
 
 
 def _networks() -> tuple[networks.Network, ...]:
@@ -964,5 +654,5 @@ def _networks() -> tuple[networks.Network, ...]:
 def _foreign(nft: Nft) -> Iterator[Any]:
     """What other tables hold. KernelError and OSError."""
     for table in tables():
-        if table not in _OWN:
+        if table not in kernelleft.OWN:
             yield from nft.list_json(f"list table {table}")

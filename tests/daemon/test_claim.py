@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from balancer.daemon import claim, kerneld
+from balancer.daemon import claim, kernelleft, lock
 from balancer.daemon.claim import Claim
 from balancer.errors import KernelError, StartError
 
@@ -19,9 +19,9 @@ class Lock:
 def kernel(monkeypatch, tmp_path):
     """What is asked of it, with a claim and what that says."""
     asked, said = [], []
-    monkeypatch.setattr(kerneld, "exclusive", lambda patience=2.0: asked.append(("exclusive", patience)) or Lock())
-    monkeypatch.setattr(kerneld, "state_file", lambda _: tmp_path / "state")
-    monkeypatch.setattr(kerneld, "clear", lambda state: asked.append(("clear", state)))
+    monkeypatch.setattr(lock, "exclusive", lambda patience=2.0: asked.append(("exclusive", patience)) or Lock())
+    monkeypatch.setattr(kernelleft, "state_file", lambda _: tmp_path / "state")
+    monkeypatch.setattr(kernelleft, "clear", lambda state: asked.append(("clear", state)))
     return Claim(None, lambda _, text: said.append(text)), asked, said
 
 
@@ -49,7 +49,7 @@ def test_what_cannot_be_taken_away_is_said(kernel, monkeypatch):
     def refuse(_):
         raise KernelError("it will not")
 
-    monkeypatch.setattr(kerneld, "clear", refuse)
+    monkeypatch.setattr(kernelleft, "clear", refuse)
     it.take(waits=True)
     it.has_rules = True
     it.give_back()
@@ -70,16 +70,16 @@ def test_another_version_has_it_too(kernel, tmp_path):
 def test_what_an_earlier_run_has_left(kernel, monkeypatch, tmp_path):
     it, _, said = kernel
     monkeypatch.setattr(claim, "_TRACES", tmp_path / "kernel")
-    monkeypatch.setattr(kerneld, "clear_leftovers", lambda: pytest.fail("there was none"))
+    monkeypatch.setattr(kernelleft, "clear_leftovers", lambda: pytest.fail("there was none"))
     it.clear_leftovers()
     (tmp_path / "kernel").mkdir()
-    monkeypatch.setattr(kerneld, "clear_leftovers", lambda: ["they are taken away"])
+    monkeypatch.setattr(kernelleft, "clear_leftovers", lambda: ["they are taken away"])
     it.clear_leftovers()
 
     def refuse():
         raise StartError("nobody may")
 
-    monkeypatch.setattr(kerneld, "clear_leftovers", refuse)
+    monkeypatch.setattr(kernelleft, "clear_leftovers", refuse)
     it.clear_leftovers()
     assert said == [
         "they are taken away",

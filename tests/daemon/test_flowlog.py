@@ -22,6 +22,7 @@ import pytest
 from balancer.config.model import Global, Log
 from balancer.daemon import flowlog
 from balancer.daemon.flowlog import FlowLog
+from balancer.kernel import counters
 from balancer.kernel.conntrack import Conntrack
 from balancer.kernel.ctnetlink import Flow
 from balancer.kernel.events import Event
@@ -410,7 +411,7 @@ def test_where_the_kernel_tells_nothing_the_rest_is_done(plan, memory, tmp_path,
         desk.plan = dataclasses.replace(desk.plan, config=logged)
         desk.begin(tmp_path)
         with monkeypatch.context() as patch:
-            patch.setattr(test_kerneld.kerneld.counters, "read", lambda nft, services: {})
+            patch.setattr(counters, "read", lambda nft, services: {})
             desk.it._begin()
         assert len(desk.nft.texts) == 1
     assert asked == [True]

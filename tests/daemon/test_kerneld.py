@@ -16,9 +16,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from balancer.daemon import kerneld
+from balancer.daemon import kerneld, kernelleft
 from balancer.daemon.kerneld import Engine
 from balancer.errors import KernelError, StartError
+from balancer.kernel import counters
 from balancer.kernel.conntrack import Conntrack, Load, Usage
 from balancer.kernel.counters import Tally
 from balancer.kernel.strays import Strays
@@ -757,22 +758,22 @@ def test_who_has_no_rights_is_told(engine, bed):
 
 @as_root
 def test_the_state_file_is_in_a_directory_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.setattr(kerneld, "_DIRECTORY", tmp_path / "run")
-    file = kerneld.state_file((65534, 65534))
+    monkeypatch.setattr(kernelleft, "_DIRECTORY", tmp_path / "run")
+    file = kernelleft.state_file((65534, 65534))
     assert (file.parent.stat().st_uid, file.parent.stat().st_mode & 0o777) == (65534, 0o700)
-    assert kerneld.state_file((65534, 65534)) == file
-    monkeypatch.setattr(kerneld, "_DIRECTORY", tmp_path / "missing" / "run")
+    assert kernelleft.state_file((65534, 65534)) == file
+    monkeypatch.setattr(kernelleft, "_DIRECTORY", tmp_path / "missing" / "run")
     with pytest.raises(StartError, match=r"cannot make .*/missing/run/kernel: No such file"):
-        kerneld.state_file(None)
+        kernelleft.state_file(None)
 
 
 def test_who_has_no_rights_says_that_something_is_left(tmp_path, monkeypatch):
-    monkeypatch.setattr(kerneld, "_DIRECTORY", tmp_path / "run")
-    monkeypatch.setattr(kerneld.privileges, "has_network_rights", lambda: False)
-    assert kerneld.clear_leftovers() == []
-    kerneld.state_file(None).write_text("{}")
+    monkeypatch.setattr(kernelleft, "_DIRECTORY", tmp_path / "run")
+    monkeypatch.setattr(kernelleft.privileges, "has_network_rights", lambda: False)
+    assert kernelleft.clear_leftovers() == []
+    kernelleft.state_file(None).write_text("{}")
     with pytest.raises(StartError, match="that takes CAP_NET_ADMIN"):
-        kerneld.clear_leftovers()
+        kernelleft.clear_leftovers()
 
 
 # Without a kernel
@@ -873,7 +874,7 @@ class Desk:
 
 @pytest.fixture
 def desk(plan, memory, tmp_path, monkeypatch):
-    monkeypatch.setattr(kerneld.counters, "read", lambda nft, services: {})
+    monkeypatch.setattr(counters, "read", lambda nft, services: {})
 
     def make(servers=2, mode="tcp", **backend):
         it = Desk(plan, memory, tmp_path, servers, mode, **backend)
@@ -1070,7 +1071,7 @@ def test_findings_are_said_when_they_change(desk):
 def test_totals_do_not_run_backwards_when_it_is_started_anew(desk, tmp_path, monkeypatch):
     it = desk()
     counted = {("tcp 192.0.2.1 80", "s1"): Tally(5, 50, 500, 40, 400)}
-    monkeypatch.setattr(kerneld.counters, "read", lambda nft, services: dict(counted))
+    monkeypatch.setattr(counters, "read", lambda nft, services: dict(counted))
     it.flows.found = {("tcp 192.0.2.1 80", ("10.0.0.1", 80)): Load(3, 9)}
 
     def totals():
@@ -1094,7 +1095,7 @@ def test_totals_do_not_run_backwards_when_it_is_started_anew(desk, tmp_path, mon
     assert totals() == (6, 600, 500, 3, 3)
     # The table was made anew.
     counted = {("tcp 192.0.2.1 80", "s1"): Tally(2, 20, 200, 10, 100)}
-    it.it._tallies_at = 0.0
+    it.it._numbers._tallies_at = 0.0
     it.it._every_second(1002.0)
     assert totals() == (8, 800, 600, 3, 3)
     (service,) = decode(it.it._answer("services", True)).services
@@ -1111,7 +1112,7 @@ def test_totals_do_not_run_backwards_when_it_is_started_anew(desk, tmp_path, mon
 def test_what_an_earlier_daemons_rules_have_carried_is_not_this_ones(desk, monkeypatch):
     monkeypatch.setattr(kerneld, "adopt", lambda nft, desired: True)
     counted = {("tcp 192.0.2.1 80", "s1"): Tally(5, 50, 500, 40, 400)}
-    monkeypatch.setattr(kerneld.counters, "read", lambda nft, services: dict(counted))
+    monkeypatch.setattr(counters, "read", lambda nft, services: dict(counted))
     it = desk()
     it.it._begin()
     assert it.nft.texts == []
