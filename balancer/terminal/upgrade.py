@@ -66,7 +66,7 @@ class _Lost(BalancerError):
 def _by_socket(path: str, wish: int, out: TextIO, err: TextIO) -> int:
     try:
         pid = _daemon(path, wish)
-        cursor = _look(path, "last", "1")[1]
+        cursor = _now(path, pid)
     except BalancerError as error:
         raise _Lost(str(error)) from None
     _tell(pid, wish)
@@ -245,6 +245,20 @@ def _files(pid: int) -> set[str]:
         with contextlib.suppress(FileNotFoundError):
             found.add(str(entry.readlink()))
     return found
+
+
+def _now(path: str, pid: int) -> str:
+    """Where the events that are to come begin. BalancerError."""
+    until = time.monotonic() + _BRIEF
+    while True:
+        try:
+            return _look(path, "last", "1")[1]
+        except BalancerError:
+            # The control process that listened may have ended, and another is about to be there.
+            if time.monotonic() >= until:
+                raise
+        _expect_alive(pid)
+        time.sleep(_EVERY)
 
 
 def _look(path: str, *words: str) -> tuple[list[tuple[str, str]], str]:

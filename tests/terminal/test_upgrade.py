@@ -94,6 +94,21 @@ def test_it_is_told_and_says_what_came_of_it(ask, listening, path, has_control):
     assert daemon.heard == [UPGRADE]
 
 
+def test_control_that_ends_as_it_is_asked_costs_a_moment(ask, listening):
+    class Ends(Daemon):
+        has_ended = False
+
+        def __call__(self, path: str, *words: str) -> Answer:
+            if not self.has_ended:
+                self.has_ended = True
+                raise BalancerError("it has ended")
+            return super().__call__(path, *words)
+
+    daemon = Ends({"level": "notice", "message": "upgraded from 1.0 to 2.0 in 0.5 s"})
+    assert ask(daemon) == (0, "upgraded from 1.0 to 2.0 in 0.5 s\n", "")
+    assert daemon.has_ended and daemon.heard == [UPGRADE]
+
+
 def test_why_nothing_came_of_it(ask, listening):
     daemon = Daemon({"level": "err", "message": "a.yaml:1: no"}, {"level": "alert", "message": "not upgraded: no\x1b"})
     status, out, err = ask(daemon)
