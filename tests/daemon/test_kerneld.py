@@ -16,9 +16,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from balancer.daemon import kerneld, kernelleft
+from balancer.daemon import kerneld
 from balancer.daemon.kerneld import Engine
-from balancer.errors import KernelError, StartError
+from balancer.errors import KernelError
 from balancer.kernel import counters
 from balancer.kernel.conntrack import Conntrack, Load, Usage
 from balancer.kernel.counters import Tally
@@ -27,7 +27,6 @@ from balancer.pool.facts import Entity, Sums
 from balancer.pool.orders import Admin, Condition, ServerState
 from balancer.pool.services import decode
 from tests.daemon import directors
-from tests.daemon.conftest import as_root
 from tests.daemon.directors import CAPABILITIES, CONFIG, IP_FORWARD, reload
 from tests.e2e.bed.process import is_alive, until
 from tests.e2e.bed.pybalancer import COMMAND
@@ -754,26 +753,6 @@ def test_who_has_no_rights_is_told(engine, bed):
     else:
         why = "engine kernel and gateway.masquerade need CAP_NET_ADMIN"
         assert f"NOTICE: frontends.f: engine proxy, for {why}" in done.stdout
-
-
-@as_root
-def test_the_state_file_is_in_a_directory_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.setattr(kernelleft, "_DIRECTORY", tmp_path / "run")
-    file = kernelleft.state_file((65534, 65534))
-    assert (file.parent.stat().st_uid, file.parent.stat().st_mode & 0o777) == (65534, 0o700)
-    assert kernelleft.state_file((65534, 65534)) == file
-    monkeypatch.setattr(kernelleft, "_DIRECTORY", tmp_path / "missing" / "run")
-    with pytest.raises(StartError, match=r"cannot make .*/missing/run/kernel: No such file"):
-        kernelleft.state_file(None)
-
-
-def test_who_has_no_rights_says_that_something_is_left(tmp_path, monkeypatch):
-    monkeypatch.setattr(kernelleft, "_DIRECTORY", tmp_path / "run")
-    monkeypatch.setattr(kernelleft.privileges, "has_network_rights", lambda: False)
-    assert kernelleft.clear_leftovers() == []
-    kernelleft.state_file(None).write_text("{}")
-    with pytest.raises(StartError, match="that takes CAP_NET_ADMIN"):
-        kernelleft.clear_leftovers()
 
 
 # Without a kernel
