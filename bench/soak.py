@@ -27,7 +27,7 @@ from report import number
 from rig import BALANCER_CORE, LOAD_CORE, BenchError, Process, Rig, free_port
 from servers import fetch
 
-__all__ = ["Lull", "Reading", "main", "problems"]
+__all__ = ["Lull", "Reading", "Rest", "main", "problems"]
 
 WORKERS = 2
 OPEN_FILES = 4000
@@ -92,6 +92,31 @@ class Reading:
         if any(more > less for more, less in zip(now, then, strict=False)):
             found.append(f"descriptors {now}, {then} before the load")
         return found
+
+
+class Rest:
+    """Whether nothing of the load is there any more: in ten readings in a row. Of these what is there all the time
+    counts, since checks come and go, on a busy machine at every moment one."""
+
+    def __init__(self) -> None:
+        self._readings: list[Reading] = []
+        self.missing = "not read"
+        """Why it is not at rest, or empty."""
+
+    def add(self, reading: Reading) -> Reading:
+        """One more; what is there all the time."""
+        found = self._readings
+        if reading.gauges or (found and found[-1].descriptors.keys() != reading.descriptors.keys()):
+            found.clear()
+        if not reading.gauges:
+            found.append(reading)
+        if len(found) < 10:
+            self.missing = f"not at rest: {reading.gauges or 'processes come and go'}"
+            return reading
+        del found[:-10]
+        self.missing = ""
+        descriptors = {pid: min(each.descriptors[pid] for each in found) for pid in reading.descriptors}
+        return replace(reading, descriptors=descriptors, tasks=min(each.tasks for each in found))
 
 
 @dataclass(frozen=True)
@@ -408,20 +433,13 @@ class Soak:
     async def _settle(self, before: Reading | None, *, at: float = 0.0) -> Lull:
         """Wait until nothing of the load is left, then read the memory too."""
         began = time.monotonic()
-        steady = 0
-        last: Reading | None = None
+        rest = Rest()
         while True:
             try:
-                reading = self._stand.read()
+                reading = rest.add(self._stand.read())
             except FileNotFoundError:
                 continue  # a process ended while we looked
-            if before is None:
-                # Nothing to compare with yet: it is to stay the same for a while.
-                steady = steady + 1 if not reading.gauges and last is not None and _alike(reading, last) else 0
-                left = [] if steady >= 10 else ["not at rest"]
-            else:
-                left = reading.excess(before)
-            last = reading
+            left = ([rest.missing] if rest.missing else []) + (reading.excess(before) if before is not None else [])
             settled = time.monotonic() - began
             if not left or settled > SETTLE_WITHIN:
                 break
@@ -475,10 +493,6 @@ class Soak:
                 os.kill(self._stand.balancer.pid, signal.SIGHUP)
             else:
                 os.kill(self._dice.choice(self._stand.children()), signal.SIGKILL)
-
-
-def _alike(one: Reading, other: Reading) -> bool:
-    return one.descriptors == other.descriptors and one.tasks == other.tasks
 
 
 def tell(text: str) -> None:

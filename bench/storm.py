@@ -24,7 +24,7 @@ from cost import pybalancer_command
 from report import number
 from rig import BALANCER_CORE, LOAD_CORE, BenchError, Rig, free_port
 from servers import fetch
-from soak import Reading
+from soak import Reading, Rest
 from steady import MIX, Doors, Steady
 
 __all__ = ["Report", "main", "problems"]
@@ -470,22 +470,18 @@ class Storm:
 
     async def _rest(self, before: Reading | None) -> Reading:
         """Wait until it stays as it is, and has nothing more than `before`."""
-        began, same = time.monotonic(), 0
-        last: Reading | None = None
+        began, rest = time.monotonic(), Rest()
         while True:
             try:
-                reading = self._stand.read()
+                reading = rest.add(self._stand.read())
             except (FileNotFoundError, ProcessLookupError):
                 continue  # a process ended while we looked
-            is_same = last is not None and reading.descriptors == last.descriptors and not reading.gauges
-            same = same + 1 if is_same else 0
-            left = (["not at rest"] if same < 10 else []) + (reading.excess(before) if before is not None else [])
+            left = ([rest.missing] if rest.missing else []) + (reading.excess(before) if before is not None else [])
             if not left:
                 return reading
             if time.monotonic() - began > SETTLE_WITHIN:
                 self.report.wrong += [f"left: {each}" for each in left]
                 return reading
-            last = reading
             await asyncio.sleep(0.05)
 
     async def _until_gone(self) -> None:

@@ -12,7 +12,7 @@ import pytest
 import rogues
 import soak
 from customers import Ask, Line, Tally
-from soak import Lull, Reading, Report
+from soak import Lull, Reading, Report, Rest
 
 BEFORE = Reading({1: 10_000, 2: 10_000, 3: 9000, 4: 9000}, {1: 20, 2: 25, 3: 30, 4: 30}, 0, 2, {})
 LULL = Lull(60.0, 1.0, BEFORE, [])
@@ -43,6 +43,24 @@ def test_all_is_well() -> None:
 )
 def test_what_is_left(now: dict[str, object], what: str) -> None:
     assert what in replace(BEFORE, **now).excess(BEFORE)
+
+
+def test_what_comes_and_goes_is_not_what_is_left() -> None:
+    """Of each process what it has all the time; and while anything of the load is there it is not at rest."""
+    rest = Rest()
+    busy = replace(BEFORE, gauges={"frontend_current_sessions": 1})
+    for i in range(9):
+        rest.add(replace(BEFORE, descriptors={1: 20, 2: 25 + i % 3, 3: 31, 4: 30 + i % 2}, tasks=2 + i))
+    assert rest.missing
+    rest.add(busy)
+    assert "frontend_current_sessions" in rest.missing
+    for i in range(10):
+        assert rest.missing
+        found = rest.add(replace(BEFORE, descriptors={1: 20, 2: 25 + i % 3, 3: 31, 4: 30 + i % 2}, tasks=2 + i))
+    assert not rest.missing
+    assert found.excess(BEFORE) == ["descriptors [20, 25, 30, 31], [20, 25, 30, 30] before the load"]
+    rest.add(replace(BEFORE, descriptors={1: 20, 2: 25, 3: 30}))
+    assert rest.missing == "not at rest: processes come and go"
 
 
 def test_fewer_descriptors_are_no_leak() -> None:
