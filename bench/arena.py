@@ -253,7 +253,8 @@ def render_web(directory: Path, workers: int, certificate: Path, key: Path) -> s
 
 
 def render_apache(directory: Path) -> str:
-    """apache2.conf: PHP, which Debian builds for prefork; no log. As many processes as requests may come at once."""
+    """apache2.conf: PHP, which Debian builds for prefork; no log. A process for each request that may come at once, and
+    for each connection that the balancers keep meanwhile, from the start: no more than 32 are made in a second."""
     modules = "/etc/apache2/mods-available"
     return textwrap.dedent(f"""\
         ServerRoot /etc/apache2
@@ -269,10 +270,10 @@ def render_apache(directory: Path) -> str:
         Include {modules}/mime.load
         IncludeOptional {modules}/php*.load
         TypesConfig /etc/mime.types
-        StartServers 8
+        StartServers 192
         MinSpareServers 8
-        MaxSpareServers 64
-        MaxRequestWorkers 64
+        MaxSpareServers 256
+        MaxRequestWorkers 256
         Listen {PHP}
         DocumentRoot {directory}/www
         <Directory {directory}/www>

@@ -31,6 +31,7 @@ from balancer.observe.log import AccessLog
 from balancer.pool.facts import Entity, Ledger
 from balancer.pool.orders import Condition, ServerState
 from tests.daemon import directors, test_kerneld
+from tests.daemon.conftest import as_root
 from tests.e2e.bed.process import until
 from tests.kernel.conftest import (
     ADDRESSES,
@@ -428,7 +429,7 @@ def planned(plan: Any, memory: Any, condition: Condition = Condition.UP) -> tupl
     return Ledger(memory(known).blocks[-1], known.layout), planner.services(lambda _: state), state
 
 
-@test_kerneld.as_root
+@as_root
 def test_a_reader_of_the_log_that_hangs_loses_nothing_while_there_is_room(plan, memory):
     """More than a pipe holds waits in the kernel, and comes when it is read again."""
     number = 3000
