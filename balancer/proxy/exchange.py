@@ -35,7 +35,7 @@ from balancer.proxy.replies import Compose, Replies
 from balancer.proxy.stream import Receiver, Stream
 from balancer.proxy.sweep import NEVER, Clock, Sweeper
 from balancer.proxy.tcp import reset
-from balancer.proxy.upstream import ConnectError, CrowdedError, Upstream
+from balancer.proxy.upstream import Attempt, CrowdedError, Upstream
 from balancer.wire import rewrite
 from balancer.wire.framing import ChunkedReader
 from balancer.wire.http1 import CHUNKED, UNTIL_CLOSE, Limits, Request, Response
@@ -227,7 +227,8 @@ class Exchange(Holder):
         self.choice: Choice | None = None
         self.response: Response | None = None
         self.connection: ServerConnection | None = None
-        self.dialling: asyncio.Task[None] | None = None
+        self.dialling: Attempt | asyncio.Task[None] | None = None
+        """What goes on before there is a connection, and is cancelled with it."""
         self.ticket: Ticket | None = None
         self.is_persistent = self.redispatched = self.keep_alive = False
         self.cookie = "N"
@@ -376,7 +377,7 @@ class Exchange(Holder):
         connection = self._lease(server)
         if connection is None:
             self.client.deadline = NEVER
-            self.dialling = self.frontend.loop.create_task(self._dial())
+            self._dial()
             return
         self.connect_time = self.parsed if self.ticket is None else _now()
         server.counters.reuse += 1
@@ -404,27 +405,30 @@ class Exchange(Holder):
             return to.pool.lease(server, self.parsed - _PROVED_ALIVE)
         return to.pool.lease(server)
 
-    async def _dial(self) -> None:
+    def _dial(self) -> None:
         """Connect to the server chosen, or to another when that fails."""
-        try:
-            connection = ServerConnection(self.frontend.limits, self.to.pool)
-            await self.to.upstream.connect(self, connection)
-        except CrowdedError:
-            self.dialling = None
-            self._wait_again()
-            return
-        except ConnectError as error:
-            self.dialling = None
-            self._answer(503, error.why, error.termination)
-            return
-        except Exception as fault:
-            # Of ours; the client is not to wait for ever.
-            self.dialling = None
-            self.to.backend.counters.eint += 1
-            self._answer(500, f"internal error: {fault!r}", "IC")
-            raise
+        connection = ServerConnection(self.frontend.limits, self.to.pool)
+        self.dialling = attempt = self.to.upstream.attempt(self, connection)
+        attempt.start()
+
+    def on_crowded(self) -> None:
         self.dialling = None
-        server = self.server
+        self._wait_again()
+
+    def on_no_connection(self, termination: str, why: str) -> None:
+        self.dialling = None
+        self._answer(503, why, termination)
+
+    def on_fault(self, fault: Exception) -> None:
+        """The client is not to wait for ever."""
+        self.dialling = None
+        self.to.backend.counters.eint += 1
+        if self.step is not _OVER:
+            self._answer(500, f"internal error: {fault!r}", "IC")
+
+    def on_connected(self, stream: Stream) -> None:
+        self.dialling = None
+        connection, server = cast(ServerConnection, stream.receiver), self.server
         assert server is not None
         connection.server = server
         self.connect_time = _now()
@@ -729,7 +733,7 @@ class Exchange(Holder):
         if is_to_be_sent_again:
             self.connection = None
             self.client.deadline = NEVER
-            self.dialling = self.frontend.loop.create_task(self._dial())
+            self._dial()
             return
         server.counters.eresp += 1
         self._answer(502, f"{server.backend}/{server.name}: {why}", "SH")

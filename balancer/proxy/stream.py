@@ -2,6 +2,7 @@
 
     Poller    an epoll instance that the loop watches as one descriptor: many connections a turn
     Acceptor  a listening socket: each connection becomes a stream
+    Dial      a connection to be: a stream once it is there
     Stream    one connection: reads for its receiver, keeps what the other side does not take yet
 
 A connection is watched edge-triggered (epoll(7)), so that holding it and letting it go on, and closing it, take no
@@ -18,10 +19,10 @@ import socket
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
-from errno import EINPROGRESS, ETIMEDOUT
+from errno import EINPROGRESS
 from typing import Any, Final
 
-__all__ = ["Acceptor", "Address", "Poller", "Receiver", "Stream"]
+__all__ = ["Acceptor", "Address", "Caller", "Dial", "Poller", "Receiver", "Stream"]
 
 Address = str | tuple[str, int] | tuple[str, int, int, int]
 
@@ -96,6 +97,24 @@ class Receiver(ABC):
     @abstractmethod
     def resume_writing(self) -> None:
         """It has caught up."""
+
+
+class Caller(ABC):
+    """Whoever dials."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def on_open(self, stream: Stream) -> None:
+        """There is a connection, and its receiver has heard of it."""
+
+    @abstractmethod
+    def on_refused(self, error: int) -> None:
+        """There is none: errno."""
+
+    @abstractmethod
+    def on_fault(self, fault: Exception) -> None:
+        """There is none, by a fault of ours, which has been told."""
 
 
 class Watched(ABC):
@@ -262,39 +281,30 @@ class Poller:
                 except Exception as error:
                     self.complain(error)
 
-    async def connect(self, address: Address, receiver: Receiver, timeout: float) -> Stream:  # noqa: ASYNC109
-        """A connection to `address`, an AF_UNIX path or as AF_INET and AF_INET6 have it. Raises OSError, TimeoutError
-        after `timeout` seconds."""
+    def dial(self, address: Address, receiver: Receiver, caller: Caller) -> Dial:
+        """Connect to `address`, an AF_UNIX path or as AF_INET and AF_INET6 have it, for as long as it takes: `caller`
+        hears how it went, not before the next turn. Raises OSError where that is known at once."""
         if isinstance(address, str):
             family = socket.AF_UNIX
         else:
             family = socket.AF_INET6 if len(address) == 4 or ":" in address[0] else socket.AF_INET
         sock = _Socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        fd = sock.fileno()
         try:
             if family != socket.AF_UNIX:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             error = sock.connect_ex(address)
             if error and error != EINPROGRESS:
                 raise OSError(error, os.strerror(error))
-            dial = _Dial(self, sock, self.loop.create_future())
-            self.watch(fd, dial, _IN_AND_OUT)
-            # For less than half of what `asyncio.timeout` takes.
-            timer = self.loop.call_later(timeout, dial.give_up)
-            try:
-                error = await dial.waiter
-            finally:
-                timer.cancel()
-            if error:
-                raise OSError(error, os.strerror(error))
+            dial = Dial(self, sock, receiver, caller)
+            self.watch(sock.fileno(), dial, _IN_AND_OUT)
         except BaseException:
-            self.closing(fd)
             sock.close()
             raise
-        stream = Stream(self, sock, receiver, None)
+        return dial
+
+    def instead(self, fd: int, stream: Stream) -> None:
+        """What happens to `fd`, which is watched, concerns `stream` from now on."""
         self._watched[fd] = stream
-        stream.made(is_readable=dial.is_readable)
-        return stream
 
 
 class _Nobody(Receiver):
@@ -324,38 +334,43 @@ class _Nobody(Receiver):
 _NOBODY: Final = _Nobody()
 
 
-class _Dial(Watched):
+class Dial(Watched):
     """A connection that is not there yet."""
 
-    __slots__ = ("_poller", "_sock", "is_readable", "waiter")
+    __slots__ = ("_caller", "_poller", "_receiver", "_sock")
 
-    def __init__(self, poller: Poller, sock: socket.SocketType, waiter: asyncio.Future[int]) -> None:
+    def __init__(self, poller: Poller, sock: socket.SocketType, receiver: Receiver, caller: Caller) -> None:
         self._poller = poller
         self._sock = sock
-        self.waiter = waiter
-        """Done when it is known how it went: errno, 0 for well."""
-        self.is_readable = False
-        """There is something to read, and nothing will tell of it again."""
+        self._receiver = receiver
+        self._caller = caller
+
+    def on_events(self, events: int) -> None:
+        error = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) if events & _FAILED else 0
+        if error:
+            self.hang_up()
+            self._caller.on_refused(error)
+        elif events & _OUT:
+            stream = self._become(self._receiver)
+            # What there is to read already, nothing will tell of again.
+            stream.made(is_readable=events & _READABLE != 0)
+            self._caller.on_open(stream)
 
     def end(self, why: Exception) -> None:
-        """Whoever waits gives up in time."""
+        self.hang_up()
+        self._caller.on_fault(why)
 
     def drop(self) -> None:
         self._sock.close()
 
-    def give_up(self) -> None:
-        if not self.waiter.done():
-            self.waiter.set_result(ETIMEDOUT)
+    def hang_up(self) -> None:
+        """Wait no longer; the caller hears nothing of it."""
+        self._become(_NOBODY).abort()
 
-    def on_events(self, events: int) -> None:
-        if events & _READABLE:
-            self.is_readable = True
-        if self.waiter.done():
-            return
-        error = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) if events & _FAILED else 0
-        if error or events & _OUT:
-            self._poller.is_awaited = True
-            self.waiter.set_result(error)
+    def _become(self, receiver: Receiver) -> Stream:
+        stream = Stream(self._poller, self._sock, receiver, None)
+        self._poller.instead(self._sock.fileno(), stream)
+        return stream
 
 
 class Stream(Watched):

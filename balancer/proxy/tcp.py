@@ -25,7 +25,7 @@ from balancer.pool.waiting import LimitedBackend, Ticket, described, others
 from balancer.proxy.listen import Gate
 from balancer.proxy.stream import Receiver, Stream
 from balancer.proxy.sweep import NEVER, Clock, Sweeper
-from balancer.proxy.upstream import ConnectError, CrowdedError, Upstream, set_keepalive
+from balancer.proxy.upstream import Attempt, Upstream, set_keepalive
 from balancer.wire import proxyproto
 
 __all__ = ["TcpFrontend", "reset", "source_key"]
@@ -154,7 +154,7 @@ class Session:
         self.retries = self.told_in = self.told_out = 0
         self.redispatched = False
         self.buffer = b""
-        self.dialling: asyncio.Task[None] | None = None
+        self.dialling: Attempt | None = None
         self.ticket: Ticket | None = None
         self.started = self.counted = self.done = False
         self.connected = -1.0
@@ -187,10 +187,6 @@ class Session:
     def made(self, half: Half) -> None:
         transport = cast(Stream, half.transport)
         if half is self.server_half:
-            # A server may speak first, and before `_join`.
-            half.peer = self.client.transport
-            if self.done:
-                transport.abort()
             return
         self.began = time.monotonic()
         peer = transport.get_extra_info("peername")
@@ -261,7 +257,7 @@ class Session:
             self._wait(server)
             return
         self.server = server
-        self.dialling = self.frontend.loop.create_task(self._dial())
+        self._dial()
 
     def _wait(self, server: Server | None, *, avoid: Server | None = None) -> None:
         """For a place at `server`, or at any but `avoid`."""
@@ -285,38 +281,30 @@ class Session:
             counters.lbtot += 1
         self.deadline = NEVER
         self.server = server
-        self.dialling = self.frontend.loop.create_task(self._dial())
+        self._dial()
 
     @property
     def is_waiting(self) -> bool:
         """Whether it waits for a place at a server."""
         return self.ticket is not None and self.ticket.is_waiting
 
-    async def _dial(self) -> None:
-        half = self.server_half
-        is_crowded = False
-        try:
-            await self.frontend.upstream.connect(self, half)
-        except CrowdedError:
-            is_crowded = True
-        except ConnectError as error:
-            self.dialling = None
-            self._give_up(error.termination, error.why)
-        except Exception as fault:
-            # Of ours; the client is not to wait for ever.
-            self.dialling = None
-            self.frontend.upstream.backend.counters.eint += 1
-            self._give_up("IC", f"internal error: {fault!r}")
-            raise
-        else:
-            self.dialling = None
-            self._join()
-        finally:
-            self.dialling = None
-            if half.transport is None and not is_crowded:
-                half.forget()
-        if is_crowded:
-            self._wait_again()
+    def _dial(self) -> None:
+        self.dialling = attempt = self.frontend.upstream.attempt(self, self.server_half)
+        attempt.start()
+
+    def on_no_connection(self, termination: str, why: str) -> None:
+        self.dialling = None
+        self._give_up(termination, why)
+
+    def on_fault(self, fault: Exception) -> None:
+        """The client is not to wait for ever."""
+        self.dialling = None
+        self.frontend.upstream.backend.counters.eint += 1
+        self._give_up("IC", f"internal error: {fault!r}")
+
+    def on_crowded(self) -> None:
+        self.dialling = None
+        self._wait_again()
 
     def _wait_again(self) -> None:
         """The server has failed, and all others are full."""
@@ -327,10 +315,10 @@ class Session:
         self.frontend.upstream.backend.release(failed)
         self._wait(None, avoid=failed)
 
-    def _join(self) -> None:
+    def on_connected(self, stream: Stream) -> None:
+        self.dialling = None
         client, server = self.client, self.server_half
-        if self.done or client.transport is None or server.transport is None:
-            return
+        transport = cast(Stream, client.transport)
         self.connected = time.monotonic()
         connect_us = int((self.connected - self.began - self._waited) * 1e6)
         chosen = cast(Server, self.server)
@@ -342,15 +330,14 @@ class Session:
         self.deadline = self.active + self.frontend.idle_timeout
         if chosen.watches_sessions:
             chosen.sessions.add(self)
-        client.peer, server.peer = server.transport, client.transport
+        client.peer, server.peer = stream, transport
         # Before the write, which may find that the server is full.
-        client.transport.resume_reading()
+        transport.resume_reading()
         if self.buffer:
             data, self.buffer = self.buffer, b""
             client.data_received(data)
-        for half in (client, server):
-            if half.eof:
-                self.ended(half)
+        if client.eof:
+            self.ended(client)
 
     @property
     def _waited(self) -> float:
@@ -457,7 +444,8 @@ class Session:
         self.termination, self.why = termination, why
         if self.dialling is not None:
             self.dialling.cancel()
-        elif self.server_half.transport is None:
+            self.dialling = None
+        if self.server_half.transport is None:
             self.server_half.forget()
         self.active = self.clock.now
         self.deadline = self.active + self.frontend.client_timeout

@@ -884,10 +884,10 @@ def test_an_unexpected_fault_is_answered_and_not_hidden(monkeypatch):
             complaints = []
             asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
 
-            async def broken(*_):
+            def broken(*_):
                 raise ZeroDivisionError("on purpose")
 
-            monkeypatch.setattr(it.worker._upstreams["back"], "open", broken)
+            monkeypatch.setattr(it.worker._upstreams["back"], "dial", broken)
             client = await it.connect()
             await client.send(GET)
             assert (await client.head()).startswith(b"HTTP/1.1 500 ")

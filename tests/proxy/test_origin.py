@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 
 import pytest
 
@@ -418,22 +419,24 @@ def test_chunks_that_break_off_in_the_middle_cut_the_client():
     run(main)
 
 
-def test_a_server_that_speaks_before_it_is_asked_is_not_believed(monkeypatch):
+def test_a_server_connection_that_ends_before_the_request_is_sent(monkeypatch):
     async def main():
-        async with rig(http()) as it:
+        async with rig(http(server={"send_proxy": "v2"})) as it:
             upstream = it.worker._upstreams["back"]
-            dial = upstream.open
+            dial = upstream.dial
 
-            async def chatty(*how):
-                transport = await dial(*how)
-                transport.receiver.data_received(OK)
-                return transport
+            def brief(*how):
+                made = dial(*how)
+                # On loopback it is open by now. The PROXY protocol header finds that it is not.
+                made._sock.shutdown(socket.SHUT_WR)
+                return made
 
-            monkeypatch.setattr(upstream, "open", chatty)
+            monkeypatch.setattr(upstream, "dial", brief)
             client, server = await it.pair()
             assert (await client.head()).startswith(b"HTTP/1.1 502 ")
             assert await server.is_gone()
-            assert (await it.record()).termination == "SH--"
+            record = await it.record()
+            assert (record.termination, record.why) == ("SH--", "back/s0: closed as soon as it was open")
             assert not it.idle()
             await it.at_rest()
 

@@ -355,24 +355,24 @@ def test_a_first_chunk_that_fills_the_server_holds_the_client(monkeypatch):
     """What the client has sent before it has a server is written in one piece, larger than the write buffer."""
 
     async def main():
-        async with rig(tcp()) as it:
+        async with rig(tcp(server={"maxconn": 1})) as it:
             upstream = it.worker._upstreams["back"]
-            dial = upstream.open
-            sent = asyncio.Event()
+            dial = upstream.dial
 
-            async def narrow(*how):
-                await sent.wait()
-                transport = await dial(*how)
-                transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-                return transport
+            def narrow(*how):
+                made = dial(*how)
+                made._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+                return made
 
-            monkeypatch.setattr(upstream, "open", narrow)
+            monkeypatch.setattr(upstream, "dial", narrow)
             it.origin._server.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            before, _ = await it.pair(b"x")
             client = await it.connect()
             client.writer.write(MEGABYTE * 8)
-            session = next(iter(it.worker._sweeper.members))
-            await until(lambda: session.buffer, "the first chunk")
-            sent.set()
+            await until(lambda: any(s.is_waiting for s in it.worker._sweeper.members), "a client that waits")
+            session = next(s for s in it.worker._sweeper.members if s.is_waiting)
+            await until(lambda: len(session.buffer) >= 65536, "the first chunk")
+            before.reset()
             server = await it.origin.accept()
             server.stop_reading()
             while session.connected < 0:
@@ -679,10 +679,10 @@ def test_an_unexpected_fault_ends_the_session_and_is_not_hidden(monkeypatch):
             complaints = []
             asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
 
-            async def broken(*_):
+            def broken(*_):
                 raise ZeroDivisionError("on purpose")
 
-            monkeypatch.setattr(it.worker._upstreams["back"], "open", broken)
+            monkeypatch.setattr(it.worker._upstreams["back"], "dial", broken)
             client = await it.connect()
             assert await client.is_reset()
             assert (await it.record()).termination == "IC"

@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import errno
 import socket
+import time
+from pathlib import Path
 
 import pytest
 
 from balancer.pool.orders import Condition
 from balancer.wire import proxyproto
-from tests.proxy.rig import GET, OK, Origin, http, rig, run, turns, until
+from tests.proxy.rig import GET, OK, Origin, http, rig, run, tcp, turns, until
 
 POST = b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 8\r\n\r\nprecious"
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@contextlib.contextmanager
+def full_backlog():
+    """The address of who does not answer: the kernel drops further SYNs."""
+    with contextlib.ExitStack() as stack:
+        hole = stack.enter_context(socket.socket())
+        hole.bind(("127.0.0.1", 0))
+        hole.listen(0)
+        for _ in range(3):
+            plug = stack.enter_context(socket.socket())
+            plug.setblocking(False)
+            plug.connect_ex(hole.getsockname())
+        yield f"127.0.0.1:{hole.getsockname()[1]}"
 
 
 @pytest.mark.parametrize("request_", [GET, POST], ids=["GET", "POST"])
@@ -158,16 +180,9 @@ def test_a_client_with_a_cookie_leaves_a_server_that_has_gone_down_meanwhile():
 
 def test_a_server_that_does_not_answer_costs_the_connect_timeout():
     async def main():
-        with socket.socket() as hole:
-            # A full backlog: the kernel drops further SYNs.
-            hole.bind(("127.0.0.1", 0))
-            hole.listen(0)
-            plugs = [socket.socket() for _ in range(3)]
-            for plug in plugs:
-                plug.setblocking(False)
-                plug.connect_ex(hole.getsockname())
+        with full_backlog() as address:
             config = http(2, timeout={"connect": "200ms"}, backend={"balance": "first"})
-            config["backends"]["back"]["servers"]["s0"]["address"] = f"127.0.0.1:{hole.getsockname()[1]}"
+            config["backends"]["back"]["servers"]["s0"]["address"] = address
             async with rig(config, 2) as it:
                 client = await it.connect()
                 await client.send(GET)
@@ -184,8 +199,6 @@ def test_a_server_that_does_not_answer_costs_the_connect_timeout():
                 assert (await client.head()).startswith(b"HTTP/1.1 503 ")
                 assert (await it.record()).termination == "sC--"
                 await it.at_rest()
-            for plug in plugs:
-                plug.close()
 
     run(main)
 
@@ -195,15 +208,88 @@ def test_what_is_our_fault_is_not_tried_again(code, monkeypatch):
     async def main():
         async with rig(http(2), 2) as it:
 
-            async def poor(*_):
+            def poor(*_):
                 raise OSError(code, "on purpose")
 
-            monkeypatch.setattr(it.worker._upstreams["back"], "open", poor)
+            monkeypatch.setattr(it.worker._upstreams["back"], "dial", poor)
             client = await it.connect()
             await client.send(GET)
             assert (await client.head()).startswith(b"HTTP/1.1 503 ")
             record = await it.record()
             assert (record.termination, record.retries) == ("RC--", 0)
+            await it.at_rest()
+
+    run(main)
+
+
+@pytest.mark.parametrize("mode", [http, tcp])
+def test_each_who_dials_has_his_own_time(mode):
+    """One timer serves them all."""
+
+    async def main():
+        with full_backlog() as address:
+            config = mode(timeout={"connect": "300ms"}, retries=0)
+            config["backends"]["back"]["servers"]["s0"]["address"] = address
+            async with rig(config) as it:
+                began = time.monotonic()
+                for number in range(1, 5):
+                    client = await it.connect()
+                    if mode is http:
+                        await client.send(GET)
+                    await until(lambda number=number: it.server().connect == number, "it is dialled")
+                    if number == 2:
+                        client.reset()
+                        await until(lambda: any(record.termination[:2] == "CC" for record in it.records), "it is gone")
+                    await asyncio.sleep(0.05)
+                await until(lambda: len(it.records) == 4, "all are over")
+                assert time.monotonic() - began < 5
+                late = [record for record in it.records if record.termination[:2] == "sC"]
+                assert len(late) == 3 and it.server().econ == 3
+                assert all(record.why == "back/s0: no connection within 0.3s" for record in late)
+                times = [record.ta if mode is http else record.tt for record in late]
+                assert all(290 <= taken < 2000 for taken in times), times
+                upstream = it.worker._upstreams["back"]
+                assert not upstream._patience
+                await until(lambda: not upstream._is_timed, "no timer without anybody who waits")
+                await it.at_rest()
+
+    run(main)
+
+
+def test_who_leaves_while_a_silent_server_is_dialled_leaves_nothing_behind():
+    async def main():
+        with full_backlog() as address:
+            config = http(timeout={"connect": "30s"})
+            config["backends"]["back"]["servers"]["s0"]["address"] = address
+            async with rig(config) as it:
+                before = descriptors()
+                for number in range(1, 21):
+                    client = await it.connect()
+                    await client.send(GET)
+                    await until(lambda number=number: it.server().connect == number, "it is dialled")
+                    client.reset()
+                await it.at_rest()
+                assert not it.worker._upstreams["back"]._patience
+                await until(lambda: descriptors() <= before, "its sockets are closed")
+
+    run(main)
+
+
+def test_thousands_that_wait_for_a_server_that_refuses_at_once(tmp_path):
+    """Who gives up makes room for the next, who fails at once: not one within the other."""
+
+    async def main():
+        config = tcp(retries=0, server={"maxconn": 1})
+        config["backends"]["back"]["servers"]["s0"]["address"] = str(tmp_path / "nobody")
+        async with rig(config) as it:
+            for _ in range(3):
+                clients = [await it.connect() for _ in range(500)]
+                for client in clients:
+                    assert await client.is_reset()
+                    it.clients.remove(client)
+                    client.reset()
+            await until(lambda: len(it.records) == 1500, "all are over")
+            assert {record.termination for record in it.records} == {"SC"}
             await it.at_rest()
 
     run(main)
