@@ -421,7 +421,7 @@ def test_sessions_are_told_as_haproxy_tells_them(running, admin, other) -> None:
             lines = until(lambda: len(found := sessions(admin)) == 2 and found, "both are shown")
         masks = {
             r"^0x[0-9a-f]+": "0x", r"\[f=[0-9a-f]+h": "[f=", r"an=[0-9a-f]+h": "an=", r",[0-9a-f]+h,fd=[0-9]+": ",fd=",
-            r":[0-9]+ fe": ": fe", r"(calls|rate|cpu|lat)=[0-9]+": r"\1=", r"srv=web[12]": "srv=web",
+            r":[0-9]+ fe": ": fe", r"(epoch|calls|rate|cpu|lat)=[0-9a-fx]+": r"\1=", r"srv=web[12]": "srv=web",
             r"(rx|wx|exp|age)=[0-9hms]*": r"\1=",
         }  # fmt: skip
         for mask, by in masks.items():

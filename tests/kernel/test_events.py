@@ -72,7 +72,8 @@ def test_a_connection_begins_and_ends(site: Site) -> None:
     assert before <= begin.at <= time.time()
     with site.director:
         assert Conntrack().delete("tcp", (SERVERS[0], PORT)) == 1
-    (end,) = wait(events, 1)
+    # An acknowledgement that was still to come begins it anew.
+    end, *_ = wait(events, 1)
     assert (end.frontend, end.is_end, end.is_assured) == ("web", True, True)
     assert end.flow[:4] == begin.flow[:4]
     assert end.flow.octets_in > 1000
