@@ -255,7 +255,7 @@ class Worker:
                 continue
             build = self._http if frontend.mode == "http" else self._tcp
             gate = self._gate(name)
-            enter = build(loop, name, frontend, gate)
+            enter = build(name, frontend, gate)
             listener = Listener(
                 self._poller,
                 [(sock, enter(accept_proxy=bind.accept_proxy)) for bind, sock in self._sockets[name]],
@@ -340,16 +340,13 @@ class Worker:
         limiter = self._limiters[name] = Limiter(name, frontend, table)
         return limiter
 
-    def _tcp(
-        self, loop: asyncio.AbstractEventLoop, name: str, frontend: model.Frontend, gate: Gate
-    ) -> Callable[..., Callable[[], StreamReceiver]]:
+    def _tcp(self, name: str, frontend: model.Frontend, gate: Gate) -> Callable[..., Callable[[], StreamReceiver]]:
         front = effective.frontend(self._config, name)
         back = effective.backend(self._config, frontend.default_backend).timeouts
         limiter = self._limiter(name, frontend)
         make = functools.partial(LimitedTcpFrontend, limiter=limiter) if limiter is not None else TcpFrontend
         shared = make(
             name=name,
-            loop=loop,
             clock=self._clock,
             sweeper=self._sweeper,
             gate=gate,
@@ -367,9 +364,7 @@ class Worker:
         )
         return functools.partial(functools.partial, shared.accept)
 
-    def _http(
-        self, loop: asyncio.AbstractEventLoop, name: str, frontend: model.Frontend, gate: Gate
-    ) -> Callable[..., Callable[[], StreamReceiver]]:
+    def _http(self, name: str, frontend: model.Frontend, gate: Gate) -> Callable[..., Callable[[], StreamReceiver]]:
         front = effective.frontend(self._config, name)
         of_all = self._config.global_
         forwarded_for = frontend.forwarded_for
@@ -392,7 +387,7 @@ class Worker:
             exchange, log = requests if requests.is_needed else exchange, requests.log(log)
         shared = HttpFrontend(
             name=name,
-            loop=loop,
+            loop=self._poller.loop,
             clock=self._clock,
             sweeper=self._sweeper,
             gate=gate,

@@ -9,7 +9,6 @@ transfer never looks complete. A session counts, and its deadline is watched, un
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import struct
 import time
@@ -52,7 +51,6 @@ class TcpFrontend:
     """What the sessions of one frontend share in this worker. Times are seconds."""
 
     name: str
-    loop: asyncio.AbstractEventLoop
     clock: Clock
     sweeper: Sweeper
     gate: Gate
